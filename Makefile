@@ -1,0 +1,52 @@
+# Everything here sets itself up: it needs Python 3.10 to 3.13, a C++ compiler, and nothing else.
+#   make demo        train and evaluate a detector on real handwritten digits
+#   make test        the fast tests; make test-all runs the slow ones too
+#   make lint        ruff, lint and format; make format mends what it can
+# VENV=path shares one environment between checkouts, PYTHON=path chooses the interpreter.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORK_DIR ?= work_dirs/demo
+BIN := $(VENV)/bin
+# The checkout comes before what is installed, so that a shared environment runs this code.
+export PYTHONPATH := $(CURDIR)
+# The name holds a digest of what was asked for: a change of it installs, and nothing else does.
+INSTALLED := $(VENV)/installed-$(shell cat requirements/*.txt setup.py | cksum | cut -d ' ' -f 1)
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c requirements/constraints.txt
+
+.PHONY: env demo test test-all lint format clean
+
+env: $(INSTALLED)
+
+$(INSTALLED):
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "error: $(PYTHON) not found: install Python 3.10 to 3.13, or name one with PYTHON=path."; exit 1; }
+	@$(PYTHON) tools/dev/check_machine.py $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch torchvision numpy -r requirements/build.txt
+	@echo "Compiling mmcv's operators: about 6 minutes on two cores, only this once."
+	CFLAGS=-g0 $(PIP) --no-build-isolation -r requirements/mminstall.txt
+	$(PIP) --no-build-isolation -r requirements/optional.txt -r requirements/tests.txt
+	@# mmcv asks for opencv-python and others for opencv-python-headless, two builds of the same
+	@# files. The headless one alone also works without a display's libraries.
+	$(BIN)/python -m pip uninstall --yes opencv-python opencv-python-headless
+	$(PIP) --no-deps opencv-python-headless
+	$(PIP) --no-build-isolation --no-deps -e .
+	@touch $@
+
+test: env
+	$(BIN)/python -m pytest
+
+test-all: env
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,347 @@
+"""EfficientViT: Memory Efficient Vision Transformer with Cascaded Group Attention (CVPR 2023)."""
+
+import numpy as np
+from mmcv.cnn import build_activation_layer
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from .attention import WindowAttention
+from .layers import FFN, ConvNorm, Residual, ResidualDepthwise, SqueezeExcite
+
+
+@MODELS.register_module()
+class EfficientViT(BaseModule):
+    """EfficientViT backbone, for classification and dense prediction alike.
+
+    From `EfficientViT: Memory Efficient Vision Transformer with Cascaded Group Attention
+    <https://arxiv.org/abs/2305.07027>`_. Its stages work at strides 16, 32 and 64 of the input,
+    which may be of any height and width from 32 up, in training and in evaluation.
+
+    Args:
+        arch (str | dict): ``'m0'`` to ``'m5'``, or a dict with one value a stage for
+            ``embed_dims``, ``depths`` and ``num_heads``, and with ``kernel_sizes``, the kernel
+            size of the depthwise convolution on the queries of each head, for as many heads as
+            the widest stage has. Defaults to ``'m4'``.
+        in_channels (int): Channels of the image. Defaults to 3.
+        window_sizes (Sequence[int]): Size of the attention windows of each stage, in pixels of
+            that stage's map. Weights made for other windows are resized as they are loaded.
+            Classifiers take (7, 7, 4) at 224, (12, 12, 6) at 384 and (16, 16, 8) at 512 pixels;
+            dense prediction takes the default at any size. Defaults to (7, 7, 7).
+        out_indices (Sequence[int]): Stages whose maps are returned, counted from 0. Stages after
+            the last of them are not built. Defaults to (0, 1, 2).
+        frozen_stages (int): -1 freezes nothing, 0 the stem, n the stem and the first n stages:
+            their parameters are not trained and their norm layers stay in evaluation mode.
+            Defaults to -1.
+        norm_eval (bool): Whether all batch norm layers keep their running statistics in training.
+            Defaults to False.
+        with_cp (bool): Whether to compute each block's activations again in the backward pass
+            instead of keeping them, which saves memory and costs time. As everywhere in PyTorch,
+            batch norm then sees each batch twice, unless ``norm_eval``. Defaults to False.
+        drop_path_rate (float): Stochastic depth rate of the last block; it grows linearly from
+            0 at the first. Defaults to 0.
+        norm_cfg (dict): Config of the norm layers. Defaults to ``dict(type='BN')``.
+        act_cfg (dict): Config of the activations. Defaults to ``dict(type='ReLU', inplace=True)``.
+        deploy (bool): Whether to build the folded form, to load the weights of a model after
+            :meth:`switch_to_deploy`. Defaults to False.
+        init_cfg (dict | list[dict], optional): Config of the initialisation.
+
+    Raises:
+        ValueError: If the arch is unknown or inconsistent, or another argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> from mmevit.models import EfficientViT
+        >>> backbone = EfficientViT('m0').eval()
+        >>> for feature in backbone(torch.rand(1, 3, 224, 416)):
+        ...     print(tuple(feature.shape))
+        (1, 64, 14, 26)
+        (1, 128, 7, 13)
+        (1, 192, 4, 7)
+    """
+
+    arch_zoo = {
+        'm0': dict(
+            embed_dims=(64, 128, 192),
+            depths=(1, 2, 3),
+            num_heads=(4, 4, 4),
+            kernel_sizes=(5, 5, 5, 5),
+        ),
+        'm1': dict(
+            embed_dims=(128, 144, 192),
+            depths=(1, 2, 3),
+            num_heads=(2, 3, 3),
+            kernel_sizes=(7, 5, 3, 3),
+        ),
+        'm2': dict(
+            embed_dims=(128, 192, 224),
+            depths=(1, 2, 3),
+            num_heads=(4, 3, 2),
+            kernel_sizes=(7, 5, 3, 3),
+        ),
+        'm3': dict(
+            embed_dims=(128, 240, 320),
+            depths=(1, 2, 3),
+            num_heads=(4, 3, 4),
+            kernel_sizes=(5, 5, 5, 5),
+        ),
+        'm4': dict(
+            embed_dims=(128, 256, 384),
+            depths=(1, 2, 3),
+            num_heads=(4, 4, 4),
+            kernel_sizes=(7, 5, 3, 3),
+        ),
+        'm5': dict(
+            embed_dims=(192, 288, 384),
+            depths=(1, 3, 4),
+            num_heads=(3, 3, 4),
+            kernel_sizes=(7, 5, 3, 3),
+        ),
+    }
+
+    def __init__(
+        self,
+        arch='m4',
+        in_channels=3,
+        window_sizes=(7, 7, 7),
+        out_indices=(0, 1, 2),
+        frozen_stages=-1,
+        norm_eval=False,
+        with_cp=False,
+        drop_path_rate=0.0,
+        norm_cfg=dict(type='BN'),
+        act_cfg=dict(type='ReLU', inplace=True),
+        deploy=False,
+        init_cfg=None,
+    ):
+        super().__init__(init_cfg)
+        arch = self._resolve_arch(arch)
+        self._check_arguments(arch, window_sizes, out_indices, frozen_stages)
+        self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+        self.deploy = deploy
+        self.embed_dims = tuple(arch['embed_dims'])
+
+        common = dict(norm_cfg=norm_cfg, act_cfg=act_cfg, deploy=deploy)
+        drop_path_rates = iter(np.linspace(0, drop_path_rate, sum(arch['depths'])).tolist())
+        self.stem = build_stem(in_channels, self.embed_dims[0], **common)
+        self.stages = nn.ModuleList()
+        for stage in range(max(out_indices) + 1):
+            channels = self.embed_dims[stage]
+            layers = nn.Sequential()
+            if stage > 0:
+                layers.append(Subsample(self.embed_dims[stage - 1], channels, **common))
+            for _ in range(arch['depths'][stage]):
+                layers.append(
+                    Block(
+                        channels,
+                        num_heads=arch['num_heads'][stage],
+                        window_size=window_sizes[stage],
+                        kernel_sizes=arch['kernel_sizes'],
+                        drop_path_rate=next(drop_path_rates),
+                        **common,
+                    )
+                )
+            self.stages.append(layers)
+        self._freeze_stages()
+
+    @property
+    def out_channels(self):
+        """tuple[int]: Channels of each returned map, what a neck takes as ``in_channels``."""
+        return tuple(self.embed_dims[index] for index in self.out_indices)
+
+    def forward(self, x):
+        """Compute the feature maps of the stages in ``out_indices``.
+
+        Args:
+            x (Tensor): Images, (N, in_channels, H, W).
+
+        Returns:
+            tuple[Tensor]: One (N, embed_dims[i], ceil(H / s), ceil(W / s)) map for each index i,
+            with s = 16, 32, 64.
+        """
+        x = self.stem(x)
+        outputs = []
+        for index, stage in enumerate(self.stages):
+            for layer in stage:
+                if self.with_cp and x.requires_grad:
+                    x = checkpoint(layer, x, use_reentrant=False)
+                else:
+                    x = layer(x)
+            if index in self.out_indices:
+                outputs.append(x)
+        return tuple(outputs)
+
+    def train(self, mode=True):
+        """Set the training mode, but keep what is frozen in evaluation mode."""
+        super().train(mode)
+        self._freeze_stages()
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def switch_to_deploy(self):
+        """Fold every norm layer, identity and constant into the convolutions, for inference.
+
+        The folded model gives the same maps as this one in evaluation mode. It is not for
+        training.
+        """
+        for module in list(self.modules())[1:]:
+            if hasattr(module, 'switch_to_deploy'):
+                module.switch_to_deploy()
+        self.deploy = True
+
+    def _freeze_stages(self):
+        if self.frozen_stages < 0:
+            return
+        for module in (self.stem, *self.stages[: self.frozen_stages]):
+            module.eval()
+            module.requires_grad_(False)
+
+    @classmethod
+    def _resolve_arch(cls, arch):
+        if isinstance(arch, dict):
+            return arch
+        if arch not in cls.arch_zoo:
+            raise ValueError(
+                f'Unknown EfficientViT arch {arch!r}: choose from {", ".join(cls.arch_zoo)}, or '
+                'give a dict with embed_dims, depths, num_heads and kernel_sizes.'
+            )
+        return cls.arch_zoo[arch]
+
+    @staticmethod
+    def _check_arguments(arch, window_sizes, out_indices, frozen_stages):
+        keys = ('embed_dims', 'depths', 'num_heads', 'kernel_sizes')
+        if set(arch) != set(keys):
+            raise ValueError(f'A custom arch has the keys {", ".join(keys)}, not {list(arch)}.')
+        num_stages = len(arch['embed_dims'])
+        if len(arch['depths']) != num_stages or len(arch['num_heads']) != num_stages:
+            raise ValueError(
+                f'embed_dims has {num_stages} stages; depths {arch["depths"]} and num_heads '
+                f'{arch["num_heads"]} need as many values.'
+            )
+        for channels, num_heads in zip(arch['embed_dims'], arch['num_heads'], strict=True):
+            if num_heads < 1 or channels % num_heads:
+                raise ValueError(f'{channels} channels do not split into {num_heads} heads evenly.')
+        if arch['embed_dims'][0] % 8:
+            raise ValueError(
+                f'The first of embed_dims is {arch["embed_dims"][0]}; the stem needs a multiple '
+                'of 8.'
+            )
+        kernel_sizes = arch['kernel_sizes']
+        if len(kernel_sizes) < max(arch['num_heads']) or any(k % 2 == 0 for k in kernel_sizes):
+            raise ValueError(
+                f'kernel_sizes {kernel_sizes} needs one odd size for each of the '
+                f'{max(arch["num_heads"])} heads.'
+            )
+        if len(window_sizes) != num_stages or not all(
+            isinstance(size, int) and size >= 1 for size in window_sizes
+        ):
+            raise ValueError(
+                f'window_sizes {window_sizes} must be {num_stages} whole numbers, one for each '
+                'stage and none below 1.'
+            )
+        if not out_indices or not set(out_indices) <= set(range(num_stages)):
+            raise ValueError(
+                f'out_indices {out_indices} must name at least one of the stages 0 to '
+                f'{num_stages - 1}.'
+            )
+        if not -1 <= frozen_stages <= max(out_indices) + 1:
+            raise ValueError(
+                f'frozen_stages {frozen_stages} must be -1 (nothing), 0 (the stem), or up to '
+                f'{max(out_indices) + 1} (the stem and all stages built).'
+            )
+
+
+def build_stem(in_channels, out_channels, norm_cfg, act_cfg, deploy):
+    """Overlapping patch embedding: four 3x3 convolutions of stride 2 (Section 3.2).
+
+    Args:
+        in_channels (int): Channels of the image.
+        out_channels (int): Channels of the first stage, a multiple of 8.
+        norm_cfg (dict): Config of the norm layers.
+        act_cfg (dict): Config of the activations, which follow all convolutions but the last.
+        deploy (bool): Whether to build the folded form.
+
+    Returns:
+        nn.Sequential: (N, in_channels, H, W) to (N, out_channels, H / 16, W / 16).
+    """
+    widths = (in_channels, *(out_channels // divisor for divisor in (8, 4, 2, 1)))
+    layers = []
+    for narrow, wide in zip(widths[:-1], widths[1:], strict=True):
+        layers.append(ConvNorm(narrow, wide, 3, stride=2, norm_cfg=norm_cfg, deploy=deploy))
+        layers.append(build_activation_layer(act_cfg))
+    return nn.Sequential(*layers[:-1])
+
+
+class Subsample(nn.Sequential):
+    """Subsampling between two stages: an inverted residual between two light FFNs (Section 3.2).
+
+    Args:
+        in_channels (int): Channels of the stage before.
+        out_channels (int): Channels of the stage after.
+        norm_cfg (dict): Config of the norm layers.
+        act_cfg (dict): Config of the activations.
+        deploy (bool): Whether to build the folded form.
+    """
+
+    def __init__(self, in_channels, out_channels, norm_cfg, act_cfg, deploy):
+        super().__init__()
+        hidden = 4 * in_channels
+        norm = dict(norm_cfg=norm_cfg, deploy=deploy)
+        self.depthwise0 = ResidualDepthwise(in_channels, **norm)
+        self.ffn0 = Residual(FFN(in_channels, act_cfg=act_cfg, **norm))
+        self.expand = ConvNorm(in_channels, hidden, **norm)
+        self.act0 = build_activation_layer(act_cfg)
+        self.downsample = ConvNorm(hidden, hidden, 3, stride=2, groups=hidden, **norm)
+        self.act1 = build_activation_layer(act_cfg)
+        self.squeeze_excite = SqueezeExcite(hidden, act_cfg)
+        self.reduce = ConvNorm(hidden, out_channels, **norm)
+        self.depthwise1 = ResidualDepthwise(out_channels, **norm)
+        self.ffn1 = Residual(FFN(out_channels, act_cfg=act_cfg, **norm))
+
+
+class Block(nn.Sequential):
+    """Sandwich layout: attention between two pairs of token mixing and FFN (Section 3.1, Eq. 1).
+
+    Args:
+        channels (int): Channels of the input and the output.
+        num_heads (int): Number of attention heads.
+        window_size (int): Size of the attention windows.
+        kernel_sizes (Sequence[int]): Kernel size of the convolution on each head's queries.
+        drop_path_rate (float): Stochastic depth rate of each of the five residual branches.
+        norm_cfg (dict): Config of the norm layers.
+        act_cfg (dict): Config of the activations.
+        deploy (bool): Whether to build the folded form.
+    """
+
+    def __init__(
+        self,
+        channels,
+        num_heads,
+        window_size,
+        kernel_sizes,
+        drop_path_rate,
+        norm_cfg,
+        act_cfg,
+        deploy,
+    ):
+        super().__init__()
+        common = dict(norm_cfg=norm_cfg, act_cfg=act_cfg, deploy=deploy)
+        depthwise = dict(
+            drop_path_rate=drop_path_rate, norm_weight=0.0, norm_cfg=norm_cfg, deploy=deploy
+        )
+        attention = WindowAttention(
+            channels, num_heads, window_size, kernel_sizes=kernel_sizes, **common
+        )
+        self.depthwise0 = ResidualDepthwise(channels, **depthwise)
+        self.ffn0 = Residual(FFN(channels, **common), drop_path_rate)
+        self.attention = Residual(attention, drop_path_rate)
+        self.depthwise1 = ResidualDepthwise(channels, **depthwise)
+        self.ffn1 = Residual(FFN(channels, **common), drop_path_rate)

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def read_version():
+    scope = {}
+    exec((ROOT / 'mmevit/version.py').read_text(), scope)
+    return scope['__version__']
+
+
+def read_requirements(name):
+    requirements = []
+    for line in (ROOT / f'requirements/{name}.txt').read_text().splitlines():
+        if line.startswith('-r '):
+            requirements += read_requirements(Path(line[3:]).stem)
+        elif line and not line.startswith('#'):
+            requirements.append(line)
+    return requirements
+
+
+extras = ('tests', 'digits', 'onnx', 'openvino', 'coreml', 'timm', 'optional')
+
+setup(
+    name='mmevit',
+    version=read_version(),
+    description='EfficientViT (CVPR 2023) as a backbone for OpenMMLab',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=('mmevit', 'mmevit.*')),
+    python_requires='>=3.10',
+    # As in mmdet and mmpretrain, OpenMMLab is the extra `mim`: pip could not see that the original
+    # builds, where they are installed, serve as well as the maintained ones.
+    install_requires=read_requirements('runtime'),
+    extras_require={
+        'mim': read_requirements('mminstall'),
+        **{name: read_requirements(name) for name in extras},
+    },
+)
