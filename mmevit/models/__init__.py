@@ -1,5 +1,13 @@
 """The network: backbone, necks and heads. Importing this registers them with OpenMMLab."""
 
+from importlib.util import find_spec
+
 from .efficientvit import EfficientViT
 
 __all__ = ['EfficientViT']
+
+# The backbone is enough for those who have only mmpretrain.
+if find_spec('mmdet'):
+    from .fpn import EfficientViTFPN  # noqa: F401
+
+    __all__ += ['EfficientViTFPN']

@@ -1,0 +1,3 @@
+_base_ = 'retinanet_evit_m4.py'
+
+model = dict(backbone=dict(arch='m0'), neck=dict(in_channels=[64, 128, 192]))

@@ -1,0 +1,3 @@
+_base_ = 'retinanet_evit_m4.py'
+
+model = dict(backbone=dict(arch='m3'), neck=dict(in_channels=[128, 240, 320]))

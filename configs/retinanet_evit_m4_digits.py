@@ -1,0 +1,78 @@
+# RetinaNet on the digits of tools/prepare_digits.py, from random weights, for two CPU cores.
+_base_ = 'retinanet_evit_m4.py'
+
+classes = ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
+data_root = 'data/digits/'
+metainfo = dict(classes=classes)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(192, 192), keep_ratio=True),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(192, 192), keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    dataset=dict(
+        data_root=data_root,
+        ann_file='annotations/instances_train.json',
+        data_prefix=dict(img='train/'),
+        metainfo=metainfo,
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    dataset=dict(
+        data_root=data_root,
+        ann_file='annotations/instances_val.json',
+        data_prefix=dict(img='val/'),
+        metainfo=metainfo,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
+test_evaluator = val_evaluator
+
+# Random weights need their batch norm trained and norm layers in neck and head; two cores, a
+# lighter head.
+model = dict(
+    backbone=dict(norm_eval=False),
+    neck=dict(out_channels=128, norm_cfg=dict(type='BN')),
+    bbox_head=dict(
+        num_classes=10,
+        in_channels=128,
+        feat_channels=128,
+        stacked_convs=2,
+        norm_cfg=dict(type='GN', num_groups=16),
+    ),
+)
+
+max_epochs = 12
+train_cfg = dict(max_epochs=max_epochs, val_interval=3)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
+    dict(
+        type='CosineAnnealingLR',
+        T_max=max_epochs,
+        by_epoch=True,
+        begin=0,
+        end=max_epochs,
+        convert_to_iter_based=True,
+    ),
+]
+optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=10.0))
+default_hooks = dict(logger=dict(interval=15))
+auto_scale_lr = dict(base_batch_size=8)

@@ -1,0 +1,59 @@
+"""Loading images from a data set in which some cannot be read."""
+
+import logging
+
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
+from mmengine.logging import print_log
+from mmengine.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class LoadReadableImage(LoadImageFromFile):
+    """Load an image; if it cannot be read, warn and go on.
+
+    mmcv's own transform ends the run there, hours into it.
+
+    Args:
+        on_error (str): What an unreadable image becomes. ``'skip'``: none, so that the data set
+            draws another in its place, for training. ``'blank'``: a black one of the annotated
+            size, for evaluation, where every image counts. Defaults to ``'skip'``.
+        **kwargs: The arguments of :class:`mmcv.transforms.LoadImageFromFile`.
+
+    Raises:
+        ValueError: If ``on_error`` is neither.
+
+    Example:
+        >>> LoadReadableImage()(dict(img_path='no/such/image.png')) is None
+        True
+        >>> load = LoadReadableImage(on_error='blank')
+        >>> load(dict(img_path='no/such/image.png', height=4, width=6))['img'].shape
+        (4, 6, 3)
+    """
+
+    def __init__(self, on_error='skip', **kwargs):
+        if on_error not in ('skip', 'blank'):
+            raise ValueError(f"on_error is {on_error!r}, but must be 'skip' or 'blank'.")
+        super().__init__(**kwargs)
+        self.on_error = on_error
+
+    def transform(self, results):
+        """Add ``img``, ``img_shape`` and ``ori_shape`` to ``results``, or return None."""
+        try:
+            return super().transform(results)
+        # What a decoder raises at hostile bytes depends on the backend and the format.
+        except Exception as error:
+            consequence = 'skipped' if self.on_error == 'skip' else 'taken as a blank image'
+            print_log(
+                f'{results["img_path"]} cannot be read and is {consequence} '
+                f'({type(error).__name__}: {str(error).strip() or "no content"}).',
+                logger='current',
+                level=logging.WARNING,
+            )
+            if self.on_error == 'skip':
+                return None
+            shape = (results['height'], results['width'])
+            dtype = np.float32 if self.to_float32 else np.uint8
+            results['img'] = np.zeros((*shape, 3), dtype=dtype)
+            results['img_shape'] = results['ori_shape'] = shape
+            return results

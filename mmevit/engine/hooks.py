@@ -1,0 +1,66 @@
+"""Hooks for any runner."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class TrainingCurveHook(Hook):
+    """Keep a picture of the losses and of the evaluation metrics in the work directory.
+
+    It is drawn again after every evaluation and at the end of training, and goes on where it was
+    when a run is resumed.
+
+    Args:
+        file_name (str): Name of the picture in the work directory. Defaults to ``'curves.png'``.
+    """
+
+    # After the hooks that record what is drawn here.
+    priority = 'LOWEST'
+
+    def __init__(self, file_name='curves.png'):
+        self.file_name = file_name
+
+    def after_val_epoch(self, runner, metrics=None):
+        """Note where in training the metrics belong, and draw."""
+        if runner.rank == 0:
+            runner.message_hub.update_scalar('curves/val_iter', runner.iter)
+            self.draw(runner)
+
+    def after_train(self, runner):
+        """Draw what came after the last evaluation too."""
+        if runner.rank == 0:
+            self.draw(runner)
+
+    def draw(self, runner):
+        """Draw the losses and the metrics that the runner's message hub holds."""
+        histories = {
+            name: history.data[0] for name, history in runner.message_hub.log_scalars.items()
+        }
+        losses = {name: values for name, values in histories.items() if 'train/loss' in name}
+        metrics = {
+            name: values
+            for name, values in histories.items()
+            # COCO says -1 where there was nothing to measure.
+            if name.startswith('val/') and 'time' not in name and values.min() >= 0
+        }
+        figure = Figure(figsize=(12, 4.5), layout='constrained')
+        loss_axes, metric_axes = figure.subplots(1, 2)
+        for name, values in losses.items():
+            window = max(1, len(values) // 100)
+            smooth = values[: len(values) // window * window].reshape(-1, window).mean(1)
+            steps = (range(window, len(values) + 1, window))
+            loss_axes.plot(steps, smooth, label=name.removeprefix('train/'))
+        loss_axes.set(xlabel='iteration', ylabel='loss', title='Training', ylim=(0, None))
+        for name, values in metrics.items():
+            steps = histories['curves/val_iter'][-len(values) :]
+            metric_axes.plot(steps, values, marker='o', label=name.removeprefix('val/'))
+        metric_axes.set(xlabel='iteration', title='Evaluation', ylim=(0, None))
+        for axes in (loss_axes, metric_axes):
+            axes.grid(alpha=0.3)
+            if axes.lines:
+                axes.legend()
+        figure.savefig(Path(runner.work_dir, self.file_name), dpi=120)

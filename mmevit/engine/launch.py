@@ -1,0 +1,125 @@
+"""From a command line to a runner: what tools/train.py and tools/test.py have in common."""
+
+import argparse
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from .checks import ConfigError
+
+
+def common_parser(description):
+    """Make a parser with the arguments that mmdet's and mmpretrain's tools share.
+
+    Args:
+        description (str): What the tool does.
+
+    Returns:
+        argparse.ArgumentParser: The parser, to be added to.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file, of mmdet or mmpretrain')
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, such as model.backbone.arch=m0 or key="[a,b]"',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes of a distributed run',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument(
+        '--no-pin-memory', action='store_true', help='do not pin the memory of the data loaders'
+    )
+    return parser
+
+
+def load_config(args):
+    """Read the config and apply the arguments that the tools share.
+
+    Args:
+        args (argparse.Namespace): The parsed command line.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        ConfigError: If there is no such file.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if '::' not in args.config and not os.path.isfile(args.config):
+        raise ConfigError(f'The config {args.config} is missing: the ones here are in configs/.')
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = os.path.join('work_dirs', Path(args.config).stem)
+    for split in ('train', 'val', 'test'):
+        dataloader = cfg.get(f'{split}_dataloader')
+        if dataloader is None:
+            continue
+        # mmpretrain's configs count on its tools for this; mmdet's say it themselves.
+        if cfg.get('default_scope') == 'mmpretrain':
+            dataloader.setdefault('pin_memory', True)
+            dataloader.setdefault('persistent_workers', dataloader.get('num_workers', 0) > 0)
+            dataloader.setdefault('collate_fn', dict(type='default_collate'))
+        if args.no_pin_memory:
+            dataloader.pin_memory = False
+    return cfg
+
+
+def check_checkpoint(path):
+    """Check that a checkpoint that is to be loaded from this disk is there.
+
+    Args:
+        path (str | None): Path or URL; None is fine.
+
+    Raises:
+        ConfigError: If it is missing.
+    """
+    if path and '://' not in path and not os.path.isfile(path):
+        raise ConfigError(
+            f'The checkpoint {path} is missing: training leaves them in its work directory.'
+        )
+
+
+def build_runner(cfg):
+    """Build the runner of a config; on CPUs, join its processes first.
+
+    Args:
+        cfg (Config): The config, with ``launcher`` set.
+
+    Returns:
+        Runner: The runner.
+    """
+    if cfg.launcher == 'pytorch' and get_device() == 'cpu':
+        # mmengine's own launcher selects a GPU and wraps the model for one, even without any.
+        torch.distributed.init_process_group(cfg.env_cfg.dist_cfg.backend)
+        wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+        cfg.setdefault('model_wrapper_cfg', wrapper)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+@contextlib.contextmanager
+def one_sentence_errors():
+    """End the program with the sentence of a :class:`ConfigError` rather than with a traceback."""
+    try:
+        yield
+    except ConfigError as error:
+        sys.exit(f'error: {error}')

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Usage: tools/dist_test.sh CONFIG CHECKPOINT GPUS [flags of tools/test.py]
+# Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT on each. CPUs: add
+# --cfg-options env_cfg.dist_cfg.backend=gloo
+set -euo pipefail
+[ $# -ge 3 ] || { sed -n 2p "$0" >&2; exit 2; }
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+exec python -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" \
+    --node_rank="${NODE_RANK:-0}" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
+    --master_port="${PORT:-29500}" \
+    --nproc_per_node="$3" \
+    "$root/tools/test.py" "$1" "$2" --launcher pytorch "${@:4}"
