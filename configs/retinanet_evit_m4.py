@@ -7,6 +7,15 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmevit'], allow_failed_imports=False)
 
+train_pipeline = [dict(type='LoadReadableImage'), *_base_.train_pipeline[1:]]
+test_pipeline = [
+    dict(type='LoadReadableImage', on_error='blank'),
+    *_base_.test_pipeline[1:],
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
 model = dict(
     backbone=dict(_delete_=True, type='EfficientViT', arch='m4', norm_eval=True),
     neck=dict(
@@ -18,3 +27,5 @@ optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=0.05),
     paramwise_cfg=dict(custom_keys=dict(attention_biases=dict(decay_mult=0.0))),
 )
+
+custom_hooks = [dict(type='TrainingCurveHook')]

@@ -5,21 +5,9 @@ classes = ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
 data_root = 'data/digits/'
 metainfo = dict(classes=classes)
 
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(192, 192), keep_ratio=True),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(192, 192), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
-]
+resize = dict(type='Resize', scale=(192, 192), keep_ratio=True)
+load_train, load_annotations, _, _, pack_train = _base_.train_pipeline  # no flip: 2 is not S
+load_test, _, _, pack_test = _base_.test_pipeline
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,
@@ -28,7 +16,7 @@ train_dataloader = dict(
         ann_file='annotations/instances_train.json',
         data_prefix=dict(img='train/'),
         metainfo=metainfo,
-        pipeline=train_pipeline,
+        pipeline=[load_train, load_annotations, resize, pack_train],
     ),
 )
 val_dataloader = dict(
@@ -39,7 +27,7 @@ val_dataloader = dict(
         ann_file='annotations/instances_val.json',
         data_prefix=dict(img='val/'),
         metainfo=metainfo,
-        pipeline=test_pipeline,
+        pipeline=[load_test, resize, load_annotations, pack_test],
     ),
 )
 test_dataloader = val_dataloader
@@ -60,8 +48,8 @@ model = dict(
     ),
 )
 
-max_epochs = 12
-train_cfg = dict(max_epochs=max_epochs, val_interval=3)
+max_epochs = 6
+train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
     dict(

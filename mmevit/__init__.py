@@ -1,14 +1,15 @@
 """EfficientViT (CVPR 2023, cascaded group attention) as a backbone for OpenMMLab.
 
-Importing this registers the models with mmengine, so that a config of any OpenMMLab library finds
-them by name after ``custom_imports = dict(imports=['mmevit'])``.
+Importing this registers everything with mmengine, so that a config of any OpenMMLab library finds
+it by name after ``custom_imports = dict(imports=['mmevit'])``.
 """
 
 from .compatibility import check_libraries
 
 check_libraries()
 
+from . import datasets, engine  # noqa: E402
 from .models import EfficientViT  # noqa: E402
 from .version import __version__  # noqa: E402
 
-__all__ = ['EfficientViT', '__version__']
+__all__ = ['EfficientViT', '__version__', 'datasets', 'engine']

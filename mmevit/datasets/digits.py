@@ -97,7 +97,10 @@ def split_digits(seed):
         ) from error
     data = load_digits()
     train_digits, val_digits, train_labels, val_labels = train_test_split(
-        data.images / 16, data.target, test_size=NUM_VAL_DIGITS, stratify=data.target,
+        data.images / 16,
+        data.target,
+        test_size=NUM_VAL_DIGITS,
+        stratify=data.target,
         random_state=seed,
     )
     return dict(train=(train_digits, train_labels), val=(val_digits, val_labels))
@@ -138,9 +141,7 @@ def write_coco(folder, split, digits, labels, num_scenes, image_size, seed):
         scene, instances = draw_scene(rng, digits, labels, image_size)
         file_name = f'{image_id:06d}.png'
         Image.fromarray(scene).save(folder / split / file_name)
-        images.append(
-            dict(id=image_id, file_name=file_name, height=image_size, width=image_size)
-        )
+        images.append(dict(id=image_id, file_name=file_name, height=image_size, width=image_size))
         for instance in instances:
             annotations.append(dict(id=len(annotations) + 1, image_id=image_id, **instance))
     categories = [dict(id=index + 1, name=name) for index, name in enumerate(CLASSES)]
@@ -152,7 +153,7 @@ def write_coco(folder, split, digits, labels, num_scenes, image_size, seed):
 
 
 def draw_scene(rng, digits, labels, image_size):
-    """Draw bright digits of varying size and colour, apart from each other, on a dark background.
+    """Draw three or more bright digits, of varying size and colour and apart, on a dark background.
 
     Args:
         rng (numpy.random.Generator): Source of all choices.
@@ -167,7 +168,9 @@ def draw_scene(rng, digits, labels, image_size):
     scene = draw_background(rng, image_size)
     taken = np.zeros((image_size, image_size), dtype=bool)
     instances = []
-    for _ in range(rng.integers(8, 25)):
+    num_tries = rng.integers(8, 25)
+    while num_tries > 0 or len(instances) < 3:
+        num_tries -= 1
         index = rng.integers(len(digits))
         size = int(image_size * rng.uniform(0.18, 0.4))
         top, left = rng.integers(0, image_size - size, 2)

@@ -8,6 +8,6 @@ from .hooks import TrainingCurveHook
 __all__ = ['ConfigError', 'TrainingCurveHook', 'check_config']
 
 if find_spec('mmdet'):
-    from .det_visualization import IntervalDetVisualizationHook  # noqa: F401
+    from .det_visualization import IntervalDetVisualizationHook
 
     __all__ += ['IntervalDetVisualizationHook']

@@ -181,7 +181,7 @@ def check_coco(ann_file, folder):
     absent = [part for part in parts if not isinstance(content, dict) or part not in content]
     if absent:
         raise ConfigError(
-            f'{ann_file} has no {", ".join(absent)}: expected is COCO\'s layout, an object with '
+            f"{ann_file} has no {', '.join(absent)}: expected is COCO's layout, an object with "
             f'the lists {", ".join(parts)}; {TRY_DIGITS}.'
         )
     names_by_folder = defaultdict(set)

@@ -52,7 +52,7 @@ class TrainingCurveHook(Hook):
         for name, values in losses.items():
             window = max(1, len(values) // 100)
             smooth = values[: len(values) // window * window].reshape(-1, window).mean(1)
-            steps = (range(window, len(values) + 1, window))
+            steps = range(window, len(values) + 1, window)
             loss_axes.plot(steps, smooth, label=name.removeprefix('train/'))
         loss_axes.set(xlabel='iteration', ylabel='loss', title='Training', ylim=(0, None))
         for name, values in metrics.items():

@@ -8,6 +8,6 @@ __all__ = ['EfficientViT']
 
 # The backbone is enough for those who have only mmpretrain.
 if find_spec('mmdet'):
-    from .fpn import EfficientViTFPN  # noqa: F401
+    from .fpn import EfficientViTFPN
 
     __all__ += ['EfficientViTFPN']

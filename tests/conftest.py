@@ -1,0 +1,64 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmevit.datasets import prepare_digits
+from mmevit.models import EfficientViT
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def randomised():
+    """Make a backbone in which nothing is at the value that hides it, such as a zero bias."""
+
+    def make(*args, **kwargs):
+        model = EfficientViT(*args, **kwargs)
+        for name, value in (*model.named_parameters(), *model.named_buffers()):
+            if name.endswith(('norm.weight', 'running_var')):
+                torch.nn.init.uniform_(value, 0.5, 1.5)
+            elif name.endswith(('bias', 'running_mean', 'attention_biases')):
+                torch.nn.init.normal_(value, std=0.5)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def digits(tmp_path_factory):
+    """A small digits set, which tests read but do not write."""
+    root = tmp_path_factory.mktemp('data') / 'digits'
+    prepare_digits(root, num_train=16, num_val=8)
+    return root
+
+
+@pytest.fixture(scope='session')
+def run_tool():
+    """Run a tool as a user does, in a process of its own."""
+
+    def run(*command, cwd=ROOT, env=None, timeout=300):
+        command = [str(part) for part in command]
+        if command[0].endswith('.py'):
+            command.insert(0, sys.executable)
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ['PATH']))
+        environment = os.environ | dict(PATH=path, PYTHONPATH=str(ROOT)) | (env or {})
+        return subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment,
+            timeout=timeout,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    return run

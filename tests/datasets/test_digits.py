@@ -1,0 +1,119 @@
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from mmevit.datasets import prepare_digits
+from mmevit.datasets.digits import split_digits
+
+TOOL = Path(__file__).parents[2] / 'tools/prepare_digits.py'
+SMALL = dict(num_train=3, num_val=2, image_size=96)
+
+
+def digest(folder):
+    files = sorted(path for path in folder.rglob('*') if path.is_file())
+    content = b''.join(str(p.relative_to(folder)).encode() + p.read_bytes() for p in files)
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_same_seed_gives_identical_bytes_and_another_seed_does_not(tmp_path):
+    for name, seed in (('a', 3), ('b', 3), ('c', 4)):
+        prepare_digits(tmp_path / name, seed=seed, **SMALL)
+    digests = [digest(tmp_path / name) for name in 'abc']
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_train_and_val_digits_are_disjoint_and_all_of_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    (train, train_labels), (val, val_labels) = split_digits(seed=0).values()
+    as_set = {digit.tobytes() for digit in load_digits().images / 16}
+    train_set, val_set = ({digit.tobytes() for digit in part} for part in (train, val))
+    assert not train_set & val_set
+    assert train_set | val_set == as_set
+    assert len(train) + len(val) == len(train_labels) + len(val_labels) == 1797
+    assert set(val_labels) == set(range(10))
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_pycocotools_reads_boxes_masks_and_areas_that_agree(digits, split):
+    coco = COCO(digits / f'annotations/instances_{split}.json')
+    assert [category['name'] for category in coco.loadCats(coco.getCatIds())] == list('0123456789')
+    assert len(coco.getImgIds()) == len(list((digits / split).iterdir()))
+    sizes = []
+    for image in coco.loadImgs(coco.getImgIds()):
+        pixels = np.asarray(Image.open(digits / split / image['file_name']).convert('RGB'))
+        assert pixels.shape == (image['height'], image['width'], 3)
+        annotations = coco.loadAnns(coco.getAnnIds(image['id']))
+        assert len(annotations) >= 3
+        for annotation in annotations:
+            mask = coco.annToMask(annotation).astype(bool)
+            rows, columns = np.nonzero(mask)
+            x, y, width, height = annotation['bbox']
+            assert (x, y) == (columns.min(), rows.min())
+            assert (width, height) == (np.ptp(columns) + 1, np.ptp(rows) + 1)
+            assert annotation['area'] == mask.sum() > 0
+            # The mask is where the digit is: brighter than what is around it.
+            box = np.s_[int(y) : int(y + height), int(x) : int(x + width)]
+            around = pixels[box][~mask[box]]
+            assert not len(around) or pixels[mask].mean() > around.mean() + 30
+            sizes.append(height)
+    assert max(sizes) > 1.5 * min(sizes)
+    assert len({annotation['id'] for annotation in coco.anns.values()} - {0}) == len(coco.anns)
+
+
+def test_class_folders_hold_every_digit_of_their_split(digits):
+    for split, count in (('train', 1437), ('val', 360)):
+        folders = sorted((digits / 'classification' / split).iterdir())
+        assert [folder.name for folder in folders] == list('0123456789')
+        assert sum(len(list(folder.iterdir())) for folder in folders) == count
+
+
+def test_nothing_is_overwritten_without_force(tmp_path):
+    root = tmp_path / 'digits'
+    root.mkdir()
+    (root / 'mine').write_text('mine')
+    with pytest.raises(FileExistsError, match='--force'):
+        prepare_digits(root, **SMALL)
+    assert [path.name for path in root.iterdir()] == ['mine']
+    prepare_digits(root, force=True, **SMALL)
+    assert sorted(path.name for path in root.iterdir()) == [
+        'annotations',
+        'classification',
+        'train',
+        'val',
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ['digits']
+
+
+@pytest.mark.parametrize('signal_number', [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing(tmp_path, signal_number):
+    process = subprocess.Popen(
+        [sys.executable, TOOL, tmp_path / 'digits', '--num-train', '100000'],
+        env=os.environ | dict(PYTHONPATH=str(TOOL.parents[1])),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob('000003.png')):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal_number)
+    output, _ = process.communicate(timeout=30)
+    assert 'nothing was written' in output
+    assert process.returncode == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_small_scenes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match='at least 64'):
+        prepare_digits(tmp_path / 'digits', image_size=32)

@@ -1,0 +1,116 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmevit.models import EfficientViT
+from mmevit.models.attention import CascadedGroupAttention, WindowAttention, relative_index
+
+
+def make_attention(cls=WindowAttention, channels=24, num_heads=3, window_size=7, **kwargs):
+    module = cls(channels, num_heads, window_size, kernel_sizes=(7, 5, 3), **kwargs)
+    for name, parameter in module.named_parameters():
+        if name.endswith(('norm.weight', 'bias', 'attention_biases')):
+            torch.nn.init.normal_(parameter)
+    return module.double().eval()
+
+
+def attend_by_formula(module, x):
+    """Equations 2 to 4 of the paper, one window, one head and one query at a time."""
+    size, heads = module.window_size, module.num_heads
+    output, previous = [], 0
+    for head, split in enumerate(x.split(x.shape[1] // heads, dim=1)):
+        features = module.qkvs[head](split + previous)
+        query, key, value = features.split((16, 16, x.shape[1] // heads), dim=1)
+        query = module.query_convs[head](query)
+        previous = torch.zeros_like(value)
+        for i in range(size * size):
+            logits = []
+            for j in range(size * size):
+                dy, dx = abs(i // size - j // size), abs(i % size - j % size)
+                bias = module.attention_biases[head, dy * size + dx]
+                q, k = (t[:, :, n // size, n % size] for t, n in ((query, i), (key, j)))
+                logits.append((q * k).sum(1) / 4 + bias)
+            weights = torch.stack(logits, dim=1).softmax(1)
+            previous[:, :, i // size, i % size] = (value.flatten(2) * weights[:, None]).sum(2)
+        output.append(previous)
+    return module.proj(torch.cat(output, dim=1).relu())
+
+
+def test_attention_equals_the_papers_equations():
+    module = make_attention(CascadedGroupAttention, window_size=4)
+    windows = torch.randn(2, 24, 4, 4, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            module(windows), attend_by_formula(module, windows), rtol=1e-12, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize(('rows', 'columns'), [(1, 1), (2, 3)])
+def test_windows_of_a_map_that_they_divide_are_attended_one_by_one(rows, columns):
+    module = make_attention()
+    x = torch.randn(1, 24, 7 * rows, 7 * columns, dtype=torch.float64)
+    places = [
+        (..., slice(7 * row, 7 * row + 7), slice(7 * column, 7 * column + 7))
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    with torch.no_grad():
+        dense = module(x)
+        together = module(torch.cat([x[place] for place in places]))
+        for place, window in zip(places, together, strict=True):
+            assert dense[place].squeeze(0).equal(window)
+            # Alone, another batch size may have the library add up in another order.
+            torch.testing.assert_close(dense[place], module(x[place]), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize('size', [(3, 5), (7, 9), (10, 20)])
+def test_other_maps_are_padded_with_zeros_at_the_bottom_and_right_without_a_mask(size):
+    module = make_attention()
+    x = torch.randn(2, 24, *size, dtype=torch.float64)
+    padded = F.pad(x, (0, -size[1] % 7, 0, -size[0] % 7))
+    with torch.no_grad():
+        assert module(x).equal(module(padded)[:, :, : size[0], : size[1]])
+
+
+def test_bias_table_is_indexed_by_row_and_column_distance():
+    index = relative_index(7)
+    assert index[0].tolist() == list(range(49))
+    assert index.equal(index.T)
+    assert index[8, 20] == 1 * 7 + 5  # (1, 1) and (2, 6)
+
+
+@pytest.mark.parametrize('new_windows', [(12, 12, 6), (7, 7, 7), (16, 16, 8)])
+def test_weights_of_other_windows_are_resized_bicubically_and_left_as_they_were(
+    new_windows, randomised
+):
+    source = randomised('m5', window_sizes=(7, 7, 4))
+    weights = source.state_dict()
+    target = EfficientViT('m5', window_sizes=new_windows)
+    target.load_state_dict(weights)
+    for name, loaded in target.state_dict().items():
+        if not name.endswith('attention_biases'):
+            assert loaded.equal(weights[name])
+            continue
+        heads, area = weights[name].shape
+        table = weights[name].reshape(1, heads, round(area**0.5), -1)
+        side = round(loaded.shape[1] ** 0.5)
+        wanted = F.interpolate(table, (side, side), mode='bicubic', align_corners=False)
+        torch.testing.assert_close(loaded, wanted.reshape(heads, -1))
+        assert weights[name].shape == (heads, area)
+
+
+def test_a_bias_table_that_is_no_square_is_refused():
+    weights = EfficientViT('m0').state_dict()
+    name = 'stages.0.0.attention.branch.attention.attention_biases'
+    weights[name] = weights[name][:, :-1]
+    with pytest.raises(RuntimeError, match='size mismatch'):
+        EfficientViT('m0').load_state_dict(weights)
+
+
+def test_evaluation_follows_weights_that_change_after_it_was_entered():
+    module = make_attention()
+    x = torch.randn(1, 24, 7, 7, dtype=torch.float64)
+    with torch.no_grad():
+        before = module(x)
+        module.attention.attention_biases += torch.randn_like(module.attention.attention_biases)
+        assert not module(x).equal(before)

@@ -1,0 +1,387 @@
+import math
+import re
+
+import pytest
+import timm
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+from torch.export import Dim
+from torch.fx.experimental import _config as symbolic_shapes
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmevit.models import EfficientViT
+
+ARCHS = ('m0', 'm1', 'm2', 'm3', 'm4', 'm5')
+TINY = dict(embed_dims=(16, 24, 32), depths=(1, 1, 1), num_heads=(2, 3, 2), kernel_sizes=(5, 3, 3))
+# In M, three and one digits after the point: params of the whole classifier, MACs at 224.
+COSTS = dict(
+    m0=('2.349', '79.2'),
+    m1=('2.981', '167.1'),
+    m2=('4.188', '201.0'),
+    m3=('6.901', '262.7'),
+    m4=('8.804', '299.3'),
+    m5=('12.474', '521.6'),
+)
+SIZES = ((32, 32), (33, 47), (192, 192), (320, 320), (224, 416), (400, 656), (800, 1344))
+CLASSIFIER_WINDOWS = {224: (7, 7, 4), 384: (12, 12, 6), 512: (16, 16, 8)}
+
+
+def relative_error(actual, expected):
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
+
+
+def make_classifier(arch, image_size=224):
+    backbone = EfficientViT(arch, window_sizes=CLASSIFIER_WINDOWS[image_size], out_indices=(2,))
+    channels = backbone.out_channels[0]
+    head = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(channels), nn.Linear(channels, 1000)
+    )
+    return nn.ModuleList([backbone, head]).eval()
+
+
+def count_mega_macs(classifier, image_size):
+    backbone, head = classifier
+    with FlopCounterMode(display=False) as counter:
+        head(backbone(torch.rand(1, 3, image_size, image_size))[0])
+    return counter.get_total_flops() / 2e6
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_params_and_macs_equal_the_papers_table(arch):
+    classifier = make_classifier(arch)
+    params = sum(parameter.numel() for parameter in classifier.parameters()) / 1e6
+    assert (f'{params:.3f}', f'{count_mega_macs(classifier, 224):.1f}') == COSTS[arch]
+
+
+@pytest.mark.parametrize(('image_size', 'mega_macs'), [(384, 1486), (512, 2700)])
+def test_macs_at_high_resolution_equal_the_papers_windows(image_size, mega_macs):
+    assert round(count_mega_macs(make_classifier('m5', image_size), image_size)) == mega_macs
+
+
+def timm_name(name):
+    """Spell the name of one of our parameters as timm does."""
+    name = re.sub(r'^stem\.(\d)', lambda m: f'patch_embed.conv{int(m[1]) // 2 + 1}', name)
+    name = re.sub(r'^stages\.0\.(\d)', r'stages.0.blocks.\1', name)
+    name = re.sub(r'^stages\.([12])\.0\.', r'stages.\1.downsample.', name)
+    name = re.sub(
+        r'^stages\.([12])\.(\d)\.', lambda m: f'stages.{m[1]}.blocks.{int(m[2]) - 1}.', name
+    )
+    if 'downsample' in name:
+        for number in '01':
+            part = int(number) + 1
+            name = name.replace(f'.depthwise{number}.', f'.res{part}.0.m.')
+            name = name.replace(f'.ffn{number}.branch.', f'.res{part}.1.m.')
+        name = name.replace('downsample.expand.', 'downsample.patchmerge.conv1.')
+        name = name.replace('downsample.downsample.', 'downsample.patchmerge.conv2.')
+        name = name.replace('downsample.reduce.', 'downsample.patchmerge.conv3.')
+        name = name.replace('squeeze_excite.reduce', 'patchmerge.se.fc1')
+        name = name.replace('squeeze_excite.expand', 'patchmerge.se.fc2')
+    name = re.sub(r'depthwise(\d)', r'dw\1.m', name)
+    name = re.sub(r'ffn(\d)\.branch', r'ffn\1.m', name)
+    name = re.sub(r'\.expand\.(conv|norm)', r'.pw1.\1', name)
+    name = re.sub(r'\.reduce\.(conv|norm)', r'.pw2.\1', name)
+    name = name.replace('attention.branch.attention', 'mixer.m.attn')
+    name = name.replace('query_convs', 'dws').replace('proj', 'proj.1')
+    return name.replace('.norm.', '.bn.')
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=['float64', 'float32'])
+@pytest.mark.parametrize('arch', ARCHS)
+def test_maps_and_gradients_equal_timms(arch, dtype, randomised):
+    tolerance = 1e-10 if dtype == torch.float64 else 1e-5
+    ours = randomised(arch, window_sizes=(7, 7, 4)).eval()
+    reference = timm.create_model(f'efficientvit_{arch}', num_classes=0).eval()
+    weights = {timm_name(name): value for name, value in ours.state_dict().items()}
+    assert not reference.load_state_dict(weights, strict=False).unexpected_keys
+    assert reference.state_dict().keys() - weights.keys() <= {
+        name for name in reference.state_dict() if 'attention_bias_idxs' in name or 'head' in name
+    }
+    ours.to(dtype)
+    reference.to(dtype)
+
+    image = torch.rand(2, 3, 224, 224, dtype=dtype)
+    maps = ours(image)
+    x, expected = reference.patch_embed(image), []
+    for stage in reference.stages:
+        x = stage(x)
+        expected.append(x)
+    cotangents = [torch.randn_like(map_) for map_ in maps]
+    for model_maps in (maps, expected):
+        sum((m * c).sum() for m, c in zip(model_maps, cotangents, strict=True)).backward()
+
+    for actual, wanted in zip(maps, expected, strict=True):
+        assert relative_error(actual, wanted) < tolerance
+    gradients = dict(reference.named_parameters())
+    for name, parameter in ours.named_parameters():
+        wanted = gradients[timm_name(name)].grad
+        # A gradient that is a sum to zero, such as of a bias before batch norm, has no relative
+        # error of its own: the largest of the model is the measure then.
+        scale = max(wanted.abs().max(), 1e-3 * max(g.grad.abs().max() for g in gradients.values()))
+        assert (parameter.grad - wanted).abs().max() / scale < tolerance, name
+
+
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+@pytest.mark.parametrize('size', SIZES, ids=lambda size: f'{size[0]}x{size[1]}')
+@pytest.mark.parametrize('arch', ARCHS)
+def test_any_input_size_gives_maps_of_strides_16_32_64_and_gradients(arch, size, training):
+    model = EfficientViT(arch).train(training)
+    # Batch norm cannot train on one value a channel, and stage 3 is 1x1 at the smallest sizes.
+    image = torch.rand(2 if max(size) < 200 else 1, 3, *size)
+    maps = model(image)
+    for map_, channels, stride in zip(maps, model.embed_dims, (16, 32, 64), strict=True):
+        expected = (channels, math.ceil(size[0] / stride), math.ceil(size[1] / stride))
+        assert map_.shape[1:] == expected
+        assert map_.isfinite().all()
+    sum(map_.square().mean() for map_ in maps).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert model.stem[0].conv.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ('index', 'names'),
+    [
+        (0, ('depthwise0.norm', 'depthwise1.norm', 'branch.reduce.norm', 'proj.norm')),
+        (1, ('branch.reduce.norm',)),
+    ],
+    ids=['block', 'subsample'],
+)
+def test_residual_branches_of_blocks_start_as_the_identity(index, names):
+    layer = EfficientViT('m0').stages[index][0]
+    for name, parameter in layer.named_parameters():
+        if name.endswith('norm.weight'):
+            starts_at_zero = any(part in name for part in names)
+            assert (parameter == (0 if starts_at_zero else 1)).all(), name
+
+
+def test_out_indices_choose_maps_and_leave_out_what_comes_after():
+    model = EfficientViT(TINY, out_indices=(1,))
+    (map_,) = model(torch.rand(2, 3, 64, 64))
+    assert map_.shape == (2, 24, 2, 2)
+    assert model.out_channels == (24,)
+    assert len(model.stages) == 2
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 3])
+def test_frozen_stages_train_neither_parameters_nor_statistics(frozen_stages):
+    model = EfficientViT(TINY, frozen_stages=frozen_stages).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad] or [nn.Parameter(torch.zeros(1))], lr=1.0
+    )
+    maps = model(torch.rand(2, 3, 128, 128))
+    if frozen_stages < 3:
+        sum(map_.square().sum() for map_ in maps).backward()
+    optimizer.step()
+    frozen = ['stem'] * (frozen_stages >= 0) + [f'stages.{i}' for i in range(frozen_stages)]
+    after = model.state_dict()
+    changed = {
+        name.split('.norm')[0].split('.conv')[0]
+        for name in before
+        if not before[name].equal(after[name])
+    }
+    assert not [name for name in changed if name.startswith(tuple(frozen) or ('none',))]
+    trained = {name for name in ('stem', 'stages.0', 'stages.1', 'stages.2') if name not in frozen}
+    assert {name for name in trained if any(c.startswith(name) for c in changed)} == trained
+
+
+def test_norm_eval_keeps_statistics_but_trains_weights():
+    model = EfficientViT(TINY, norm_eval=True).train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    sum(map_.sum() for map_ in model(torch.rand(2, 3, 64, 64))).backward()
+    assert all(value.equal(before[name]) for name, value in model.named_buffers())
+    assert model.stem[0].norm.weight.grad is not None
+    assert model.training
+
+
+def test_drop_path_grows_linearly_and_acts_in_training_alone(randomised):
+    model = randomised('m0', drop_path_rate=0.5)
+    rates = [
+        stage_layer.ffn0.drop_path.drop_prob
+        for stage in model.stages
+        for stage_layer in stage
+        if hasattr(stage_layer, 'attention')
+    ]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
+    image = torch.rand(2, 3, 64, 64)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    assert not model(image)[2].equal(model(image)[2])
+    model.eval()
+    assert model(image)[2].equal(model(image)[2])
+
+
+def test_gradient_checkpointing_gives_the_same_gradients_and_keeps_less(randomised):
+    plain = randomised(TINY, norm_eval=True).train()
+    checkpointed = EfficientViT(TINY, norm_eval=True, with_cp=True).train()
+    checkpointed.load_state_dict(plain.state_dict())
+    image = torch.rand(2, 3, 96, 96)
+    kept = []
+    for model in (plain, checkpointed):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, sizes=sizes: (sizes.append(t.numel()), t)[1], lambda t: t
+        ):
+            loss = sum(map_.square().sum() for map_ in model(image))
+        kept.append(sum(sizes))
+        loss.backward()
+    assert kept[1] < kept[0] / 2
+    for one, other in zip(plain.parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize(
+    'norm_cfg',
+    [
+        dict(type='GN', num_groups=2),
+        dict(type='IN', affine=True),
+        dict(type='SyncBN'),
+        dict(type='BN', eps=1e-3, requires_grad=False),
+    ],
+    ids=lambda cfg: cfg['type'],
+)
+def test_other_norm_layers_replace_every_batch_norm(norm_cfg):
+    model = EfficientViT(TINY, norm_cfg=norm_cfg)
+    norms = [module for name, module in model.named_modules() if name.endswith('norm')]
+    assert len({type(norm) for norm in norms}) == 1
+    assert not any(type(m) is nn.BatchNorm2d for m in model.modules()) or norm_cfg['type'] == 'BN'
+    if norm_cfg['type'] == 'BN':
+        assert norms[0].eps == 1e-3 and not norms[0].weight.requires_grad
+    if norm_cfg['type'] != 'SyncBN':  # which trains on GPUs alone
+        model(torch.rand(2, 3, 128, 128))[2].sum().backward()
+
+
+def test_other_activation_replaces_every_relu():
+    model = EfficientViT(TINY, act_cfg=dict(type='HSwish'))
+    assert not any(isinstance(module, nn.ReLU) for module in model.modules())
+    model(torch.rand(2, 3, 64, 64))[2].sum().backward()
+
+
+def test_in_channels_other_than_three():
+    assert EfficientViT(TINY, in_channels=5)(torch.rand(2, 5, 64, 64))[0].shape == (2, 16, 4, 4)
+
+
+def test_backbone_is_found_by_name_from_mmdet_and_mmpretrain():
+    import mmdet.registry
+    import mmpretrain.registry
+
+    for registry in (MODELS, mmdet.registry.MODELS, mmpretrain.registry.MODELS):
+        assert isinstance(registry.build(dict(type='EfficientViT', arch=TINY)), EfficientViT)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        (dict(arch='m6'), "Unknown EfficientViT arch 'm6': choose from m0, m1"),
+        (dict(arch=dict(embed_dims=(8,))), 'A custom arch has the keys'),
+        (dict(arch=TINY | dict(depths=(1, 1))), '3 stages'),
+        (dict(arch=TINY | dict(num_heads=(3, 3, 2))), '16 channels do not split into 3 heads'),
+        (dict(arch=TINY | dict(embed_dims=(20, 24, 32))), 'multiple of 8'),
+        (dict(arch=TINY | dict(kernel_sizes=(5, 3))), 'one odd size for each of the 3 heads'),
+        (dict(arch=TINY | dict(kernel_sizes=(5, 4, 3))), 'one odd size'),
+        (dict(window_sizes=(7, 0, 7)), 'none below 1'),
+        (dict(window_sizes=(7, 7)), '3 whole numbers'),
+        (dict(out_indices=(3,)), 'stages 0 to 2'),
+        (dict(out_indices=()), 'at least one'),
+        (dict(frozen_stages=4), 'frozen_stages 4'),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bad_arguments_are_named_in_one_sentence(arguments, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        EfficientViT(**arguments)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=['float64', 'float32'])
+@pytest.mark.parametrize('arch', ARCHS)
+def test_folded_backbone_equals_the_unfolded_and_loads_into_the_deploy_form(
+    arch, dtype, randomised
+):
+    model = randomised(arch).to(dtype).eval()
+    image = torch.rand(2, 3, 100, 130, dtype=dtype)
+    with torch.no_grad():
+        expected = model(image)
+        model.switch_to_deploy()
+        model.switch_to_deploy()  # a second time is harmless
+        folded = model(image)
+        loaded = EfficientViT(arch, deploy=True).to(dtype).eval()
+        loaded.load_state_dict(model.state_dict())
+        for actual, from_file, wanted in zip(folded, loaded(image), expected, strict=True):
+            assert relative_error(actual, wanted) < (1e-10 if dtype == torch.float64 else 1e-5)
+            assert actual.equal(from_file)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def test_folding_a_norm_that_depends_on_its_input_is_refused():
+    model = EfficientViT(TINY, norm_cfg=dict(type='GN', num_groups=2))
+    with pytest.raises(ValueError, match='GroupNorm cannot be folded'):
+        model.switch_to_deploy()
+
+
+@pytest.mark.parametrize('deploy', [False, True], ids=['unfolded', 'folded'])
+@pytest.mark.parametrize('arch', ARCHS)
+def test_compile_captures_the_whole_graph(arch, deploy, randomised):
+    torch._dynamo.reset()
+    model = randomised(arch).eval()
+    if deploy:
+        model.switch_to_deploy()
+    compiled = torch.compile(model, fullgraph=True, backend='eager', dynamic=True)
+    for size in ((64, 96), (130, 70)):
+        image = torch.rand(2, 3, *size)
+        for actual, wanted in zip(compiled(image), model(image), strict=True):
+            assert relative_error(actual, wanted) < 1e-5
+
+
+@pytest.mark.parametrize('with_cp', [False, True], ids=['plain', 'with_cp'])
+def test_compiled_training_gives_the_gradients_of_eager(with_cp, randomised):
+    torch._dynamo.reset()
+    model = randomised(TINY, norm_eval=True, with_cp=with_cp).train()
+    image = torch.rand(2, 3, 64, 96)
+    gradients = []
+    for forward in (model, torch.compile(model, fullgraph=True)):
+        model.zero_grad()
+        sum(map_.square().sum() for map_ in forward(image)).backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    for actual, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_export_with_dynamic_batch_height_and_width_agrees_at_every_size(arch, randomised):
+    model = randomised(arch).eval()
+    sides = {2: Dim('height', min=32, max=2048), 3: Dim('width', min=32, max=2048)}
+    # Without this, torch.export takes a dimension that can be 1, as maps of stride 64 have from
+    # 32 pixels on, for one that cannot. A plain stack of stride-2 convolutions needs it too.
+    with symbolic_shapes.patch(backed_size_oblivious=True):
+        program = torch.export.export(
+            model,
+            (torch.rand(2, 3, 192, 224),),
+            dynamic_shapes=dict(x={0: Dim('batch', max=64), **sides}),
+        )
+    for shape in ((1, 3, 32, 32), (3, 3, 33, 47), (1, 3, 320, 320), (2, 3, 400, 656)):
+        image = torch.rand(shape)
+        for actual, wanted in zip(program.module()(image), model(image), strict=True):
+            assert relative_error(actual, wanted) < 1e-5
+
+
+def test_plain_export_is_dynamic_where_every_stage_has_more_than_one_window(randomised):
+    model = randomised('m0').eval()
+    sides = {2: Dim('height', min=449, max=2048), 3: Dim('width', min=449, max=2048)}
+    program = torch.export.export(
+        model, (torch.rand(1, 3, 480, 656),), dynamic_shapes=dict(x=sides)
+    )
+    image = torch.rand(1, 3, 800, 1344)
+    for actual, wanted in zip(program.module()(image), model(image), strict=True):
+        assert relative_error(actual, wanted) < 1e-5
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_traced_model_takes_other_sizes(arch, randomised):
+    model = randomised(arch).eval()
+    traced = torch.jit.trace(model, torch.rand(1, 3, 192, 224))
+    for shape in ((2, 3, 33, 47), (1, 3, 320, 200)):
+        image = torch.rand(shape)
+        for actual, wanted in zip(traced(image), model(image), strict=True):
+            assert actual.equal(wanted)

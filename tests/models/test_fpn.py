@@ -1,0 +1,72 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from mmdet.models.necks import FPN
+
+from mmevit.models import EfficientViTFPN
+
+CHANNELS = [16, 24, 32]
+
+
+def make_maps(height=6, width=9, dtype=torch.float64):
+    sizes = [(height, width), (-(-height // 2), -(-width // 2)), (-(-height // 4), -(-width // 4))]
+    return [torch.randn(2, c, *size, dtype=dtype) for c, size in zip(CHANNELS, sizes, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ('num_upsample_levels', 'num_outs', 'extra'),
+    [(1, 5, 'on_input'), (1, 6, 'on_output'), (1, 5, 'on_lateral'), (2, 5, False), (2, 7, False)],
+)
+def test_coarse_levels_are_those_of_mmdets_fpn_and_finer_ones_grow_from_the_finest_lateral(
+    num_upsample_levels, num_outs, extra
+):
+    neck = EfficientViTFPN(
+        CHANNELS, 8, num_outs, num_upsample_levels=num_upsample_levels, add_extra_convs=extra
+    ).double()
+    reference = FPN(CHANNELS, 8, num_outs - num_upsample_levels, add_extra_convs=extra).double()
+    missing = reference.load_state_dict(neck.state_dict(), strict=False).missing_keys
+    assert not missing
+    maps = make_maps()
+    outs = neck(maps)
+    assert len(outs) == num_outs
+    for actual, wanted in zip(outs[num_upsample_levels:], reference(maps), strict=True):
+        assert actual.equal(wanted)
+
+    laterals = [conv.conv(x) for conv, x in zip(neck.lateral_convs, maps, strict=True)]
+    lateral = laterals[2]
+    for finer in laterals[1::-1]:
+        lateral = finer + F.interpolate(lateral, size=finer.shape[2:], mode='nearest')
+    finest = neck.fpn_convs[0]
+    for level in range(num_upsample_levels):
+        deconv = finest.upsamples[level].conv
+        lateral = F.conv_transpose2d(lateral, deconv.weight, deconv.bias, stride=2)
+        conv = finest.finer_convs[level].conv
+        wanted = F.conv2d(lateral, conv.weight, conv.bias, padding=1)
+        torch.testing.assert_close(outs[num_upsample_levels - 1 - level], wanted)
+
+
+def test_norm_layers_reach_the_finer_levels_and_gradients_reach_the_inputs():
+    neck = EfficientViTFPN(CHANNELS, 8, 4, norm_cfg=dict(type='BN'))
+    assert all(hasattr(layer, 'bn') for layer in (*neck.fpn_convs[0].upsamples, *neck.fpn_convs))
+    maps = [map_.requires_grad_() for map_ in make_maps(dtype=torch.float32)]
+    neck(maps)[0].sum().backward()
+    assert all(map_.grad is not None for map_ in maps)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        (dict(in_channels=[16], num_outs=4), 'at least two backbone maps'),
+        (dict(in_channels=CHANNELS, num_outs=3), 'make 4 outputs'),
+        (dict(in_channels=CHANNELS, num_outs=5, num_upsample_levels=0), 'at least 1'),
+    ],
+)
+def test_numbers_that_do_not_fit_are_named_in_one_sentence(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        EfficientViTFPN(out_channels=8, **arguments)
+
+
+def test_fewer_maps_than_channels_are_named_in_one_sentence():
+    neck = EfficientViTFPN(CHANNELS, 8, 4)
+    with pytest.raises(ValueError, match='built for 3 maps .* the backbone gives 2'):
+        neck(make_maps(dtype=torch.float32)[:2])

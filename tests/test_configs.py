@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.testing import demo_mm_inputs
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+
+from mmevit.engine.checks import check_model
+
+ARCHS = ('m0', 'm1', 'm2', 'm3', 'm4', 'm5')
+RETINANETS = [f'retinanet_evit_{arch}' for arch in ARCHS] + ['retinanet_evit_m4_digits']
+
+
+def load(name):
+    register_all_modules()
+    return Config.fromfile(f'configs/{name}.py')
+
+
+def test_every_config_is_tested():
+    assert {path.stem for path in Path('configs').glob('*.py')} == set(RETINANETS)
+
+
+@pytest.mark.parametrize('name', RETINANETS)
+def test_detector_runs_in_loss_predict_and_tensor_mode(name):
+    cfg = load(name)
+    check_model(cfg.model)
+    detector = MODELS.build(cfg.model)
+    detector.init_weights()
+    num_classes = cfg.model.bbox_head.num_classes
+    packed = demo_mm_inputs(2, [[3, 128, 192], [3, 125, 130]], num_classes=num_classes)
+
+    data = detector.data_preprocessor(packed, training=True)
+    assert data['inputs'].shape == (2, 3, 128, 192)
+    detector.train()
+    losses = detector(**data, mode='loss')
+    total = sum(sum(values) for values in losses.values())
+    assert set(losses) == {'loss_cls', 'loss_bbox'} and total.isfinite()
+    total.backward()
+    assert detector.backbone.stem[0].conv.weight.grad.abs().max() > 0
+
+    detector.eval()
+    data = detector.data_preprocessor(packed, training=False)
+    with torch.no_grad():
+        predictions = detector(**data, mode='predict')
+        scores, boxes = detector(**data, mode='tensor')
+    assert [type(prediction) for prediction in predictions] == [DetDataSample] * 2
+    anchors = detector.bbox_head.num_base_priors
+    sides = [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]  # of strides 8, 16, 32, 64, 128
+    assert [tuple(level.shape) for level in scores] == [
+        (2, anchors * num_classes, *side) for side in sides
+    ]
+    assert [tuple(level.shape) for level in boxes] == [(2, anchors * 4, *side) for side in sides]
+
+
+def test_m4_follows_the_published_recipe():
+    cfg = load('retinanet_evit_m4')
+    assert cfg.train_cfg.max_epochs == 12 and cfg.train_dataloader.batch_size == 2
+    assert cfg.auto_scale_lr.base_batch_size == 16
+    warm_up, steps = cfg.param_scheduler
+    assert (warm_up.start_factor, warm_up.end, warm_up.by_epoch) == (0.001, 500, False)
+    assert steps.milestones == [8, 11]
+    resize, flip = cfg.train_dataloader.dataset.pipeline[2:4]
+    assert resize.scale == (1333, 800) and flip.prob == 0.5
+    assert cfg.model.data_preprocessor.pad_size_divisor == 32
+
+    detector = MODELS.build(cfg.model).train()
+    assert not any(
+        module.training
+        for module in detector.backbone.modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+    )
+    optimizer = build_optim_wrapper(detector, cfg.optim_wrapper).optimizer
+    assert isinstance(optimizer, torch.optim.AdamW)
+    names = {id(parameter): name for name, parameter in detector.named_parameters()}
+    for group in optimizer.param_groups:
+        assert group['lr'] == 1e-4
+        for parameter in group['params']:
+            is_bias_table = names[id(parameter)].endswith('attention_biases')
+            assert group['weight_decay'] == (0 if is_bias_table else 0.05)
