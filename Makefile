@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORK_DIR ?= work_dirs/demo
+DEMO_CONFIG := configs/retinanet_evit_m4_digits.py
 BIN := $(VENV)/bin
 # The checkout comes before what is installed, so that a shared environment runs this code.
 export PYTHONPATH := $(CURDIR)
@@ -33,6 +34,16 @@ $(INSTALLED):
 	$(PIP) --no-deps opencv-python-headless
 	$(PIP) --no-build-isolation --no-deps -e .
 	@touch $@
+
+demo: env
+	@test -d data/digits || $(BIN)/python tools/prepare_digits.py data/digits
+	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(WORK_DIR)
+	$(BIN)/python tools/test.py $(DEMO_CONFIG) $$(cat $(WORK_DIR)/last_checkpoint) --work-dir $(WORK_DIR) \
+		--show-dir $(WORK_DIR)/val_images --interval 10
+	@echo "The checkpoint:     $$(cat $(WORK_DIR)/last_checkpoint)"
+	@echo "Loss and mAP:       $(WORK_DIR)/curves.png"
+	@echo "True and predicted: $(WORK_DIR)/val_images/, sixteen validation images"
+	@echo "Logs:               $(WORK_DIR)/, a folder a run"
 
 test: env
 	$(BIN)/python -m pytest

@@ -62,5 +62,5 @@ param_scheduler = [
     ),
 ]
 optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=10.0))
-default_hooks = dict(logger=dict(interval=15))
+default_hooks = dict(logger=dict(interval=15), checkpoint=dict(max_keep_ckpts=1))
 auto_scale_lr = dict(base_batch_size=8)
