@@ -41,7 +41,7 @@ class WindowAttention(nn.Module):
         rows, columns = (height + size - 1) // size, (width + size - 1) // size
         x = F.pad(x, (0, columns * size - width, 0, rows * size - height))
 
-        windows = x.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5)
+        windows = x.view(batch, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
         windows = windows.clone(memory_format=torch.contiguous_format)
         windows = self.attention(windows.view(-1, channels, size, size))
 

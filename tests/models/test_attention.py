@@ -114,3 +114,15 @@ def test_evaluation_follows_weights_that_change_after_it_was_entered():
         before = module(x)
         module.attention.attention_biases += torch.randn_like(module.attention.attention_biases)
         assert not module(x).equal(before)
+
+
+def test_compiled_attention_trains_with_the_gradients_of_eager():
+    # Tensor.unfold() would cut the windows just as well, but its compiled gradient writes outside
+    # its memory (PyTorch 2.11).
+    module = make_attention(channels=8, num_heads=1).float()
+    x = torch.randn(2, 8, 4, 9, requires_grad=True)
+    gradients = []
+    for forward in (module, torch.compile(module, fullgraph=True)):
+        gradients.append(torch.autograd.grad(forward(x).square().sum(), (x, *module.parameters())))
+    for actual, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max().item())
