@@ -17,7 +17,7 @@ def parse_args():
     parser.add_argument('--num-val', type=int, default=160, help='number of validation scenes')
     parser.add_argument('--image-size', type=int, default=192, help='side of a scene in pixels')
     parser.add_argument('--seed', type=int, default=0, help='seed of the split and the scenes')
-    parser.add_argument('--force', action='store_true', help='replace the folder if it is there')
+    parser.add_argument('--force', action='store_true', help='replace digits that are there')
     return parser.parse_args()
 
 
@@ -28,7 +28,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('error: stopped; nothing was written.'))
     try:
         prepare_digits(**vars(args))
-    except (FileExistsError, ImportError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
         sys.exit('error: interrupted; nothing was written.')

@@ -4,11 +4,11 @@ import os
 from copy import deepcopy
 
 import mmengine
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 
 from mmevit.engine import ConfigError, check_config
-from mmevit.engine.checks import find_datasets
+from mmevit.engine.checks import find_datasets, type_name
 from mmevit.engine.launch import (
     build_runner,
     check_checkpoint,
@@ -39,15 +39,18 @@ def parse_args():
     args = parser.parse_args()
     if args.out_item and not args.out:
         parser.error('--out-item needs --out.')
-    if args.out and args.out_item != 'metrics' and not args.out.endswith(('.pkl', '.pickle')):
-        parser.error('--out writes predictions to a .pkl file; --out-item metrics to others.')
+    suffixes = ('.pkl', '.pickle')
+    if args.out_item == 'metrics':
+        suffixes += ('.json', '.yaml', '.yml')
+    if args.out and not args.out.endswith(suffixes):
+        parser.error(f'--out {args.out} must end in {", ".join(suffixes)}.')
     return args
 
 
 def main():
     """Check everything that can be checked first, then evaluate."""
     args = parse_args()
-    cfg = load_config(args)
+    cfg = load_config(args, needs=('model', 'test_dataloader', 'test_evaluator', 'test_cfg'))
     cfg.load_from = args.checkpoint
     check_checkpoint(args.checkpoint)
     check_config(cfg, splits=['test'])
@@ -58,7 +61,8 @@ def main():
     if args.tta:
         enable_tta(cfg)
 
-    runner = build_runner(cfg)
+    # Without its file's name, the config is kept beside the one that training kept, not over it.
+    runner = build_runner(Config(cfg.to_dict()))
     if args.out and args.out_item != 'metrics':
         runner.test_evaluator.metrics.append(make_dump(cfg, args.out))
     metrics = runner.test()
@@ -76,16 +80,21 @@ def enable_drawing(cfg, args):
     Raises:
         ConfigError: If the config has no visualization hook.
     """
-    hook = cfg.default_hooks.get('visualization')
+    hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise ConfigError(
             '--show and --show-dir need default_hooks.visualization in the config, such as '
             "dict(type='DetVisualizationHook') for mmdet."
         )
+    is_detector = type_name(hook) == 'DetVisualizationHook'
+    if args.tta and not is_detector:
+        raise ConfigError(
+            "mmpretrain's hook cannot draw several views of an image: leave out --tta or --show."
+        )
     hook.update(interval=args.interval, show=args.show, wait_time=args.wait_time)
     # A relative folder would be taken below the work directory by mmdet, but not by mmpretrain.
     folder = os.path.abspath(args.show_dir) if args.show_dir else None
-    if hook.type == 'DetVisualizationHook':
+    if is_detector:
         hook.update(type='IntervalDetVisualizationHook', draw=True, test_out_dir=folder)
     else:
         hook.update(enable=True, out_dir=folder)
@@ -97,8 +106,8 @@ def enable_tta(cfg):
     Args:
         cfg (Config): The config.
     """
-    is_detector = cfg.get('default_scope') == 'mmdet'
-    dataset = next(find_datasets(cfg.test_dataloader.dataset))
+    is_detector = uses_mmdet(cfg)
+    datasets = list(find_datasets(cfg.test_dataloader.dataset))
     if 'tta_model' not in cfg:
         nms = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
         cfg.tta_model = (
@@ -107,15 +116,22 @@ def enable_tta(cfg):
             else dict(type='AverageClsScoreTTA')
         )
     if 'tta_pipeline' not in cfg:
-        *transforms, pack = deepcopy(dataset.pipeline)
+        *transforms, pack = deepcopy(datasets[0].pipeline)
         if is_detector:
             keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
             pack.meta_keys = (*keys, 'flip', 'flip_direction')
-        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+        # Merged predictions are drawn and measured on the first view, so that is not flipped.
+        flips = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]
         augmentation = dict(type='TestTimeAug', transforms=[flips, [pack]])
         cfg.tta_pipeline = [*transforms, augmentation]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline
+
+
+def uses_mmdet(cfg):
+    """Whether a config is one of mmdet, rather than of mmpretrain."""
+    return cfg.get('default_scope') == 'mmdet'
 
 
 def make_dump(cfg, path):
@@ -128,7 +144,7 @@ def make_dump(cfg, path):
     Returns:
         DumpResults: The metric.
     """
-    if cfg.get('default_scope') != 'mmdet':
+    if not uses_mmdet(cfg):
         return DumpResults(path)
     from mmdet.evaluation import DumpDetResults
 

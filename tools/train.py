@@ -40,7 +40,7 @@ def parse_args():
 def main():
     """Check everything that can be checked first, then train."""
     args = parse_args()
-    cfg = load_config(args)
+    cfg = load_config(args, needs=('model', 'train_dataloader', 'optim_wrapper', 'train_cfg'))
     apply_flags(cfg, args)
     check_checkpoint(cfg.get('load_from'))
     check_config(cfg, splits=['train', 'val'])

@@ -25,21 +25,26 @@ def prepare_digits(root, num_train=600, num_val=160, image_size=192, seed=0, for
 
     Args:
         root (str | Path): Folder to make.
-        num_train (int): Number of training scenes. Defaults to 600.
-        num_val (int): Number of validation scenes. Defaults to 160.
+        num_train (int): Number of training scenes, at least 1. Defaults to 600.
+        num_val (int): Number of validation scenes, at least 1. Defaults to 160.
         image_size (int): Height and width of a scene in pixels, at least 64. Defaults to 192.
         seed (int): Seed of the split and the scenes. Defaults to 0.
-        force (bool): Whether to replace the folder if it is there. Defaults to False.
+        force (bool): Whether to replace digits that are there already. Defaults to False.
 
     Raises:
-        FileExistsError: If the folder is there and ``force`` is not given.
-        ValueError: If a scene would be too small for its digits.
+        FileExistsError: If the folder is there and ``force`` is not given, or if it holds
+            something else.
+        ValueError: If a scene would be too small for its digits, or there would be none.
 
     Example:
         >>> prepare_digits('data/digits')  # doctest: +SKIP
     """
     if image_size < 64:
         raise ValueError(f'image_size is {image_size}, but the digits need at least 64 pixels.')
+    if num_train < 1 or num_val < 1:
+        raise ValueError(
+            f'num_train is {num_train} and num_val {num_val}; both must be at least 1.'
+        )
     with whole_folder(Path(root), force) as folder:
         splits = split_digits(seed)
         for (split, (digits, labels)), num_scenes in zip(
@@ -61,18 +66,27 @@ def whole_folder(root, force):
         Path: An empty folder on the same disk.
 
     Raises:
-        FileExistsError: If ``root`` is there and ``force`` is False.
+        FileExistsError: If ``root`` is there and ``force`` is False, or it holds no digits.
     """
-    if root.exists() and not force:
-        raise FileExistsError(f'{root} exists already: give --force to replace it.')
+    if root.is_file() or (root.is_dir() and any(root.iterdir())):
+        if not (root / 'annotations/instances_train.json').is_file():
+            raise FileExistsError(f'{root} holds something else than digits: name another folder.')
+        if not force:
+            raise FileExistsError(f'{root} exists already: give --force to replace it.')
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f'.{root.name}-') as scratch:
         new = Path(scratch, 'new')
         new.mkdir()
         yield new
-        if root.exists():
-            root.rename(Path(scratch, 'old'))
-        new.rename(root)
+        old = Path(scratch, 'old')
+        try:
+            if root.exists():
+                root.rename(old)
+            new.rename(root)
+        except BaseException:
+            if old.exists() and not root.exists():
+                old.rename(root)
+            raise
 
 
 def split_digits(seed):

@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 
@@ -17,18 +18,17 @@ class LoadReadableImage(LoadImageFromFile):
     Args:
         on_error (str): What an unreadable image becomes. ``'skip'``: none, so that the data set
             draws another in its place, for training. ``'blank'``: a black one of the annotated
-            size, for evaluation, where every image counts. Defaults to ``'skip'``.
+            size, or of 32x32 pixels where none is annotated, for evaluation, where every image
+            counts. Defaults to ``'skip'``.
         **kwargs: The arguments of :class:`mmcv.transforms.LoadImageFromFile`.
 
     Raises:
         ValueError: If ``on_error`` is neither.
 
     Example:
-        >>> LoadReadableImage()(dict(img_path='no/such/image.png')) is None
-        True
-        >>> load = LoadReadableImage(on_error='blank')
-        >>> load(dict(img_path='no/such/image.png', height=4, width=6))['img'].shape
-        (4, 6, 3)
+        >>> from mmengine.registry import TRANSFORMS
+        >>> TRANSFORMS.build(dict(type='LoadReadableImage', on_error='blank')).on_error
+        'blank'
     """
 
     def __init__(self, on_error='skip', **kwargs):
@@ -48,12 +48,14 @@ class LoadReadableImage(LoadImageFromFile):
                 f'{results["img_path"]} cannot be read and is {consequence} '
                 f'({type(error).__name__}: {str(error).strip() or "no content"}).',
                 logger='current',
-                level=logging.WARNING,
+                # mmengine's logger shows nothing below an error of the other processes.
+                level=logging.WARNING if is_main_process() else logging.ERROR,
             )
             if self.on_error == 'skip':
                 return None
-            shape = (results['height'], results['width'])
+            shape = (results.get('height', 32), results.get('width', 32))
+            channels = () if self.color_type == 'grayscale' else (3,)
             dtype = np.float32 if self.to_float32 else np.uint8
-            results['img'] = np.zeros((*shape, 3), dtype=dtype)
+            results['img'] = np.zeros((*shape, *channels), dtype=dtype)
             results['img_shape'] = results['ori_shape'] = shape
             return results

@@ -1,17 +1,26 @@
 """Find out before a model is built what would end a run hours later, or at once but obscurely."""
 
 import json
+import logging
 import os
 from collections import defaultdict
 from pathlib import Path
 
 import torch
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.registry import MODELS
 
 TRY_DIGITS = (
     'to try without data, run tools/prepare_digits.py and use configs/retinanet_evit_m4_digits.py'
 )
+# What mmdet's CocoDataset reads of each entry.
+COCO_FIELDS = dict(
+    images={'id', 'file_name', 'height', 'width'},
+    annotations={'id', 'image_id', 'category_id', 'bbox', 'area'},
+    categories={'id', 'name'},
+)
+SELF_DOWNLOADING = ('CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST')
 
 
 class ConfigError(ValueError):
@@ -19,7 +28,7 @@ class ConfigError(ValueError):
 
 
 def check_config(cfg, splits):
-    """Check that devices, data and model are what a config takes them to be.
+    """Check that devices, model and data are what a config takes them to be.
 
     Args:
         cfg (Config): A config of any OpenMMLab library.
@@ -34,15 +43,34 @@ def check_config(cfg, splits):
     """
     check_device(cfg)
     check_model(cfg.model)
+    # The first process of a machine reads its files for all of them.
+    if int(os.environ.get('LOCAL_RANK', 0)) > 0:
+        return
+    if 'train' in splits:
+        warn_of_random_statistics(cfg)
     for split in splits:
-        dataloader = cfg.get(f'{split}_dataloader')
-        if dataloader is not None:
-            for dataset in find_datasets(dataloader['dataset']):
-                check_dataset(dataset, split)
+        check_data(cfg, split)
+
+
+def type_name(cfg):
+    """Name of the class that a config builds, without the scope of its library.
+
+    Args:
+        cfg (dict): A config; its ``type`` is a string or, in configs in Python style, a class.
+
+    Returns:
+        str: The name, empty if there is no type.
+
+    Example:
+        >>> type_name(dict(type='mmdet.CocoDataset'))
+        'CocoDataset'
+    """
+    kind = cfg.get('type', '')
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
 
 
 def check_device(cfg):
-    """Check that the GPUs that a config asks for are there.
+    """Check that the GPUs and the processes that a config asks for are there.
 
     Args:
         cfg (Config): The config.
@@ -50,26 +78,14 @@ def check_device(cfg):
     Raises:
         ConfigError: If there are none, or fewer than processes.
     """
-    visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
     launcher = cfg.get('launcher', 'none')
-    backend = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend', 'nccl')
+    if launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise ConfigError(
+            '--launcher pytorch is for processes that torchrun has started: use '
+            'tools/dist_train.sh or tools/dist_test.sh, or leave it out to run in one process.'
+        )
     if get_device() == 'cpu':
-        if visible not in ('', '-1'):
-            raise ConfigError(
-                f'CUDA_VISIBLE_DEVICES={visible} asks for a GPU, but PyTorch sees none: check the '
-                'driver and that PyTorch was built for CUDA, or unset it to run on the CPU.'
-            )
-        if launcher != 'none' and backend == 'nccl':
-            raise ConfigError(
-                f'--launcher {launcher} with the nccl backend asks for GPUs, but PyTorch sees none:'
-                ' run without a launcher, or on CPUs with --cfg-options '
-                'env_cfg.dist_cfg.backend=gloo.'
-            )
-        if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
-            raise ConfigError(
-                'Mixed precision (--amp or AmpOptimWrapper) asks for a GPU, but PyTorch sees none: '
-                'leave it out to run on the CPU.'
-            )
+        check_cpu(cfg, launcher)
     elif launcher == 'pytorch' and get_device() == 'cuda':
         rank, count = int(os.environ['LOCAL_RANK']), torch.cuda.device_count()
         if rank >= count:
@@ -79,6 +95,40 @@ def check_device(cfg):
             )
 
 
+def check_cpu(cfg, launcher):
+    """Check that nothing asks for a GPU, where there is none.
+
+    Args:
+        cfg (Config): The config.
+        launcher (str): What started the processes.
+
+    Raises:
+        ConfigError: If something does.
+    """
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
+    if visible not in ('', '-1'):
+        raise ConfigError(
+            f'CUDA_VISIBLE_DEVICES={visible} asks for a GPU, but PyTorch sees none: check the '
+            'driver and that PyTorch was built for CUDA, or unset it to run on the CPU.'
+        )
+    if launcher in ('slurm', 'mpi'):
+        raise ConfigError(
+            f'--launcher {launcher} asks for GPUs, but PyTorch sees none: run without a launcher, '
+            'or on several CPU processes with tools/dist_train.sh.'
+        )
+    backend = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend', 'nccl')
+    if launcher == 'pytorch' and backend == 'nccl':
+        raise ConfigError(
+            '--launcher pytorch with the nccl backend asks for GPUs, but PyTorch sees none: run '
+            'without a launcher, or on CPUs with --cfg-options env_cfg.dist_cfg.backend=gloo.'
+        )
+    if type_name(cfg.get('optim_wrapper') or {}) == 'AmpOptimWrapper':
+        raise ConfigError(
+            'Mixed precision (--amp or AmpOptimWrapper) asks for a GPU, but PyTorch sees none: '
+            'leave it out to run on the CPU.'
+        )
+
+
 def check_model(model):
     """Check the arguments of an EfficientViT backbone and that the neck fits what it gives.
 
@@ -86,25 +136,88 @@ def check_model(model):
         model (dict): Config of the model.
 
     Raises:
-        ConfigError: If the backbone cannot be built or the neck takes other maps.
+        ConfigError: If the backbone or its neck cannot be built, or the neck takes other maps.
     """
-    backbone = model.get('backbone') or {}
-    if backbone.get('type') not in ('EfficientViT', 'mmevit.EfficientViT'):
+    backbone, neck = model.get('backbone') or {}, model.get('neck') or {}
+    if type_name(backbone) != 'EfficientViT':
         return
-    try:
-        # On the meta device there is no memory to fill: this takes the time of reading it.
-        with torch.device('meta'):
-            out_channels = list(MODELS.build(backbone).out_channels)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f'model.backbone: {error}') from error
-    neck = model.get('neck') or {}
-    in_channels = neck.get('in_channels') if isinstance(neck, dict) else None
+    out_channels = list(build_without_memory(backbone, 'backbone').out_channels)
+    if not isinstance(neck, dict):
+        return
+    if type_name(neck) == 'EfficientViTFPN':
+        build_without_memory(neck, 'neck')
+    in_channels = neck.get('in_channels')
     if isinstance(in_channels, (list, tuple)) and list(in_channels) != out_channels:
         raise ConfigError(
             f'model.neck.in_channels is {list(in_channels)}, but the backbone, '
             f'arch={backbone.get("arch", "m4")!r}, gives maps of {out_channels} channels: make '
             'them, or model.backbone.out_indices, agree.'
         )
+
+
+def build_without_memory(cfg, name):
+    """Build a part of a model on the meta device, in the time that it takes to read its config.
+
+    Args:
+        cfg (dict): Config of one of mmevit's modules.
+        name (str): Its name in the model.
+
+    Returns:
+        nn.Module: The module, without values.
+
+    Raises:
+        ConfigError: If it cannot be built.
+    """
+    try:
+        with torch.device('meta'):
+            return MODELS.build({**cfg, 'type': type_name(cfg)})
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = ' '.join(str(error).split()) or 'its arguments contradict each other.'
+        raise ConfigError(f'model.{name} cannot be built: {reason}') from error
+
+
+def warn_of_random_statistics(cfg):
+    """Warn where batch norm is frozen, but nothing is loaded that would have trained it.
+
+    Args:
+        cfg (Config): The config.
+    """
+    backbone = cfg.model.get('backbone') or {}
+    is_loaded = any(cfg.get(key) for key in ('load_from', 'resume')) or any(
+        part.get('init_cfg') for part in (cfg.model, backbone)
+    )
+    if type_name(backbone) == 'EfficientViT' and backbone.get('norm_eval') and not is_loaded:
+        print_log(
+            'model.backbone.norm_eval freezes batch norm, but the backbone starts from random '
+            'weights: name trained ones in model.backbone.init_cfg, or set norm_eval=False.',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def check_data(cfg, split):
+    """Check the files that the data sets and the evaluators of one split need.
+
+    Args:
+        cfg (Config): The config.
+        split (str): ``'train'``, ``'val'`` or ``'test'``.
+
+    Raises:
+        ConfigError: If something is missing or does not fit.
+    """
+    dataloader = cfg.get(f'{split}_dataloader')
+    if dataloader is None:
+        return
+    evaluators = cfg.get(f'{split}_evaluator') or []
+    try:
+        for dataset in find_datasets(dataloader['dataset']):
+            check_dataset(dataset, split)
+        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+            check_evaluator(evaluator, split)
+    except ConfigError as error:
+        # The digits are no help to those who classify.
+        hint = '' if cfg.get('default_scope') == 'mmpretrain' else f'; {TRY_DIGITS}'
+        raise ConfigError(f'{error}{hint}.') from error
 
 
 def find_datasets(dataset):
@@ -134,56 +247,129 @@ def check_dataset(dataset, split):
 
     Args:
         dataset (dict): Config of a data set.
-        split (str): What it is for, to name it by.
+        split (str): What it is for.
 
     Raises:
         ConfigError: If a file is missing or is not what its name says.
     """
     root = dataset.get('data_root') or ''
     ann_file = dataset.get('ann_file') or ''
-    if dataset.get('backend_args') or '://' in root + ann_file:
+    is_remote = dataset.get('backend_args') or '://' in root + ann_file
+    is_downloaded = type_name(dataset) in SELF_DOWNLOADING and dataset.get('download', True)
+    if is_remote or is_downloaded:
         return
     prefixes = dataset.get('data_prefix') or {}
     if isinstance(prefixes, str):
         prefixes = dict(img=prefixes)
-    paths = [os.path.join(root, path) for path in (ann_file, *prefixes.values()) if path]
+    parts = [part for part in (ann_file, *prefixes.values()) if part]
+    if root and not parts:
+        parts = ['']
+    paths = [os.path.join(root, part) for part in parts]
     for path in paths:
         if not os.path.exists(path):
             raise ConfigError(
-                f'The {split} data is not whole, {path} is missing: expected are '
-                f'{" and ".join(paths)}; {TRY_DIGITS}.'
+                f'The {split} data is not whole, {path} is missing: what is expected is '
+                f'{" and ".join(paths)}'
             )
-    if ann_file.endswith('.json'):
-        folder = Path(root, prefixes.get('img', ''))
-        check_coco(Path(root, ann_file), folder)
+    if type_name(dataset) == 'CocoDataset' and ann_file:
+        content = read_coco(Path(root, ann_file), split)
+        check_classes(dataset, content, ann_file)
+        check_images(content, ann_file, Path(root, prefixes.get('img', '')))
 
 
-def check_coco(ann_file, folder):
-    """Check that a COCO annotation file parses and that the images that it names are there.
+def check_evaluator(evaluator, split):
+    """Check that an evaluator's own annotation file, if it has one, is there.
 
     Args:
-        ann_file (Path): The annotation file. One in mmengine's own format is left alone.
-        folder (Path): Folder that the names of the images start from.
+        evaluator (dict): Config of a metric.
+        split (str): What it is for.
 
     Raises:
-        ConfigError: If it does not parse, lacks a part, or names images that are not there.
+        ConfigError: If it is missing.
+    """
+    ann_file = evaluator.get('ann_file') or ''
+    is_local = ann_file and '://' not in ann_file and not evaluator.get('backend_args')
+    if is_local and not os.path.exists(ann_file):
+        raise ConfigError(f'{split}_evaluator.ann_file, {ann_file}, is missing')
+
+
+def read_coco(ann_file, split):
+    """Read a COCO annotation file and check its layout.
+
+    Args:
+        ann_file (Path): The annotation file.
+        split (str): What it is for: a test set needs no annotations.
+
+    Returns:
+        dict: Its content.
+
+    Raises:
+        ConfigError: If it does not parse, or lacks a part or a field.
     """
     try:
         content = json.loads(ann_file.read_bytes())
     except ValueError as error:
         raise ConfigError(
-            f'{ann_file} is not a whole JSON file ({error}): copy or download it again; '
-            f'{TRY_DIGITS}.'
+            f'{ann_file} is not a whole JSON file ({error}): copy or download it again'
         ) from error
-    if isinstance(content, dict) and 'data_list' in content:
-        return
-    parts = ('images', 'annotations', 'categories')
-    absent = [part for part in parts if not isinstance(content, dict) or part not in content]
-    if absent:
+    parts = [part for part in COCO_FIELDS if part != 'annotations' or split != 'test']
+    for part in parts:
+        entries = content.get(part) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not entries:
+            raise ConfigError(
+                f"{ann_file} has no {part}: expected is COCO's layout, an object with the lists "
+                f'{", ".join(parts)}'
+            )
+        fields = COCO_FIELDS[part]
+        for index, entry in enumerate(entries):
+            if not isinstance(entry, dict) or not fields <= entry.keys():
+                raise ConfigError(
+                    f"{ann_file} is not in COCO's layout: {part}[{index}] needs "
+                    f'{", ".join(sorted(fields))}'
+                )
+    return content
+
+
+def check_classes(dataset, content, ann_file):
+    """Check that a data set's classes are in its annotation file, since mmdet skips all others.
+
+    Args:
+        dataset (dict): Config of a ``CocoDataset``.
+        content (dict): What is in the annotation file.
+        ann_file (str): The annotation file.
+
+    Raises:
+        ConfigError: If none of them is.
+    """
+    from mmdet.datasets import CocoDataset
+
+    classes = (dataset.get('metainfo') or CocoDataset.METAINFO).get('classes', ())
+    classes = [classes] if isinstance(classes, str) else classes
+    names = [category['name'] for category in content['categories']]
+    if not set(classes) & set(names):
         raise ConfigError(
-            f"{ann_file} has no {', '.join(absent)}: expected is COCO's layout, an object with "
-            f'the lists {", ".join(parts)}; {TRY_DIGITS}.'
+            f'{ann_file} has the categories {shorten(names)}, but the data set has the classes '
+            f'{shorten(classes)}, so that nothing would be learnt: name them in '
+            "dataset.metainfo.classes, and their number in the head's num_classes"
         )
+
+
+def shorten(names):
+    """Join names to show, but not all of very many."""
+    return ', '.join(map(str, names[:5])) + (', ...' if len(names) > 5 else '')
+
+
+def check_images(content, ann_file, folder):
+    """Check that the images that an annotation file names are there.
+
+    Args:
+        content (dict): What is in the annotation file.
+        ann_file (str): The annotation file.
+        folder (Path): Folder that the names of the images start from.
+
+    Raises:
+        ConfigError: If one is not.
+    """
     names_by_folder = defaultdict(set)
     for image in content['images']:
         path = folder / image['file_name']
@@ -195,6 +381,5 @@ def check_coco(ann_file, folder):
     if missing:
         raise ConfigError(
             f'{ann_file} names {len(missing)} of {len(content["images"])} images that are not '
-            f'there, such as {missing[0]}: put the images into {folder}, or mend data_prefix; '
-            f'{TRY_DIGITS}.'
+            f'there, such as {missing[0]}: put the images into {folder}, or mend data_prefix'
         )

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -37,6 +36,9 @@ class TrainingCurveHook(Hook):
 
     def draw(self, runner):
         """Draw the losses and the metrics that the runner's message hub holds."""
+        # Not at the top: the smallest build of mmengine comes without matplotlib.
+        from matplotlib.figure import Figure
+
         histories = {
             name: history.data[0] for name, history in runner.message_hub.log_scalars.items()
         }

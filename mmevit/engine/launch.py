@@ -47,17 +47,18 @@ def common_parser(description):
     return parser
 
 
-def load_config(args):
+def load_config(args, needs):
     """Read the config and apply the arguments that the tools share.
 
     Args:
         args (argparse.Namespace): The parsed command line.
+        needs (Sequence[str]): Settings that the tool cannot do without.
 
     Returns:
         Config: The config.
 
     Raises:
-        ConfigError: If there is no such file.
+        ConfigError: If there is no such file, or it lacks one of ``needs``.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if '::' not in args.config and not os.path.isfile(args.config):
@@ -66,6 +67,9 @@ def load_config(args):
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    missing = [name for name in needs if cfg.get(name) is None]
+    if missing:
+        raise ConfigError(f'{args.config} is no whole config: it has no {", ".join(missing)}.')
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -111,7 +115,12 @@ def build_runner(cfg):
     if cfg.launcher == 'pytorch' and get_device() == 'cpu':
         # mmengine's own launcher selects a GPU and wraps the model for one, even without any.
         torch.distributed.init_process_group(cfg.env_cfg.dist_cfg.backend)
-        wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+        wrapper = dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
         cfg.setdefault('model_wrapper_cfg', wrapper)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 

@@ -46,7 +46,7 @@ class WindowAttention(nn.Module):
         windows = self.attention(windows.view(-1, channels, size, size))
 
         # pixel_shuffle() lays windows out as a map: on a CPU several times faster than a permute.
-        x = windows.view(batch, rows, columns, channels * size**2).permute(0, 3, 1, 2)
+        x = windows.reshape(batch, rows, columns, channels * size**2).permute(0, 3, 1, 2)
         x = F.pixel_shuffle(x, size)
         return F.pad(x, (0, width - columns * size, 0, height - rows * size))
 

@@ -30,8 +30,8 @@ class EfficientViT(BaseModule):
             that stage's map. Weights made for other windows are resized as they are loaded.
             Classifiers take (7, 7, 4) at 224, (12, 12, 6) at 384 and (16, 16, 8) at 512 pixels;
             dense prediction takes the default at any size. Defaults to (7, 7, 7).
-        out_indices (Sequence[int]): Stages whose maps are returned, counted from 0. Stages after
-            the last of them are not built. Defaults to (0, 1, 2).
+        out_indices (Sequence[int]): Stages whose maps are returned, counted from 0 and in order.
+            Stages after the last of them are not built. Defaults to (0, 1, 2).
         frozen_stages (int): -1 freezes nothing, 0 the stem, n the stem and the first n stages:
             their parameters are not trained and their norm layers stay in evaluation mode.
             Defaults to -1.
@@ -118,7 +118,9 @@ class EfficientViT(BaseModule):
     ):
         super().__init__(init_cfg)
         arch = self._resolve_arch(arch)
-        self._check_arguments(arch, window_sizes, out_indices, frozen_stages)
+        self._check_ranges(
+            len(arch['depths']), window_sizes, out_indices, frozen_stages, drop_path_rate
+        )
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -207,8 +209,9 @@ class EfficientViT(BaseModule):
     @classmethod
     def _resolve_arch(cls, arch):
         if isinstance(arch, dict):
+            cls._check_arch(arch)
             return arch
-        if arch not in cls.arch_zoo:
+        if not isinstance(arch, str) or arch not in cls.arch_zoo:
             raise ValueError(
                 f'Unknown EfficientViT arch {arch!r}: choose from {", ".join(cls.arch_zoo)}, or '
                 'give a dict with embed_dims, depths, num_heads and kernel_sizes.'
@@ -216,7 +219,7 @@ class EfficientViT(BaseModule):
         return cls.arch_zoo[arch]
 
     @staticmethod
-    def _check_arguments(arch, window_sizes, out_indices, frozen_stages):
+    def _check_arch(arch):
         keys = ('embed_dims', 'depths', 'num_heads', 'kernel_sizes')
         if set(arch) != set(keys):
             raise ValueError(f'A custom arch has the keys {", ".join(keys)}, not {list(arch)}.')
@@ -235,28 +238,42 @@ class EfficientViT(BaseModule):
                 'of 8.'
             )
         kernel_sizes = arch['kernel_sizes']
-        if len(kernel_sizes) < max(arch['num_heads']) or any(k % 2 == 0 for k in kernel_sizes):
+        if len(kernel_sizes) < max(arch['num_heads']) or any(
+            size < 1 or size % 2 == 0 for size in kernel_sizes
+        ):
             raise ValueError(
                 f'kernel_sizes {kernel_sizes} needs one odd size for each of the '
                 f'{max(arch["num_heads"])} heads.'
             )
-        if len(window_sizes) != num_stages or not all(
-            isinstance(size, int) and size >= 1 for size in window_sizes
+
+    @staticmethod
+    def _check_ranges(num_stages, window_sizes, out_indices, frozen_stages, drop_path_rate):
+        if (
+            isinstance(window_sizes, int)
+            or len(window_sizes) != num_stages
+            or not all(isinstance(size, int) and size >= 1 for size in window_sizes)
         ):
             raise ValueError(
                 f'window_sizes {window_sizes} must be {num_stages} whole numbers, one for each '
                 'stage and none below 1.'
             )
-        if not out_indices or not set(out_indices) <= set(range(num_stages)):
+        stages = range(num_stages)
+        if (
+            isinstance(out_indices, int)
+            or not out_indices
+            or list(out_indices) != [stage for stage in stages if stage in out_indices]
+        ):
             raise ValueError(
                 f'out_indices {out_indices} must name at least one of the stages 0 to '
-                f'{num_stages - 1}.'
+                f'{num_stages - 1}, each once and in order.'
             )
         if not -1 <= frozen_stages <= max(out_indices) + 1:
             raise ValueError(
                 f'frozen_stages {frozen_stages} must be -1 (nothing), 0 (the stem), or up to '
                 f'{max(out_indices) + 1} (the stem and all stages built).'
             )
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate {drop_path_rate} must be at least 0 and below 1.')
 
 
 def build_stem(in_channels, out_channels, norm_cfg, act_cfg, deploy):

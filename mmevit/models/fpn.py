@@ -39,22 +39,8 @@ class EfficientViTFPN(FPN):
     """
 
     def __init__(self, in_channels, out_channels, num_outs, num_upsample_levels=1, **kwargs):
-        if len(in_channels) < 2:
-            raise ValueError(
-                f'in_channels {in_channels} must list the channels of at least two backbone maps.'
-            )
-        if num_upsample_levels < 1:
-            raise ValueError(
-                f'num_upsample_levels is {num_upsample_levels}, but must be at least 1: mmdet has '
-                'FPN for pyramids that do not grow downwards.'
-            )
-        num_levels = len(in_channels) - kwargs.get('start_level', 0)
-        if kwargs.get('end_level', -1) == -1 and num_outs < num_levels + num_upsample_levels:
-            raise ValueError(
-                f'num_outs is {num_outs}, but {num_levels} backbone maps and {num_upsample_levels} '
-                f'finer levels make {num_levels + num_upsample_levels} outputs.'
-            )
-        super().__init__(in_channels, out_channels, num_outs - num_upsample_levels, **kwargs)
+        self._check_levels(in_channels, num_outs, num_upsample_levels, **kwargs)
+        super().__init__(list(in_channels), out_channels, num_outs - num_upsample_levels, **kwargs)
         conv_cfgs = {name: kwargs.get(name) for name in ('conv_cfg', 'norm_cfg', 'act_cfg')}
         self.fpn_convs[0] = FinestLevels(out_channels, num_upsample_levels, **conv_cfgs)
 
@@ -77,6 +63,28 @@ class EfficientViTFPN(FPN):
             )
         finest_levels, *coarser_levels = super().forward(inputs)
         return (*finest_levels, *coarser_levels)
+
+    @staticmethod
+    def _check_levels(in_channels, num_outs, num_upsample_levels, start_level=0, end_level=-1, **_):
+        if isinstance(in_channels, int):
+            raise ValueError(f'in_channels {in_channels} must list the channels of each map.')
+        end = len(in_channels) if end_level == -1 else end_level + 1
+        num_levels = len(in_channels[start_level:end])
+        if num_levels < 2:
+            raise ValueError(
+                f'in_channels {in_channels}, from start_level to end_level, must list the channels '
+                'of at least two backbone maps.'
+            )
+        if num_upsample_levels < 1:
+            raise ValueError(
+                f'num_upsample_levels is {num_upsample_levels}, but must be at least 1: mmdet has '
+                'FPN for pyramids that do not grow downwards.'
+            )
+        if num_outs < num_levels + num_upsample_levels:
+            raise ValueError(
+                f'num_outs is {num_outs}, but {num_levels} backbone maps and {num_upsample_levels} '
+                f'finer levels make {num_levels + num_upsample_levels} outputs.'
+            )
 
 
 class FinestLevels(ConvModule):

@@ -8,7 +8,8 @@ import shutil
 import sys
 import sysconfig
 
-NEEDED_GIB = 12  # 6 for the environment, as much again for pip's downloads and mmcv's build.
+# 6 for the environment, as much again for pip's downloads and mmcv's build.
+NEEDED_GIB = 12
 
 
 def main():
@@ -39,7 +40,7 @@ def find_problem(venv):
             f'{sys.executable} cannot make environments: install its venv module (Debian and '
             'Ubuntu: apt-get install python3-venv).'
         )
-    compiler = os.environ.get('CXX', 'c++')
+    compiler = os.environ.get('CXX') or 'c++'
     if not shutil.which(compiler.split()[0]):
         return (
             f'the C++ compiler {compiler} was not found, and mmcv compiles its operators: install '

@@ -1,0 +1,88 @@
+import pickle
+
+import mmengine
+import pytest
+
+CONFIG = """
+_base_ = ['mmpretrain::_base_/default_runtime.py']
+custom_imports = dict(imports=['mmevit'], allow_failed_imports=False)
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='EfficientViT', arch='m0', out_indices=(2,)),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=192),
+)
+data_preprocessor = dict(num_classes=10, mean=[127.5] * 3, std=[127.5] * 3)
+pipeline = [
+    dict(type='LoadReadableImage'),
+    dict(type='Resize', scale=64),
+    dict(type='PackInputs'),
+]
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=0,
+    dataset=dict(type='CustomDataset', data_root='{root}/train', pipeline=pipeline),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+)
+val_dataloader = dict(
+    batch_size=64,
+    num_workers=0,
+    dataset=dict(type='CustomDataset', data_root='{root}/val', pipeline=pipeline),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)
+test_dataloader = val_dataloader
+val_evaluator = test_evaluator = dict(type='Accuracy', topk=(1,))
+train_cfg = dict(by_epoch=True, max_epochs=1)
+val_cfg = test_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=2e-3))
+auto_scale_lr = dict(base_batch_size=128)
+custom_hooks = [dict(type='TrainingCurveHook')]
+"""
+
+
+@pytest.fixture(scope='module')
+def trained(digits, tmp_path_factory, run_tool):
+    work_dir = tmp_path_factory.mktemp('classification')
+    config = work_dir / 'classifier.py'
+    config.write_text(CONFIG.replace('{root}', str(digits / 'classification')))
+    result = run_tool('tools/train.py', config, '--work-dir', work_dir, '--auto-scale-lr')
+    assert result.returncode == 0, result.stdout
+    return work_dir, config, result.stdout
+
+
+def test_train_runs_an_mmpretrain_config(trained):
+    work_dir, _, output = trained
+    assert 'accuracy/top1' in output
+    assert 'lr: 1.0000e-03' in output  # --auto-scale-lr: 2e-3 * 64 / 128
+    assert (work_dir / 'epoch_1.pth').exists() and (work_dir / 'curves.png').exists()
+
+
+@pytest.mark.parametrize('flags', [[], ['--tta']], ids=['plain', 'tta'])
+def test_test_gives_the_accuracy_of_the_predictions_that_it_dumps(trained, run_tool, flags):
+    work_dir, config, _ = trained
+    test = ['tools/test.py', config, work_dir / 'epoch_1.pth', '--work-dir', work_dir, *flags]
+    result = run_tool(*test, '--out', work_dir / 'predictions.pkl')
+    assert result.returncode == 0, result.stdout
+    predictions = pickle.loads((work_dir / 'predictions.pkl').read_bytes())
+    right = [int(p['gt_label']) == int(p['pred_label']) for p in predictions]
+    assert len(right) == 360
+    result = run_tool(*test, '--out', work_dir / 'metrics.json', '--out-item', 'metrics')
+    accuracy = mmengine.load(work_dir / 'metrics.json')['accuracy/top1']
+    assert accuracy == pytest.approx(100 * sum(right) / 360)
+
+
+def test_pictures_of_every_so_many_images_are_saved(trained, run_tool):
+    work_dir, config, _ = trained
+    result = run_tool(
+        'tools/test.py',
+        config,
+        work_dir / 'epoch_1.pth',
+        '--work-dir',
+        work_dir,
+        '--show-dir',
+        work_dir / 'pictures',
+        '--interval',
+        '100',
+    )
+    assert result.returncode == 0, result.stdout
+    assert len(list((work_dir / 'pictures').iterdir())) == 4
