@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 from mmevit.datasets import prepare_digits
 from mmevit.models import EfficientViT
@@ -13,8 +14,18 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def seeded():
+def seeded_and_in_the_root_folder(monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def log(tmp_path):
+    """The file that mmengine's logger writes to in this test."""
+    path = tmp_path / 'log.txt'
+    # A name of its own: an instance that is there already would keep its log file.
+    MMLogger.get_instance(str(path), logger_name='mmengine', log_file=str(path))
+    return path
 
 
 @pytest.fixture

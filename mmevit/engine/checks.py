@@ -42,6 +42,8 @@ def check_config(cfg, splits):
         >>> check_config(Config(dict(model=dict(type='RetinaNet'))), splits=['train'])
     """
     check_device(cfg)
+    if 'train' in splits:
+        check_mixed_precision(cfg)
     check_model(cfg.model)
     # The first process of a machine reads its files for all of them.
     if int(os.environ.get('LOCAL_RANK', 0)) > 0:
@@ -50,23 +52,6 @@ def check_config(cfg, splits):
         warn_of_random_statistics(cfg)
     for split in splits:
         check_data(cfg, split)
-
-
-def type_name(cfg):
-    """Name of the class that a config builds, without the scope of its library.
-
-    Args:
-        cfg (dict): A config; its ``type`` is a string or, in configs in Python style, a class.
-
-    Returns:
-        str: The name, empty if there is no type.
-
-    Example:
-        >>> type_name(dict(type='mmdet.CocoDataset'))
-        'CocoDataset'
-    """
-    kind = cfg.get('type', '')
-    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
 
 
 def check_device(cfg):
@@ -122,11 +107,39 @@ def check_cpu(cfg, launcher):
             '--launcher pytorch with the nccl backend asks for GPUs, but PyTorch sees none: run '
             'without a launcher, or on CPUs with --cfg-options env_cfg.dist_cfg.backend=gloo.'
         )
-    if type_name(cfg.get('optim_wrapper') or {}) == 'AmpOptimWrapper':
+
+
+def check_mixed_precision(cfg):
+    """Check that there is a GPU if a config trains in mixed precision.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if get_device() == 'cpu' and type_name(cfg.get('optim_wrapper', {})) == 'AmpOptimWrapper':
         raise ConfigError(
             'Mixed precision (--amp or AmpOptimWrapper) asks for a GPU, but PyTorch sees none: '
             'leave it out to run on the CPU.'
         )
+
+
+def type_name(cfg):
+    """Name of the class that a config builds, without the scope of its library.
+
+    Args:
+        cfg (dict): A config; its ``type`` is a string or, in configs in Python style, a class.
+
+    Returns:
+        str: The name, empty if there is no type.
+
+    Example:
+        >>> type_name(dict(type='mmdet.CocoDataset'))
+        'CocoDataset'
+    """
+    kind = cfg.get('type', '')
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
 
 
 def check_model(model):
@@ -262,19 +275,18 @@ def check_dataset(dataset, split):
     if isinstance(prefixes, str):
         prefixes = dict(img=prefixes)
     parts = [part for part in (ann_file, *prefixes.values()) if part]
-    if root and not parts:
-        parts = ['']
-    paths = [os.path.join(root, part) for part in parts]
+    paths = [Path(root, part) for part in parts or ['']]
     for path in paths:
-        if not os.path.exists(path):
+        if not path.exists():
             raise ConfigError(
                 f'The {split} data is not whole, {path} is missing: what is expected is '
-                f'{" and ".join(paths)}'
+                f'{" and ".join(map(str, paths))}'
             )
     if type_name(dataset) == 'CocoDataset' and ann_file:
-        content = read_coco(Path(root, ann_file), split)
-        check_classes(dataset, content, ann_file)
-        check_images(content, ann_file, Path(root, prefixes.get('img', '')))
+        path = Path(root, ann_file)
+        content = read_coco(path, split)
+        check_classes(dataset, content, path)
+        check_images(content, path, Path(root, prefixes.get('img', '')))
 
 
 def check_evaluator(evaluator, split):
@@ -336,7 +348,7 @@ def check_classes(dataset, content, ann_file):
     Args:
         dataset (dict): Config of a ``CocoDataset``.
         content (dict): What is in the annotation file.
-        ann_file (str): The annotation file.
+        ann_file (Path): The annotation file.
 
     Raises:
         ConfigError: If none of them is.
@@ -364,7 +376,7 @@ def check_images(content, ann_file, folder):
 
     Args:
         content (dict): What is in the annotation file.
-        ann_file (str): The annotation file.
+        ann_file (Path): The annotation file.
         folder (Path): Folder that the names of the images start from.
 
     Raises:

@@ -36,33 +36,46 @@ class TrainingCurveHook(Hook):
 
     def draw(self, runner):
         """Draw the losses and the metrics that the runner's message hub holds."""
-        # Not at the top: the smallest build of mmengine comes without matplotlib.
-        from matplotlib.figure import Figure
-
-        histories = {
-            name: history.data[0] for name, history in runner.message_hub.log_scalars.items()
-        }
-        losses = {name: values for name, values in histories.items() if 'train/loss' in name}
-        metrics = {
-            name: values
-            for name, values in histories.items()
-            # COCO says -1 where there was nothing to measure.
-            if name.startswith('val/') and 'time' not in name and values.min() >= 0
-        }
-        figure = Figure(figsize=(12, 4.5), layout='constrained')
-        loss_axes, metric_axes = figure.subplots(1, 2)
-        for name, values in losses.items():
-            window = max(1, len(values) // 100)
-            smooth = values[: len(values) // window * window].reshape(-1, window).mean(1)
-            steps = range(window, len(values) + 1, window)
-            loss_axes.plot(steps, smooth, label=name.removeprefix('train/'))
-        loss_axes.set(xlabel='iteration', ylabel='loss', title='Training', ylim=(0, None))
-        for name, values in metrics.items():
-            steps = histories['curves/val_iter'][-len(values) :]
-            metric_axes.plot(steps, values, marker='o', label=name.removeprefix('val/'))
-        metric_axes.set(xlabel='iteration', title='Evaluation', ylim=(0, None))
-        for axes in (loss_axes, metric_axes):
-            axes.grid(alpha=0.3)
-            if axes.lines:
-                axes.legend()
+        scalars = runner.message_hub.log_scalars
+        figure = plot_curves({name: history.data[0] for name, history in scalars.items()})
         figure.savefig(Path(runner.work_dir, self.file_name), dpi=120)
+
+
+def plot_curves(histories):
+    """Plot losses and metrics over iterations.
+
+    Args:
+        histories (dict[str, ndarray]): By the names of mmengine's message hub, the losses of every
+            iteration, the metrics of every evaluation, and the iterations of the evaluations as
+            ``'curves/val_iter'``.
+
+    Returns:
+        matplotlib.figure.Figure: Losses on the left, metrics on the right.
+    """
+    # Not at the top: the smallest build of mmengine comes without matplotlib.
+    from matplotlib.figure import Figure
+
+    losses = {name: values for name, values in histories.items() if 'train/loss' in name}
+    metrics = {
+        name: values
+        for name, values in histories.items()
+        # COCO says -1 where there was nothing to measure.
+        if name.startswith('val/') and 'time' not in name and values.min() >= 0
+    }
+    figure = Figure(figsize=(12, 4.5), layout='constrained')
+    loss_axes, metric_axes = figure.subplots(1, 2)
+    for name, values in losses.items():
+        window = max(1, len(values) // 100)
+        smooth = values[: len(values) // window * window].reshape(-1, window).mean(1)
+        steps = range(window, len(values) + 1, window)
+        loss_axes.plot(steps, smooth, label=name.removeprefix('train/'))
+    loss_axes.set(xlabel='iteration', ylabel='loss', title='Training', ylim=(0, None))
+    for name, values in metrics.items():
+        steps = histories['curves/val_iter'][-len(values) :]
+        metric_axes.plot(steps, values, marker='o', label=name.removeprefix('val/'))
+    metric_axes.set(xlabel='iteration', title='Evaluation', ylim=(0, None))
+    for axes in (loss_axes, metric_axes):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    return figure

@@ -58,12 +58,17 @@ def load_config(args, needs):
         Config: The config.
 
     Raises:
-        ConfigError: If there is no such file, or it lacks one of ``needs``.
+        ConfigError: If it is missing, cannot be read, or lacks one of ``needs``.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if '::' not in args.config and not os.path.isfile(args.config):
+    if not os.path.isfile(args.config):
         raise ConfigError(f'The config {args.config} is missing: the ones here are in configs/.')
-    cfg = Config.fromfile(args.config)
+    try:
+        cfg = Config.fromfile(args.config)
+    # A config is code, and raises what it likes.
+    except Exception as error:
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        raise ConfigError(f'The config {args.config} cannot be read: {reason}') from error
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)

@@ -77,20 +77,44 @@ def test_class_folders_hold_every_digit_of_their_split(digits):
         assert sum(len(list(folder.iterdir())) for folder in folders) == count
 
 
-def test_nothing_is_overwritten_without_force(tmp_path):
+def test_digits_are_not_overwritten_without_force(tmp_path):
     root = tmp_path / 'digits'
     root.mkdir()
+    prepare_digits(root, **SMALL)  # an empty folder is no loss
     (root / 'mine').write_text('mine')
+    before = digest(root)
     with pytest.raises(FileExistsError, match='--force'):
         prepare_digits(root, **SMALL)
-    assert [path.name for path in root.iterdir()] == ['mine']
+    assert digest(root) == before
     prepare_digits(root, force=True, **SMALL)
-    assert sorted(path.name for path in root.iterdir()) == [
-        'annotations',
-        'classification',
-        'train',
-        'val',
-    ]
+    names = sorted(path.name for path in root.iterdir())
+    assert names == ['annotations', 'classification', 'train', 'val']
+    assert [path.name for path in tmp_path.iterdir()] == ['digits']
+
+
+def test_what_is_not_digits_is_not_overwritten_even_with_force(tmp_path):
+    (tmp_path / 'thesis.tex').write_text('mine')
+    for root in (tmp_path, tmp_path / 'thesis.tex'):
+        with pytest.raises(FileExistsError, match='something else'):
+            prepare_digits(root, force=True, **SMALL)
+    assert (tmp_path / 'thesis.tex').read_text() == 'mine'
+
+
+def test_the_old_digits_stay_if_the_new_ones_cannot_take_their_place(tmp_path, monkeypatch):
+    root = tmp_path / 'digits'
+    prepare_digits(root, **SMALL)
+    before = digest(root)
+    rename = Path.rename
+
+    def fail_for_the_new_ones(path, target):
+        if path.name == 'new':
+            raise OSError('disk on fire')
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, 'rename', fail_for_the_new_ones)
+    with pytest.raises(OSError, match='disk on fire'):
+        prepare_digits(root, force=True, seed=1, **SMALL)
+    assert digest(root) == before
     assert [path.name for path in tmp_path.iterdir()] == ['digits']
 
 
@@ -114,6 +138,22 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, signal_number):
     assert not list(tmp_path.iterdir())
 
 
-def test_too_small_scenes_are_refused(tmp_path):
-    with pytest.raises(ValueError, match='at least 64'):
-        prepare_digits(tmp_path / 'digits', image_size=32)
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        (dict(image_size=32), 'at least 64'),
+        (dict(num_train=0), 'at least 1'),
+        (dict(num_val=-1), 'at least 1'),
+    ],
+)
+def test_scenes_that_are_too_small_or_none_are_refused(tmp_path, arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        prepare_digits(tmp_path / 'digits', **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, run_tool):
+    (tmp_path / 'file').write_text('')
+    result = run_tool(TOOL, tmp_path / 'file/digits')
+    assert result.returncode == 1
+    assert '\nerror: ' in result.stdout and 'Traceback' not in result.stdout

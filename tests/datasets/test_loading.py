@@ -1,18 +1,9 @@
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
-from mmengine.logging import MMLogger
 from PIL import Image
 
 from mmevit.datasets import LoadReadableImage
-
-
-@pytest.fixture
-def log(tmp_path):
-    path = tmp_path / 'log.txt'
-    # A name of its own: an instance that is there already would keep its log file.
-    MMLogger.get_instance(str(path), logger_name='mmengine', log_file=str(path))
-    return path
 
 
 @pytest.mark.parametrize('content', [b'', b'no image', None], ids=['empty', 'garbage', 'missing'])
@@ -57,6 +48,13 @@ def test_a_data_set_draws_another_image_for_a_corrupt_one(digits, tmp_path):
     drawn = dataset[0]
     assert drawn['img_path'] != str(images / '000001.png')
     assert len(drawn['gt_masks']) == len(drawn['gt_bboxes']) > 0
+
+
+def test_a_blank_image_is_of_the_kind_that_is_asked_for(tmp_path, log):
+    missing = dict(img_path=str(tmp_path / 'missing.png'))
+    assert LoadReadableImage('blank')(dict(missing))['img'].shape == (32, 32, 3)
+    grey = LoadReadableImage('blank', color_type='grayscale', to_float32=True)(dict(missing))['img']
+    assert grey.shape == (32, 32) and grey.dtype == np.float32
 
 
 def test_an_unknown_answer_is_refused():

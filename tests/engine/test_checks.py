@@ -4,9 +4,11 @@ import shutil
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hub import get_config
 
 from mmevit.engine import ConfigError, check_config
 from mmevit.engine.checks import check_device, check_model
+from mmevit.models import EfficientViT
 
 DIGITS_CONFIG = 'configs/retinanet_evit_m4_digits.py'
 
@@ -20,6 +22,7 @@ def make_cfg(root):
     cfg = Config.fromfile(DIGITS_CONFIG)
     for split in ('train', 'val'):
         cfg[f'{split}_dataloader'].dataset.data_root = str(root)
+    cfg.val_evaluator.ann_file = f'{root}/annotations/instances_val.json'
     return cfg
 
 
@@ -62,11 +65,44 @@ def test_a_torn_annotation_file_is_named(copy):
     expect_sentence(make_cfg(copy), path, 'not a whole JSON file', 'val')
 
 
-@pytest.mark.parametrize('content', ['[]', '{"images": []}', '3'])
+@pytest.mark.parametrize(
+    'content',
+    ['[]', '3', '{"images": []}', '{"images": null, "annotations": [], "categories": []}'],
+)
 def test_json_that_is_not_coco_is_told_what_is_expected(copy, content):
     path = copy / 'annotations/instances_train.json'
     path.write_text(content)
-    expect_sentence(make_cfg(copy), path, 'annotations', 'images, annotations, categories')
+    expect_sentence(make_cfg(copy), path, 'has no images', 'images, annotations, categories')
+
+
+@pytest.mark.parametrize(
+    ('part', 'entry'),
+    [('images', dict(id=1)), ('annotations', dict(id=1)), ('annotations', 7), ('categories', {})],
+)
+def test_an_entry_without_what_coco_has_is_named(copy, part, entry):
+    path = copy / 'annotations/instances_train.json'
+    content = json.loads(path.read_text())
+    content[part][3] = entry
+    path.write_text(json.dumps(content))
+    expect_sentence(make_cfg(copy), path, f'{part}[3] needs')
+
+
+def test_a_test_set_needs_no_annotations(copy):
+    path = copy / 'annotations/instances_val.json'
+    content = json.loads(path.read_text())
+    del content['annotations']
+    path.write_text(json.dumps(content))
+    cfg = make_cfg(copy)
+    cfg.test_dataloader = cfg.val_dataloader
+    check_config(cfg, splits=['test'])
+    expect_sentence(cfg, path, 'has no annotations')
+
+
+def test_classes_that_no_annotation_has_are_named(cfg):
+    cfg.train_dataloader.dataset.metainfo = dict(classes=('cat', 'dog'))
+    expect_sentence(cfg, '0, 1, 2, 3, 4, ...', 'cat, dog', 'metainfo.classes')
+    del cfg.train_dataloader.dataset['metainfo']
+    expect_sentence(cfg, 'person, bicycle')
 
 
 def test_a_named_image_that_is_missing_is_named(copy):
@@ -90,10 +126,42 @@ def test_wrapped_and_joined_data_sets_are_looked_into(cfg, copy):
     expect_sentence(cfg, copy / 'annotations/instances_train.json')
 
 
-def test_data_in_mmengines_own_format_is_left_alone(copy):
-    path = copy / 'annotations/instances_train.json'
-    path.write_text(json.dumps(dict(metainfo={}, data_list=[])))
-    check_config(make_cfg(copy), splits=['train'])
+@pytest.mark.parametrize('name', ['XMLDataset', 'CrowdHumanDataset', 'MyDataset'])
+def test_annotations_of_other_data_sets_are_not_taken_for_coco(copy, name):
+    (copy / 'annotations/instances_train.json').write_text(json.dumps(dict(data_list=[])))
+    cfg = make_cfg(copy)
+    cfg.train_dataloader.dataset.type = name
+    check_config(cfg, splits=['train'])
+
+
+def test_an_evaluators_annotation_file_that_is_missing_is_named(cfg):
+    cfg.val_evaluator.ann_file = 'no/such/val.json'
+    expect_sentence(cfg, 'val_evaluator.ann_file', 'no/such/val.json')
+    cfg.val_evaluator = [dict(type='Accuracy'), cfg.val_evaluator]
+    expect_sentence(cfg, 'no/such/val.json')
+
+
+def classifier_cfg(**dataset):
+    return Config(
+        dict(
+            default_scope='mmpretrain',
+            model=dict(type='ImageClassifier', backbone=dict(type='EfficientViT', arch='m0')),
+            train_dataloader=dict(dataset=dataset),
+        )
+    )
+
+
+def test_a_missing_root_folder_is_named_without_a_hint_that_is_for_detection(tmp_path):
+    cfg = classifier_cfg(type='ImageNet', data_root='no/such/imagenet', split='train')
+    assert 'digits' not in expect_sentence(cfg, 'no/such/imagenet is missing')
+    cfg.train_dataloader.dataset.data_root = str(tmp_path)
+    check_config(cfg, splits=['train'])
+
+
+def test_data_that_are_downloaded_or_remote_need_not_be_there():
+    check_config(classifier_cfg(type='CIFAR10', data_root='no/such'), splits=['train'])
+    check_config(classifier_cfg(type='ImageNet', data_root='s3://bucket'), splits=['train'])
+    expect_sentence(classifier_cfg(type='CIFAR10', data_root='no/such', download=False), 'no/such')
 
 
 @pytest.mark.parametrize(
@@ -105,6 +173,13 @@ def test_data_in_mmengines_own_format_is_left_alone(copy):
         ({'neck.in_channels': [128, 256]}, ['[128, 256]', '[128, 256, 384]']),
         ({'backbone.arch': 'm0'}, ['[128, 256, 384]', '[64, 128, 192]', "'m0'"]),
         ({'backbone.out_indices': (1, 2)}, ['[128, 256, 384]', '[256, 384]']),
+        ({'backbone.out_indices': 2}, ['out_indices 2']),
+        ({'backbone.window_sizes': 7}, ['window_sizes 7']),
+        ({'backbone.arch': ['m0']}, ["['m0']", 'm0, m1']),
+        ({'backbone.norm_cfg': dict(type='NoSuchNorm')}, ['model.backbone cannot be built']),
+        ({'neck.in_channels': 128}, ['model.neck', '128']),
+        ({'neck.num_outs': 3}, ['model.neck', 'num_outs is 3']),
+        ({'neck.conv_confg': None}, ['model.neck', 'conv_confg']),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -113,8 +188,37 @@ def test_backbone_and_neck_that_do_not_fit_are_named_before_they_are_built(cfg, 
     expect_sentence(cfg, *parts)
 
 
-def test_other_backbones_are_left_alone():
-    check_model(dict(type='RetinaNet', backbone=dict(type='ResNet', depth=1)))
+@pytest.mark.parametrize('kind', ['EfficientViT', 'mmengine.EfficientViT', EfficientViT])
+def test_the_backbone_is_known_by_any_spelling_of_its_type(kind):
+    with pytest.raises(ConfigError, match='m9'):
+        check_model(dict(backbone=dict(type=kind, arch='m9')))
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+        'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+        'mmdet::detr/detr_r50_8xb2-150e_coco.py',
+        'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py',
+        'mmpretrain::levit/levit-128s_8xb256_in1k.py',
+        'mmpretrain::mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k.py',
+    ],
+)
+def test_models_of_the_libraries_own_configs_are_left_alone(name):
+    check_model(get_config(name).model)
+
+
+def test_frozen_batch_norm_without_trained_weights_is_warned_of(cfg, log):
+    check_config(cfg, splits=['train'])
+    cfg.model.backbone.norm_eval = True
+    check_config(cfg, splits=['val'])
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='m4.pth')
+    check_config(cfg, splits=['train'])
+    assert not log.read_text()
+    cfg.model.backbone.init_cfg = None
+    check_config(cfg, splits=['train'])
+    assert 'WARNING' in log.read_text() and 'norm_eval' in log.read_text()
 
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine without a GPU')
@@ -129,10 +233,24 @@ def test_a_gpu_that_is_asked_for_and_absent_is_named(cfg, monkeypatch):
 
 
 @no_gpu
-def test_launchers_and_mixed_precision_without_a_gpu_are_named(cfg):
+def test_launchers_and_mixed_precision_without_a_gpu_are_named(cfg, monkeypatch):
     cfg.launcher = 'pytorch'
+    expect_sentence(cfg, '--launcher pytorch', 'torchrun')
+    monkeypatch.setenv('RANK', '0')
     expect_sentence(cfg, '--launcher pytorch', 'gloo')
     cfg.env_cfg.dist_cfg.backend = 'gloo'
     check_device(cfg)
+    cfg.launcher = 'slurm'
+    assert 'gloo' not in expect_sentence(cfg, '--launcher slurm', 'GPUs')
+    cfg.launcher = 'none'
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     expect_sentence(cfg, '--amp')
+    check_config(cfg, splits=['val'])
+
+
+def test_one_process_of_a_machine_reads_the_annotations(cfg, copy, monkeypatch):
+    (copy / 'annotations/instances_train.json').write_text('torn')
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    check_config(make_cfg(copy), splits=['train'])
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    expect_sentence(make_cfg(copy), 'instances_train.json')

@@ -253,6 +253,25 @@ def test_other_norm_layers_replace_every_batch_norm(norm_cfg):
         model(torch.rand(2, 3, 128, 128))[2].sum().backward()
 
 
+def test_channels_last_gives_the_same_maps_and_gradients(randomised):
+    model = randomised(TINY).eval()
+    image = torch.rand(2, 3, 100, 130)
+    expected = model(image)
+    sum(map_.sum() for map_ in expected).backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    maps = model.to(memory_format=torch.channels_last)(
+        image.contiguous(memory_format=torch.channels_last)
+    )
+    sum(map_.sum() for map_ in maps).backward()
+    for actual, wanted in zip(maps, expected, strict=True):
+        assert relative_error(actual, wanted) < 1e-5
+    for parameter, wanted in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(
+            parameter.grad, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item()
+        )
+
+
 def test_other_activation_replaces_every_relu():
     model = EfficientViT(TINY, act_cfg=dict(type='HSwish'))
     assert not any(isinstance(module, nn.ReLU) for module in model.modules())
@@ -283,7 +302,14 @@ def test_backbone_is_found_by_name_from_mmdet_and_mmpretrain():
         (dict(arch=TINY | dict(kernel_sizes=(5, 4, 3))), 'one odd size'),
         (dict(window_sizes=(7, 0, 7)), 'none below 1'),
         (dict(window_sizes=(7, 7)), '3 whole numbers'),
+        (dict(window_sizes=7), '3 whole numbers'),
+        (dict(arch=['m0']), "Unknown EfficientViT arch ['m0']"),
+        (dict(arch=TINY | dict(kernel_sizes=(5, 3, -1))), 'one odd size'),
+        (dict(drop_path_rate=1.0), 'below 1'),
         (dict(out_indices=(3,)), 'stages 0 to 2'),
+        (dict(out_indices=(2, 0)), 'each once and in order'),
+        (dict(out_indices=(1, 1)), 'each once and in order'),
+        (dict(out_indices=2), 'at least one'),
         (dict(out_indices=()), 'at least one'),
         (dict(frozen_stages=4), 'frozen_stages 4'),
     ],

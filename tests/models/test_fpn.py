@@ -57,6 +57,9 @@ def test_norm_layers_reach_the_finer_levels_and_gradients_reach_the_inputs():
     ('arguments', 'sentence'),
     [
         (dict(in_channels=[16], num_outs=4), 'at least two backbone maps'),
+        (dict(in_channels=CHANNELS, num_outs=4, start_level=2), 'at least two backbone maps'),
+        (dict(in_channels=CHANNELS, num_outs=2, end_level=1), 'make 3 outputs'),
+        (dict(in_channels=16, num_outs=4), 'must list'),
         (dict(in_channels=CHANNELS, num_outs=3), 'make 4 outputs'),
         (dict(in_channels=CHANNELS, num_outs=5, num_upsample_levels=0), 'at least 1'),
     ],

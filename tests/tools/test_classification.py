@@ -43,7 +43,7 @@ custom_hooks = [dict(type='TrainingCurveHook')]
 @pytest.fixture(scope='module')
 def trained(digits, tmp_path_factory, run_tool):
     work_dir = tmp_path_factory.mktemp('classification')
-    config = work_dir / 'classifier.py'
+    config = tmp_path_factory.mktemp('configs') / 'classifier.py'
     config.write_text(CONFIG.replace('{root}', str(digits / 'classification')))
     result = run_tool('tools/train.py', config, '--work-dir', work_dir, '--auto-scale-lr')
     assert result.returncode == 0, result.stdout
@@ -64,7 +64,7 @@ def test_test_gives_the_accuracy_of_the_predictions_that_it_dumps(trained, run_t
     result = run_tool(*test, '--out', work_dir / 'predictions.pkl')
     assert result.returncode == 0, result.stdout
     predictions = pickle.loads((work_dir / 'predictions.pkl').read_bytes())
-    right = [int(p['gt_label']) == int(p['pred_label']) for p in predictions]
+    right = [int(p['gt_label']) == int(p['pred_score'].argmax()) for p in predictions]
     assert len(right) == 360
     result = run_tool(*test, '--out', work_dir / 'metrics.json', '--out-item', 'metrics')
     accuracy = mmengine.load(work_dir / 'metrics.json')['accuracy/top1']
@@ -82,7 +82,29 @@ def test_pictures_of_every_so_many_images_are_saved(trained, run_tool):
         '--show-dir',
         work_dir / 'pictures',
         '--interval',
-        '100',
+        '120',
     )
     assert result.returncode == 0, result.stdout
-    assert len(list((work_dir / 'pictures').iterdir())) == 4
+    assert len(list((work_dir / 'pictures').iterdir())) == 3
+
+
+def test_pictures_of_several_views_are_refused_in_one_sentence(trained, run_tool):
+    work_dir, config, _ = trained
+    result = run_tool(
+        'tools/test.py', config, work_dir / 'epoch_1.pth', '--tta', '--show-dir', work_dir / 'tta'
+    )
+    assert result.returncode == 1
+    assert 'error: ' in result.stdout and 'Traceback' not in result.stdout
+    assert 'leave out --tta or --show' in result.stdout
+
+
+def test_evaluating_from_the_kept_config_leaves_it_as_it_was(trained, run_tool):
+    work_dir, config, _ = trained
+    kept = work_dir / config.name
+    before = kept.read_text()
+    for _ in range(2):
+        result = run_tool(
+            'tools/test.py', kept, work_dir / 'epoch_1.pth', '--tta', '--work-dir', work_dir
+        )
+        assert result.returncode == 0, result.stdout
+    assert kept.read_text() == before
