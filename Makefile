@@ -45,11 +45,14 @@ demo: env
 	@echo "True and predicted: $(WORK_DIR)/val_images/, sixteen validation images"
 	@echo "Logs:               $(WORK_DIR)/, a folder a run"
 
+# Two processes of one thread each, since most tests keep one core busy.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+
 test: env
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: env
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(PYTEST) -m 'slow or not slow'
 
 lint: env
 	$(BIN)/ruff check .
