@@ -48,7 +48,7 @@ def test_pycocotools_reads_boxes_masks_and_areas_that_agree(digits, split):
     coco = COCO(digits / f'annotations/instances_{split}.json')
     assert [category['name'] for category in coco.loadCats(coco.getCatIds())] == list('0123456789')
     assert len(coco.getImgIds()) == len(list((digits / split).iterdir()))
-    sizes = []
+    sizes, filled = [], []
     for image in coco.loadImgs(coco.getImgIds()):
         pixels = np.asarray(Image.open(digits / split / image['file_name']).convert('RGB'))
         assert pixels.shape == (image['height'], image['width'], 3)
@@ -66,7 +66,9 @@ def test_pycocotools_reads_boxes_masks_and_areas_that_agree(digits, split):
             around = pixels[box][~mask[box]]
             assert not len(around) or pixels[mask].mean() > around.mean() + 30
             sizes.append(height)
+            filled.append(mask[box].mean())
     assert max(sizes) > 1.5 * min(sizes)
+    assert 0.4 < np.mean(filled) < 0.8  # strokes, not boxes
     assert len({annotation['id'] for annotation in coco.anns.values()} - {0}) == len(coco.anns)
 
 

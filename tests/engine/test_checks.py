@@ -93,7 +93,7 @@ def test_a_test_set_needs_no_annotations(copy):
     del content['annotations']
     path.write_text(json.dumps(content))
     cfg = make_cfg(copy)
-    cfg.test_dataloader = cfg.val_dataloader
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     check_config(cfg, splits=['test'])
     expect_sentence(cfg, path, 'has no annotations')
 
