@@ -128,6 +128,8 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, signal_number):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A job in the background of a script is started with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.rglob('000003.png')):
