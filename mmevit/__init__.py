@@ -8,8 +8,8 @@ from .compatibility import check_libraries
 
 check_libraries()
 
-from . import datasets, engine  # noqa: E402
+from . import checkpoint, datasets, engine  # noqa: E402
 from .models import EfficientViT  # noqa: E402
 from .version import __version__  # noqa: E402
 
-__all__ = ['EfficientViT', '__version__', 'datasets', 'engine']
+__all__ = ['EfficientViT', '__version__', 'checkpoint', 'datasets', 'engine']

@@ -7,6 +7,7 @@ import mmengine
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 
+from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.engine import ConfigError, check_config
 from mmevit.engine.checks import find_datasets, type_name
 from mmevit.engine.launch import (
@@ -50,6 +51,7 @@ def parse_args():
 def main():
     """Check everything that can be checked first, then evaluate."""
     args = parse_args()
+    forbid_code_in_checkpoints(trust=args.trust_checkpoint)
     cfg = load_config(args, needs=('model', 'test_dataloader', 'test_evaluator', 'test_cfg'))
     cfg.load_from = args.checkpoint
     check_checkpoint(args.checkpoint)
@@ -61,6 +63,7 @@ def main():
     if args.tta:
         enable_tta(cfg)
 
+    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='WholeCheckpointHook')]
     # Without its file's name, the config is kept beside the one that training kept, not over it.
     runner = build_runner(Config(cfg.to_dict()))
     if args.out and args.out_item != 'metrics':

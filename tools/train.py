@@ -1,5 +1,6 @@
 """Train a model of an mmdet or mmpretrain config."""
 
+from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.engine import ConfigError, check_config
 from mmevit.engine.launch import (
     build_runner,
@@ -40,6 +41,7 @@ def parse_args():
 def main():
     """Check everything that can be checked first, then train."""
     args = parse_args()
+    forbid_code_in_checkpoints(trust=args.trust_checkpoint)
     cfg = load_config(args, needs=('model', 'train_dataloader', 'optim_wrapper', 'train_cfg'))
     apply_flags(cfg, args)
     check_checkpoint(cfg.get('load_from'))

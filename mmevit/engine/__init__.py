@@ -2,10 +2,18 @@
 
 from importlib.util import find_spec
 
-from .checks import ConfigError, check_config
-from .hooks import TrainingCurveHook
+from mmevit.errors import CheckpointError, ConfigError
 
-__all__ = ['ConfigError', 'TrainingCurveHook', 'check_config']
+from .checks import check_config
+from .hooks import TrainingCurveHook, WholeCheckpointHook
+
+__all__ = [
+    'CheckpointError',
+    'ConfigError',
+    'TrainingCurveHook',
+    'WholeCheckpointHook',
+    'check_config',
+]
 
 if find_spec('mmdet'):
     from .det_visualization import IntervalDetVisualizationHook

@@ -11,6 +11,8 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
 
+from mmevit.errors import ConfigError, shorten
+
 TRY_DIGITS = (
     'to try without data, run tools/prepare_digits.py and use configs/retinanet_evit_m4_digits.py'
 )
@@ -21,10 +23,6 @@ COCO_FIELDS = dict(
     categories={'id', 'name'},
 )
 SELF_DOWNLOADING = ('CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST')
-
-
-class ConfigError(ValueError):
-    """A config asks for what is not there or does not fit; its message is one sentence."""
 
 
 def check_config(cfg, splits):
@@ -364,11 +362,6 @@ def check_classes(dataset, content, ann_file):
             f'{shorten(classes)}, so that nothing would be learnt: name them in '
             "dataset.metainfo.classes, and their number in the head's num_classes"
         )
-
-
-def shorten(names):
-    """Join names to show, but not all of very many."""
-    return ', '.join(map(str, names[:5])) + (', ...' if len(names) > 5 else '')
 
 
 def check_images(content, ann_file, folder):

@@ -5,6 +5,8 @@ from pathlib import Path
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from mmevit.errors import CheckpointError, shorten
+
 
 @HOOKS.register_module()
 class TrainingCurveHook(Hook):
@@ -39,6 +41,37 @@ class TrainingCurveHook(Hook):
         scalars = runner.message_hub.log_scalars
         figure = plot_curves({name: history.data[0] for name, history in scalars.items()})
         figure.savefig(Path(runner.work_dir, self.file_name), dpi=120)
+
+
+@HOOKS.register_module()
+class WholeCheckpointHook(Hook):
+    """Refuse a checkpoint that does not fit the whole model, which mmengine would load in part."""
+
+    def after_load_checkpoint(self, runner, checkpoint):
+        """Compare the checkpoint's names and shapes with the model's."""
+        own = {
+            name.removeprefix('module.'): weight.shape
+            for name, weight in runner.model.state_dict().items()
+        }
+        given = {
+            name.removeprefix('module.'): weight.shape
+            for name, weight in checkpoint.get('state_dict', checkpoint).items()
+        }
+        problems = {
+            'lacks': own.keys() - given.keys(),
+            'has besides': given.keys() - own.keys(),
+            'has in another shape': {
+                name
+                for name in own.keys() & given.keys()
+                # Bias tables of other windows are resized.
+                if own[name] != given[name] and not name.endswith('attention_biases')
+            },
+        }
+        found = [f'{what} {shorten(sorted(names))}' for what, names in problems.items() if names]
+        if found:
+            raise CheckpointError(
+                f'The checkpoint does not fit the model of the config: it {"; ".join(found)}.'
+            )
 
 
 def plot_curves(histories):

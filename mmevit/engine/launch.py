@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import pickle
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .checks import ConfigError
+from mmevit.errors import ConfigError, UserError
 
 
 def common_parser(description):
@@ -41,6 +42,11 @@ def common_parser(description):
         help='what started the processes of a distributed run',
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load checkpoints that hold more than weights; this runs code that is in them',
+    )
     parser.add_argument(
         '--no-pin-memory', action='store_true', help='do not pin the memory of the data loaders'
     )
@@ -132,8 +138,15 @@ def build_runner(cfg):
 
 @contextlib.contextmanager
 def one_sentence_errors():
-    """End the program with the sentence of a :class:`ConfigError` rather than with a traceback."""
+    """End the program with the sentence of a :class:`UserError` rather than with a traceback."""
     try:
         yield
-    except ConfigError as error:
+    except UserError as error:
         sys.exit(f'error: {error}')
+    except pickle.UnpicklingError as error:
+        # From a loader of mmengine's for URLs, which PyTorch has kept from unpickling.
+        reason = ' '.join(str(error).split('\n')[0].split())
+        sys.exit(
+            f'error: A checkpoint holds more than weights, or is damaged ({reason}): '
+            'give --trust-checkpoint if you know where it comes from.'
+        )

@@ -6,8 +6,12 @@ from .efficientvit import EfficientViT
 
 __all__ = ['EfficientViT']
 
-# The backbone is enough for those who have only mmpretrain.
+# The backbone is enough for those who have neither.
 if find_spec('mmdet'):
     from .fpn import EfficientViTFPN
 
     __all__ += ['EfficientViTFPN']
+if find_spec('mmpretrain'):
+    from .cls_head import EfficientViTClsHead
+
+    __all__ += ['EfficientViTClsHead']

@@ -1,12 +1,15 @@
 """EfficientViT: Memory Efficient Vision Transformer with Cascaded Group Attention (CVPR 2023)."""
 
 import numpy as np
+import torch
 from mmcv.cnn import build_activation_layer
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from mmevit.errors import CheckpointError, shorten
 
 from .attention import WindowAttention
 from .layers import FFN, ConvNorm, Residual, ResidualDepthwise, SqueezeExcite
@@ -50,6 +53,8 @@ class EfficientViT(BaseModule):
 
     Raises:
         ValueError: If the arch is unknown or inconsistent, or another argument is out of range.
+        CheckpointError: From ``load_state_dict()`` and all that loads weights, if they are not
+            those of this arch, all of them and no others. Other windows are fine.
 
     Example:
         >>> import torch
@@ -199,6 +204,58 @@ class EfficientViT(BaseModule):
                 module.switch_to_deploy()
         self.deploy = True
 
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        """Refuse weights that do not fit: mmengine would load what does, and only log the rest."""
+        given = {
+            name.removeprefix(prefix): weight
+            for name, weight in state_dict.items()
+            if name.startswith(prefix)
+        }
+        if given:
+            self._check_weights(given)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _check_weights(self, given):
+        own = self.state_dict()
+        missing = [
+            name for name in own if name not in given and not name.endswith('num_batches_tracked')
+        ]
+        unbuilt = tuple(f'stages.{i}.' for i in range(len(self.stages), len(self.embed_dims)))
+        surplus = [name for name in given if name not in own and not name.startswith(unbuilt)]
+        misshapen = [
+            f'{name}, {tuple(given[name].shape)} instead of {tuple(own[name].shape)}'
+            for name in own
+            if name in given and not self._takes(name, given[name], own[name])
+        ]
+        problems = {'lack': missing, 'have besides': surplus, 'have in another shape': misshapen}
+        found = [f'{what} {shorten(names)}' for what, names in problems.items() if names]
+        if not found:
+            return
+        hints = {
+            'the weights are folded: build the model with deploy=True': 'stem.0.norm.weight'
+            in missing
+            and 'stem.0.conv.bias' in given,
+            'the weights are not folded: build the model without deploy, load, and call '
+            'switch_to_deploy()': 'stem.0.norm.weight' in surplus,
+            "the weights are of a whole model: give prefix='backbone.' beside checkpoint in "
+            'init_cfg': 'backbone.stem.0.conv.weight' in given,
+        }
+        arch = likely_arch(given)
+        hint = next((text for text, applies in hints.items() if applies), None) or (
+            f'they look like those of arch={arch!r}' if arch else 'they are of none of the archs'
+        )
+        raise CheckpointError(
+            f'The weights do not fit this model: they {"; ".join(found)}; {hint}.'
+        )
+
+    @staticmethod
+    def _takes(name, given, own):
+        if name.endswith('attention_biases') and given.ndim == 2:
+            # Another window: square tables are resized on their way in.
+            is_square = round(given.shape[1] ** 0.5) ** 2 == given.shape[1]
+            return given.shape[0] == own.shape[0] and is_square
+        return given.shape == own.shape
+
     def _freeze_stages(self):
         if self.frozen_stages < 0:
             return
@@ -274,6 +331,33 @@ class EfficientViT(BaseModule):
             )
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'drop_path_rate {drop_path_rate} must be at least 0 and below 1.')
+
+
+def likely_arch(weights):
+    """Guess the arch that weights were made for, by their widths, depths, heads and kernels.
+
+    Args:
+        weights (dict[str, Tensor]): Weights of a backbone.
+
+    Returns:
+        str | None: A name of ``EfficientViT.arch_zoo``, or None if it is none of them.
+
+    Example:
+        >>> likely_arch(EfficientViT('m2').state_dict())
+        'm2'
+    """
+    for name, arch in EfficientViT.arch_zoo.items():
+        with torch.device('meta'):
+            model = EfficientViT(arch)
+        shapes = {
+            key: value.shape
+            for key, value in model.state_dict().items()
+            if key.endswith('conv.weight')
+        }
+        given = {key: value.shape for key, value in weights.items() if key in shapes}
+        if given == shapes:
+            return name
+    return None
 
 
 def build_stem(in_channels, out_channels, norm_cfg, act_cfg, deploy):

@@ -1,0 +1,199 @@
+"""Read checkpoint files without ever running code that is in them."""
+
+import contextlib
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+
+from mmevit.errors import CheckpointError
+
+
+def read_checkpoint(path, map_location='cpu'):
+    """Read a ``.pth`` or ``.safetensors`` file.
+
+    Besides tensors and plain values only what mmengine puts beside them, histories of the log,
+    is let through.
+
+    Args:
+        path (str | Path): The file.
+        map_location (str): Device to load the tensors to. Defaults to ``'cpu'``.
+
+    Returns:
+        dict: Its content.
+
+    Raises:
+        CheckpointError: If there is no such file, or it is damaged, or is no checkpoint, or holds
+            objects that could run code.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(dict(bias=torch.ones(2)), folder + '/a.pth')
+        ...     read_checkpoint(folder + '/a.pth')
+        {'bias': tensor([1., 1.])}
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f'The checkpoint {path} is missing, or is no file.')
+    if path.stat().st_size == 0:
+        raise CheckpointError(f'The checkpoint {path} is empty: download or copy it again.')
+    read = read_safetensors if path.suffix == '.safetensors' else read_pickle
+    content = read(path, map_location)
+    if not isinstance(content, dict):
+        raise CheckpointError(f'{path} holds a {type(content).__name__}, which is no checkpoint.')
+    return content
+
+
+def forbid_code_in_checkpoints(trust=False):
+    """Have every checkpoint of this process read safely, whatever loads it.
+
+    Args:
+        trust (bool): Whether to do the opposite, and let PyTorch unpickle anything. Defaults to
+            False.
+    """
+    if trust:
+        os.environ['TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'] = '1'
+        return
+    # Where weights_only=True fails, mmengine tries without: PyTorch itself then insists on it.
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    CheckpointLoader.register_scheme(prefixes='', loader=read_checkpoint, force=True)
+
+
+def read_safetensors(path, map_location):
+    """Read a ``.safetensors`` file.
+
+    Args:
+        path (Path): The file.
+        map_location (str): Device to load the tensors to.
+
+    Returns:
+        dict: ``state_dict``, and as ``meta`` the metadata of the file.
+
+    Raises:
+        CheckpointError: If it is damaged, or the library is not installed.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise CheckpointError(
+            f'{path} needs the safetensors library: pip install safetensors.'
+        ) from error
+    try:
+        with safe_open(path, framework='pt', device=str(map_location or 'cpu')) as file:
+            state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return dict(state_dict=state_dict, meta=dict(file.metadata() or {}))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise damaged(path, error) from error
+
+
+def read_pickle(path, map_location):
+    """Read what ``torch.save`` wrote.
+
+    Args:
+        path (Path): The file.
+        map_location (str): Device to load the tensors to.
+
+    Returns:
+        object: Its content.
+
+    Raises:
+        CheckpointError: If it is damaged, or holds objects that could run code.
+    """
+    try:
+        check_sums(path)
+        with allowed_globals():
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        if 'nsupported' not in str(error):
+            raise damaged(path, error) from error
+        raise CheckpointError(
+            f'{path} holds more than weights, and loading it could run code of its author '
+            f'({first_sentence(error)}): ask for plain weights, or give the tools '
+            '--trust-checkpoint if you know where it comes from.'
+        ) from error
+    # What a reader raises at hostile bytes depends on where they are.
+    except Exception as error:
+        raise damaged(path, error) from error
+
+
+def check_sums(path):
+    """Compare the check sums in an archive, which ``torch.load`` does not.
+
+    Args:
+        path (Path): The file; one of before PyTorch 1.6 is no archive and has none.
+
+    Raises:
+        zipfile.BadZipFile: If one differs.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+        if bad:
+            raise zipfile.BadZipFile(f'the check sum of {bad} differs')
+
+
+def allowed_globals():
+    """Let through what mmengine's checkpoints hold, for the length of a ``with`` block.
+
+    Returns:
+        contextlib.AbstractContextManager: The block.
+    """
+    if not hasattr(torch.serialization, 'safe_globals'):
+        # Before PyTorch 2.5 the list cannot be added to, and the log's histories are refused.
+        return contextlib.nullcontext()
+    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+    dtypes = {type(np.dtype(name)) for name in ('int32', 'int64', 'float32', 'float64', 'bool')}
+    numpy_globals = [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar, *dtypes]
+    old_names = [
+        (getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
+        for name in ('_reconstruct', 'scalar')
+        for core in ('core', '_core')
+    ]
+    return torch.serialization.safe_globals(
+        [*numpy_globals, *old_names, HistoryBuffer, (history_method, 'builtins.getattr')]
+    )
+
+
+def history_method(owner, name):
+    """Stand in for ``getattr``, by which pickles name the statistics of a history.
+
+    Args:
+        owner (type): Class that the attribute is asked of.
+        name (str): Name of the attribute.
+
+    Returns:
+        Callable: The method.
+
+    Raises:
+        pickle.UnpicklingError: If it is anything else.
+    """
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise pickle.UnpicklingError(f'Unsupported attribute {name}')
+    return getattr(owner, name)
+
+
+def damaged(path, error):
+    """Make the error of a file that cannot be read to its end.
+
+    Args:
+        path (Path): The file.
+        error (Exception): What its reader raised.
+
+    Returns:
+        CheckpointError: The error.
+    """
+    return CheckpointError(
+        f'{path} is no whole checkpoint ({first_sentence(error)}): download or copy it again.'
+    )
+
+
+def first_sentence(error):
+    """Shorten an error to the first sentence of its message, on one line."""
+    words = ' '.join(str(error).split()) or type(error).__name__
+    return words.split('. ')[0][:200].rstrip('.')

@@ -1,0 +1,30 @@
+"""Errors whose message is one sentence for the user; the tools end with it."""
+
+
+class UserError(ValueError):
+    """What the user gave cannot be used; the message says why and what to do."""
+
+
+class ConfigError(UserError):
+    """A config asks for what is not there or does not fit."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be read, is not safe to read, or does not fit the model."""
+
+
+def shorten(names):
+    """Join names for a message, but not all of very many.
+
+    Args:
+        names (Iterable): The names.
+
+    Returns:
+        str: The first few.
+
+    Example:
+        >>> shorten('abcdefg')
+        'a, b, c, d and 3 more'
+    """
+    names = [str(name) for name in names]
+    return ', '.join(names[:4]) + (f' and {len(names) - 4} more' if len(names) > 4 else '')
