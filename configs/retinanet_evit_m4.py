@@ -7,17 +7,14 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmevit'], allow_failed_imports=False)
 
-train_pipeline = [dict(type='LoadReadableImage'), *_base_.train_pipeline[1:]]
-test_pipeline = [
-    dict(type='LoadReadableImage', on_error='blank'),
-    *_base_.test_pipeline[1:],
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader
-
 model = dict(
-    backbone=dict(_delete_=True, type='EfficientViT', arch='m4', norm_eval=True),
+    backbone=dict(
+        _delete_=True,
+        type='EfficientViT',
+        arch='m4',
+        norm_eval=True,
+        init_cfg=dict(type='Pretrained', checkpoint='evit://m4', prefix='backbone.'),
+    ),
     neck=dict(
         type='EfficientViTFPN', in_channels=[128, 256, 384], start_level=0, num_upsample_levels=1
     ),

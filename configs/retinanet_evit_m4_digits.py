@@ -37,7 +37,7 @@ test_evaluator = val_evaluator
 # Random weights need their batch norm trained and norm layers in neck and head; two cores, a
 # lighter head.
 model = dict(
-    backbone=dict(norm_eval=False),
+    backbone=dict(norm_eval=False, init_cfg=None),
     neck=dict(out_channels=128, norm_cfg=dict(type='BN')),
     bbox_head=dict(
         num_classes=10,

@@ -28,6 +28,7 @@ def test_every_config_is_tested():
 def test_detector_runs_in_loss_predict_and_tensor_mode(name):
     cfg = load(name)
     check_model(cfg.model)
+    cfg.model.backbone.init_cfg = None  # the released weights are not here
     detector = MODELS.build(cfg.model)
     detector.init_weights()
     num_classes = cfg.model.bbox_head.num_classes
@@ -54,6 +55,14 @@ def test_detector_runs_in_loss_predict_and_tensor_mode(name):
         (2, anchors * num_classes, *side) for side in sides
     ]
     assert [tuple(level.shape) for level in boxes] == [(2, anchors * 4, *side) for side in sides]
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_real_configs_start_from_the_released_weights_of_their_arch(arch):
+    backbone = load(f'retinanet_evit_{arch}').model.backbone
+    assert backbone.arch == arch
+    wanted = dict(type='Pretrained', checkpoint=f'evit://{arch}', prefix='backbone.')
+    assert backbone.init_cfg == wanted
 
 
 def test_m4_follows_the_published_recipe():

@@ -52,10 +52,12 @@ def main():
     """Check everything that can be checked first, then evaluate."""
     args = parse_args()
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
-    cfg = load_config(args, needs=('model', 'test_dataloader', 'test_evaluator', 'test_cfg'))
+    splits = ('test',)
+    needs = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg')
+    cfg = load_config(args, splits, needs)
     cfg.load_from = args.checkpoint
     check_checkpoint(args.checkpoint)
-    check_config(cfg, splits=['test'])
+    check_config(cfg, splits)
     if args.amp:
         cfg.test_cfg.fp16 = True
     if args.show or args.show_dir:

@@ -42,10 +42,12 @@ def main():
     """Check everything that can be checked first, then train."""
     args = parse_args()
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
-    cfg = load_config(args, needs=('model', 'train_dataloader', 'optim_wrapper', 'train_cfg'))
+    splits = ('train', 'val')
+    needs = ('model', 'train_dataloader', 'optim_wrapper', 'train_cfg')
+    cfg = load_config(args, splits, needs)
     apply_flags(cfg, args)
     check_checkpoint(cfg.get('load_from'))
-    check_config(cfg, splits=['train', 'val'])
+    check_config(cfg, splits)
     build_runner(cfg).train()
 
 

@@ -1,7 +1,14 @@
 """Everybody's weights: reading them safely, and spelling their names as mmevit does."""
 
+from .converting import convert_checkpoint
 from .loader import load_from_evit
 from .names import convert_names
 from .reading import forbid_code_in_checkpoints, read_checkpoint
 
-__all__ = ['convert_names', 'forbid_code_in_checkpoints', 'load_from_evit', 'read_checkpoint']
+__all__ = [
+    'convert_checkpoint',
+    'convert_names',
+    'forbid_code_in_checkpoints',
+    'load_from_evit',
+    'read_checkpoint',
+]

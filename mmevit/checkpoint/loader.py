@@ -1,5 +1,7 @@
 """``evit://``: weights by name or from a file, in whatever form, wherever OpenMMLab loads some."""
 
+import contextlib
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -75,9 +77,30 @@ def read_weights(path, map_location='cpu'):
         raise CheckpointError(f'{path}: {error}') from error
     meta = checkpoint.get('meta')
     meta = dict(meta) if isinstance(meta, dict) else {}
-    if 'CLASSES' in meta:  # as mmcv 1.x called them
-        meta.setdefault('dataset_meta', dict(classes=meta['CLASSES']))
+    if dataset_meta := find_dataset_meta(meta):
+        meta['dataset_meta'] = dataset_meta
     return dict(meta=meta, state_dict=converted)
+
+
+def find_dataset_meta(meta):
+    """Find the classes in the metadata of a checkpoint, wherever they may be.
+
+    Args:
+        meta (object): The metadata, of mmengine, of mmcv 1.x or of a ``.safetensors`` file.
+
+    Returns:
+        dict: As mmengine has it, with ``classes``; empty if there are none.
+    """
+    meta = meta if isinstance(meta, dict) else {}
+    dataset_meta = meta.get('dataset_meta') or {}
+    if isinstance(dataset_meta, str):
+        with contextlib.suppress(ValueError):
+            dataset_meta = json.loads(dataset_meta)
+    if not isinstance(dataset_meta, dict):
+        dataset_meta = {}
+    if 'CLASSES' in meta:  # as mmcv 1.x called them
+        dataset_meta = dict(classes=meta['CLASSES']) | dataset_meta
+    return dataset_meta
 
 
 def find_state_dict(checkpoint, path):

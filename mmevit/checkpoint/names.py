@@ -297,19 +297,23 @@ def convert_detector(weights, source, target):
     Returns:
         dict[str, Tensor]: The weights under their new names.
     """
-    num_levels = sum('extra_trans_convs' in n or '.upsamples.' in n for n in weights) // 2
+    levels = {
+        int(match[1])
+        for name in weights
+        if (match := re.search(r'^neck\..*(?:extra_trans_convs|upsamples)\.(\d+)\.', name))
+    }
     names = {}
-    for level in range(num_levels):
+    for level in levels:
         # The released 3x3 convolutions are counted from the finest level up.
-        finer = num_levels - 1 - level
+        finer = max(levels) - level
         for ours, released in (
-            (f'neck.fpn_convs.0.upsamples.{level}', f'neck.extra_trans_convs.{level}'),
-            (f'neck.fpn_convs.0.finer_convs.{level}', f'neck.extra_fpn_convs.{finer}'),
+            (f'neck.fpn_convs.0.upsamples.{level}.', f'neck.extra_trans_convs.{level}.'),
+            (f'neck.fpn_convs.0.finer_convs.{level}.', f'neck.extra_fpn_convs.{finer}.'),
         ):
-            module = Module(f'{ours}.conv', f'{released}.conv', '', ())
-            names[getattr(module, source)] = getattr(module, target)
+            spellings = dict(mmevit=ours, released=released)
+            names[spellings[source]] = spellings[target]
     converted = {}
     for name, value in weights.items():
-        module, _, tensor = name.rpartition('.')
-        converted[f'{names.get(module, module)}.{tensor}'] = value
+        prefix = next((prefix for prefix in names if name.startswith(prefix)), '')
+        converted[names.get(prefix, '') + name.removeprefix(prefix)] = value
     return converted

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
 from mmevit.errors import CheckpointError
+
+# What PyTorch says where a file asks for more than weights, rather than being torn.
+FORBIDDEN = r'GLOBAL|Unsupported (class|attribute)|unrecognized function|Can only'
 
 
 def read_checkpoint(path, map_location='cpu'):
@@ -110,7 +114,7 @@ def read_pickle(path, map_location):
         with allowed_globals():
             return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        if 'nsupported' not in str(error):
+        if not re.search(FORBIDDEN, str(error)):
             raise damaged(path, error) from error
         raise CheckpointError(
             f'{path} holds more than weights, and loading it could run code of its author '
@@ -196,4 +200,5 @@ def damaged(path, error):
 def first_sentence(error):
     """Shorten an error to the first sentence of its message, on one line."""
     words = ' '.join(str(error).split()) or type(error).__name__
+    words = words.rpartition('WeightsUnpickler error: ')[2]
     return words.split('. ')[0][:200].rstrip('.')

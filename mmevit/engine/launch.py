@@ -15,6 +15,8 @@ from mmengine.runner import Runner
 
 from mmevit.errors import ConfigError, UserError
 
+from .checks import find_datasets, type_name
+
 
 def common_parser(description):
     """Make a parser with the arguments that mmdet's and mmpretrain's tools share.
@@ -53,11 +55,13 @@ def common_parser(description):
     return parser
 
 
-def load_config(args, needs):
+def load_config(args, splits, needs):
     """Read the config and apply the arguments that the tools share.
 
     Args:
         args (argparse.Namespace): The parsed command line.
+        splits (Sequence[str]): Which of ``'train'``, ``'val'`` and ``'test'`` the tool uses. The
+            others are left as they are, for those who read the config that the work dir keeps.
         needs (Sequence[str]): Settings that the tool cannot do without.
 
     Returns:
@@ -85,10 +89,12 @@ def load_config(args, needs):
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = os.path.join('work_dirs', Path(args.config).stem)
-    for split in ('train', 'val', 'test'):
+    for split in splits:
         dataloader = cfg.get(f'{split}_dataloader')
         if dataloader is None:
             continue
+        for dataset in find_datasets(dataloader.dataset):
+            load_readable_images(dataset, on_error='skip' if split == 'train' else 'blank')
         # mmpretrain's configs count on its tools for this; mmdet's say it themselves.
         if cfg.get('default_scope') == 'mmpretrain':
             dataloader.setdefault('pin_memory', True)
@@ -97,6 +103,21 @@ def load_config(args, needs):
         if args.no_pin_memory:
             dataloader.pin_memory = False
     return cfg
+
+
+def load_readable_images(dataset, on_error):
+    """Have a data set survive images that cannot be read.
+
+    Args:
+        dataset (ConfigDict): Config of a data set, whose pipeline is replaced.
+        on_error (str): What becomes of such an image, see :class:`LoadReadableImage`.
+    """
+    if 'pipeline' in dataset:
+        readable = dict(type='LoadReadableImage', on_error=on_error)
+        dataset.pipeline = [
+            {**step, **readable} if type_name(step) == 'LoadImageFromFile' else step
+            for step in dataset.pipeline
+        ]
 
 
 def check_checkpoint(path):

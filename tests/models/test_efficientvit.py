@@ -10,6 +10,7 @@ from torch.export import Dim
 from torch.fx.experimental import _config as symbolic_shapes
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmevit.checkpoint import convert_names
 from mmevit.models import EfficientViT
 
 ARCHS = ('m0', 'm1', 'm2', 'm3', 'm4', 'm5')
@@ -59,44 +60,13 @@ def test_macs_at_high_resolution_equal_the_papers_windows(image_size, mega_macs)
     assert round(count_mega_macs(make_classifier('m5', image_size), image_size)) == mega_macs
 
 
-def timm_name(name):
-    """Spell the name of one of our parameters as timm does."""
-    name = re.sub(r'^stem\.(\d)', lambda m: f'patch_embed.conv{int(m[1]) // 2 + 1}', name)
-    name = re.sub(r'^stages\.0\.(\d)', r'stages.0.blocks.\1', name)
-    name = re.sub(r'^stages\.([12])\.0\.', r'stages.\1.downsample.', name)
-    name = re.sub(
-        r'^stages\.([12])\.(\d)\.', lambda m: f'stages.{m[1]}.blocks.{int(m[2]) - 1}.', name
-    )
-    if 'downsample' in name:
-        for number in '01':
-            part = int(number) + 1
-            name = name.replace(f'.depthwise{number}.', f'.res{part}.0.m.')
-            name = name.replace(f'.ffn{number}.branch.', f'.res{part}.1.m.')
-        name = name.replace('downsample.expand.', 'downsample.patchmerge.conv1.')
-        name = name.replace('downsample.downsample.', 'downsample.patchmerge.conv2.')
-        name = name.replace('downsample.reduce.', 'downsample.patchmerge.conv3.')
-        name = name.replace('squeeze_excite.reduce', 'patchmerge.se.fc1')
-        name = name.replace('squeeze_excite.expand', 'patchmerge.se.fc2')
-    name = re.sub(r'depthwise(\d)', r'dw\1.m', name)
-    name = re.sub(r'ffn(\d)\.branch', r'ffn\1.m', name)
-    name = re.sub(r'\.expand\.(conv|norm)', r'.pw1.\1', name)
-    name = re.sub(r'\.reduce\.(conv|norm)', r'.pw2.\1', name)
-    name = name.replace('attention.branch.attention', 'mixer.m.attn')
-    name = name.replace('query_convs', 'dws').replace('proj', 'proj.1')
-    return name.replace('.norm.', '.bn.')
-
-
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=['float64', 'float32'])
 @pytest.mark.parametrize('arch', ARCHS)
 def test_maps_and_gradients_equal_timms(arch, dtype, randomised):
     tolerance = 1e-10 if dtype == torch.float64 else 1e-5
     ours = randomised(arch, window_sizes=(7, 7, 4)).eval()
     reference = timm.create_model(f'efficientvit_{arch}', num_classes=0).eval()
-    weights = {timm_name(name): value for name, value in ours.state_dict().items()}
-    assert not reference.load_state_dict(weights, strict=False).unexpected_keys
-    assert reference.state_dict().keys() - weights.keys() <= {
-        name for name in reference.state_dict() if 'attention_bias_idxs' in name or 'head' in name
-    }
+    reference.load_state_dict(convert_names(ours.state_dict(), 'timm'))
     ours.to(dtype)
     reference.to(dtype)
 
@@ -113,8 +83,9 @@ def test_maps_and_gradients_equal_timms(arch, dtype, randomised):
     for actual, wanted in zip(maps, expected, strict=True):
         assert relative_error(actual, wanted) < tolerance
     gradients = dict(reference.named_parameters())
-    for name, parameter in ours.named_parameters():
-        wanted = gradients[timm_name(name)].grad
+    parameters = convert_names(ours.state_dict(keep_vars=True), 'timm')
+    for name, reference_parameter in gradients.items():
+        parameter, wanted = parameters[name], reference_parameter.grad
         # A gradient that is a sum to zero, such as of a bias before batch norm, has no relative
         # error of its own: the largest of the model is the measure then.
         scale = max(wanted.abs().max(), 1e-3 * max(g.grad.abs().max() for g in gradients.values()))

@@ -14,7 +14,7 @@ model = dict(
 )
 data_preprocessor = dict(num_classes=10, mean=[127.5] * 3, std=[127.5] * 3)
 pipeline = [
-    dict(type='LoadReadableImage'),
+    dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=64),
     dict(type='PackInputs'),
 ]

@@ -1,0 +1,128 @@
+"""Convert checkpoint files between the forms of mmevit, the authors and timm."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+
+from mmevit.errors import CheckpointError
+from mmevit.models.efficientvit import likely_arch
+from mmevit.version import __version__
+
+from .loader import find_dataset_meta, find_state_dict
+from .names import convert_names
+from .reading import read_checkpoint
+
+
+def convert_checkpoint(source, destination, form):
+    """Convert a checkpoint file; the tensors stay bit for bit what they are.
+
+    Args:
+        source (str | Path): ``.pth`` or ``.safetensors``, of any form.
+        destination (str | Path): ``.pth`` or ``.safetensors``, to be written.
+        form (str): ``'mmevit'``, ``'released'`` or ``'timm'``.
+
+    Returns:
+        dict: The metadata that was written.
+
+    Raises:
+        CheckpointError: If the source cannot be read or recognised, has missing or surplus names,
+            or the destination is of another kind or cannot be written.
+    """
+    source, destination = Path(source), Path(destination)
+    if destination.suffix not in ('.pth', '.safetensors'):
+        raise CheckpointError(f'{destination} must end in .pth or .safetensors.')
+    checkpoint = read_checkpoint(source)
+    state_dict = find_state_dict(checkpoint, source)
+    try:
+        ours = convert_names(state_dict, 'mmevit')
+        converted = convert_names(ours, form)
+    except CheckpointError as error:
+        raise CheckpointError(f'{source}: {error}') from error
+    meta = describe(source, checkpoint.get('meta'), ours)
+    with written_whole(destination) as path:
+        if destination.suffix == '.safetensors':
+            write_safetensors(converted, meta, path)
+        elif form == 'mmevit':
+            torch.save(dict(meta=meta, state_dict=converted), path)
+        else:
+            # As the authors publish them; timm's own loading finds weights there too.
+            torch.save(dict(model=converted, meta=meta), path)
+    return meta
+
+
+def describe(source, meta, weights):
+    """Say where weights come from and what they are of.
+
+    Args:
+        source (Path): The file that they were in.
+        meta (object): Metadata that were in it, of which the classes are kept.
+        weights (dict[str, Tensor]): The weights in mmevit's names.
+
+    Returns:
+        dict: ``arch``, ``dataset_meta`` if the classes are known, ``source``, ``sha256`` of the
+        source, and ``mmevit_version``.
+    """
+    backbone = {
+        name.removeprefix('backbone.'): weight
+        for name, weight in weights.items()
+        if name.startswith('backbone.')
+    }
+    described = dict(
+        arch=likely_arch(backbone) or 'custom',
+        source=source.name,
+        sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+        mmevit_version=__version__,
+    )
+    if dataset_meta := find_dataset_meta(meta):
+        described['dataset_meta'] = dataset_meta
+    return described
+
+
+@contextlib.contextmanager
+def written_whole(destination):
+    """Give a path to write to, which takes the place of ``destination`` if that succeeds.
+
+    Args:
+        destination (Path): The file to be.
+
+    Yields:
+        Path: A file in the same folder.
+
+    Raises:
+        CheckpointError: If the folder cannot be written to.
+    """
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
+            part = Path(folder, destination.name)
+            yield part
+            os.replace(part, destination)
+    except OSError as error:
+        raise CheckpointError(f'{destination} cannot be written ({error}).') from error
+
+
+def write_safetensors(weights, meta, path):
+    """Write weights as ``.safetensors``, whose metadata are strings alone.
+
+    Args:
+        weights (dict[str, Tensor]): The weights.
+        meta (dict): Metadata.
+        path (Path): The file.
+
+    Raises:
+        CheckpointError: If the library is not installed.
+    """
+    try:
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise CheckpointError(
+            f'{path.name} needs the safetensors library: pip install safetensors.'
+        ) from error
+    weights = {name: weight.contiguous() for name, weight in weights.items()}
+    meta = {name: v if isinstance(v, str) else json.dumps(v) for name, v in meta.items()}
+    save_file(weights, path, metadata=meta)
