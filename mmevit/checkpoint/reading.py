@@ -118,7 +118,7 @@ def read_pickle(path, map_location):
             raise damaged(path, error) from error
         raise CheckpointError(
             f'{path} holds more than weights, and loading it could run code of its author '
-            f'({first_sentence(error)}): ask for plain weights, or give the tools '
+            f'({forbidden_name(error)}): ask for plain weights, or give the tools '
             '--trust-checkpoint if you know where it comes from.'
         ) from error
     # What a reader raises at hostile bytes depends on where they are.
@@ -201,4 +201,17 @@ def first_sentence(error):
     """Shorten an error to the first sentence of its message, on one line."""
     words = ' '.join(str(error).split()) or type(error).__name__
     words = words.rpartition('WeightsUnpickler error: ')[2]
-    return words.split('. ')[0][:200].rstrip('.')
+    return re.split(r'\. | Check the doc', words)[0][:200].rstrip('.')
+
+
+def forbidden_name(error):
+    """Find what a file asks for in the error that refuses it.
+
+    Args:
+        error (pickle.UnpicklingError): What PyTorch raised.
+
+    Returns:
+        str: The name of a function or a class, or else the error's first sentence.
+    """
+    match = re.search(r'GLOBAL (?!was)([\w.]+)', ' '.join(str(error).split()))
+    return f'it asks for {match[1]}' if match else first_sentence(error)

@@ -211,7 +211,8 @@ class EfficientViT(BaseModule):
             for name, weight in state_dict.items()
             if name.startswith(prefix)
         }
-        if given:
+        # As a part of a model it may be left out of what is loaded.
+        if given or not prefix:
             self._check_weights(given)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -2,7 +2,7 @@ import json
 import pickle
 import shutil
 import socket
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import mmengine
 import pytest
@@ -12,6 +12,8 @@ from mmengine.config import Config
 from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from mmevit.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/retinanet_evit_m4_digits.py'
@@ -39,8 +41,11 @@ def trained(digits, tmp_path_factory, run_tool):
     (root / 'train/000003.png').write_bytes(b'torn')
     (root / 'val/000002.png').write_bytes(b'')
     work_dir = tmp_path_factory.mktemp('work')
+    config = tmp_path_factory.mktemp('configs') / 'averaged.py'
+    hooks = "custom_hooks = [dict(type='TrainingCurveHook'), dict(type='EMAHook')]"
+    config.write_text(f'_base_ = {str(ROOT / CONFIG)!r}\n{hooks}\n')
     options = [*TINY, *data_options(root), 'train_dataloader.batch_size=4']
-    train = ['tools/train.py', CONFIG, '--work-dir', work_dir]
+    train = ['tools/train.py', config, '--work-dir', work_dir]
     first = run_tool(*train, '--cfg-options', *options, 'train_cfg.max_epochs=1')
     assert first.returncode == 0, first.stdout
     second = run_tool(
@@ -56,16 +61,20 @@ def trained(digits, tmp_path_factory, run_tool):
 
 def test_training_leaves_checkpoint_log_and_curve(trained):
     work_dir, _, _, _ = trained
-    checkpoint = torch.load((work_dir / 'last_checkpoint').read_text(), weights_only=False)
+    checkpoint = read_checkpoint((work_dir / 'last_checkpoint').read_text())
     assert checkpoint['meta']['epoch'] == 2
     assert len(list(work_dir.glob('*/*.log'))) == 2
     assert Image.open(work_dir / 'curves.png').size == (1440, 540)
 
 
-def test_resume_goes_on_where_training_was(trained):
-    _, _, first, second = trained
+def test_resume_goes_on_where_training_was_with_averages_optimizer_and_log(trained):
+    work_dir, _, first, second = trained
     assert 'Epoch(train) [1]' in first and 'Epoch(train) [2]' not in first
     assert 'Epoch(train) [1]' not in second and 'resumed epoch: 1' in second
+    checkpoint = read_checkpoint((work_dir / 'last_checkpoint').read_text())
+    assert checkpoint['ema_state_dict']['steps'] == 8
+    assert {int(state['step']) for state in checkpoint['optimizer']['state'].values()} == {8}
+    assert len(checkpoint['message_hub']['log_scalars']['train/loss'].data[0]) == 8
 
 
 def test_corrupt_images_do_not_end_training_and_are_named(trained):
@@ -306,3 +315,34 @@ def test_slurm_script_hands_its_arguments_to_srun(tmp_path, run_tool):
     arguments = result.stdout.splitlines()
     assert arguments[:4] == ['-p', 'part', '--job-name=job', '--gres=gpu:4']
     assert arguments[-6:] == ['a.py', '--work-dir', 'w d', '--launcher', 'slurm', '--amp']
+
+
+def test_a_checkpoint_of_another_model_is_not_evaluated_in_part(trained, digits, run_tool):
+    work_dir, _, _, _ = trained
+    checkpoint = (work_dir / 'last_checkpoint').read_text()
+    options = [*TINY, *data_options(digits), 'model.bbox_head.stacked_convs=3']
+    result = run_tool('tools/test.py', CONFIG, checkpoint, '--cfg-options', *options, cwd=ROOT)
+    assert result.returncode == 1 and 'Traceback' not in result.stdout
+    (sentence,) = [line for line in result.stdout.splitlines() if line.startswith('error: ')]
+    assert 'lacks bbox_head.cls_convs.2' in sentence
+
+
+def test_convert_tells_what_it_wrote_and_trust_lets_anything_load(trained, run_tool, tmp_path):
+    work_dir, root, _, _ = trained
+    checkpoint = (work_dir / 'last_checkpoint').read_text()
+    out = tmp_path / 'released.pth'
+    result = run_tool('tools/convert_checkpoint.py', checkpoint, out, '--to', 'released')
+    assert result.returncode == 0, result.stdout
+    assert f'{out}: released form, arch m0, from epoch_2.pth.' in result.stdout
+    content = read_checkpoint(out)
+    assert 'neck.extra_trans_convs.0.conv.weight' in content['model']
+    assert content['meta']['dataset_meta']['classes'] == tuple('0123456789')
+
+    own = read_checkpoint(checkpoint)
+    torch.save(own | dict(note=PurePosixPath('x')), tmp_path / 'odd.pth')
+    options = ['--cfg-options', *TINY, *data_options(root)]
+    test = ['tools/test.py', CONFIG, tmp_path / 'odd.pth', '--work-dir', tmp_path]
+    result = run_tool(*test, *options)
+    assert result.returncode == 1 and '--trust-checkpoint' in result.stdout
+    result = run_tool(*test, '--trust-checkpoint', *options)
+    assert result.returncode == 0, result.stdout

@@ -1,0 +1,196 @@
+"""Fifty files that are damaged or would run code, through every way in."""
+
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from making import as_released, make_timm
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader, load_checkpoint
+from safetensors.torch import save_file
+
+from mmevit.checkpoint import (
+    convert_checkpoint,
+    forbid_code_in_checkpoints,
+    load_from_evit,
+    read_checkpoint,
+)
+from mmevit.errors import CheckpointError
+from mmevit.models import EfficientViT
+
+
+class Reduce:
+    """Pickles as a call of any function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def touching(marker):
+    """Objects that would make the marker when they are unpickled."""
+    command = f'touch {marker}'
+    yield 'system', Reduce(os.system, command)
+    yield 'eval', Reduce(eval, f'open({str(marker)!r}, "w")')
+    yield 'exec', Reduce(exec, f'open({str(marker)!r}, "w")')
+    yield 'open', Reduce(open, str(marker), 'w')
+    yield 'popen', Reduce(os.popen, command)
+    yield 'getattr', Reduce(getattr, dict, 'update')
+    yield 'history', Reduce(getattr, HistoryBuffer, '__init__')
+    yield 'array', np.array([Reduce(os.system, command)], dtype=object)
+    yield 'nested', dict(deep=[dict(state=(Reduce(os.system, command),))])
+
+
+def hostile_files(folder, marker):
+    weights = as_released(make_timm('m0'))
+    for name, evil in touching(marker):
+        torch.save(dict(model=weights, meta=evil), folder / f'meta_{name}.pth')
+        torch.save(dict(model=weights | {'head.x': evil}), folder / f'weight_{name}.pth')
+        (folder / f'bare_{name}.pth').write_bytes(pickle.dumps(evil))
+        torch.save(evil, folder / f'legacy_{name}.pth', _use_new_zipfile_serialization=False)
+
+
+def damaged_files(folder):
+    weights = as_released(make_timm('m0'))
+    torch.save(dict(model=weights), folder / 'whole.pth')
+    save_file(weights, folder / 'whole.safetensors')
+    for suffix in ('.pth', '.safetensors'):
+        content = (folder / f'whole{suffix}').read_bytes()
+        (folder / f'whole{suffix}').unlink()
+        for share in (0, 1e-5, 0.001, 0.1, 0.5, 0.9, 0.999):
+            (folder / f'cut_{share}{suffix}').write_bytes(content[: int(len(content) * share)])
+    whole = len(content)
+    torch.save(dict(model=weights), folder / 'whole.pth')
+    content = bytearray((folder / 'whole.pth').read_bytes())
+    (folder / 'whole.pth').unlink()
+    for place in (0, 30, 100, whole // 3, whole // 2, 2 * whole // 3):
+        flipped = content.copy()
+        flipped[place : place + 4] = bytes(255 - byte for byte in flipped[place : place + 4])
+        (folder / f'flipped_{place}.pth').write_bytes(flipped)
+    (folder / 'text.pth').write_text('<html>sign in</html>')
+    (folder / 'text.safetensors').write_text('<html>sign in</html>')
+    (folder / 'zeros.pth').write_bytes(bytes(10000))
+    for name, value in dict(list=[1, 2], tensor=torch.ones(3), empty={}, number=7).items():
+        torch.save(value, folder / f'kind_{name}.pth')
+    torch.save(dict(state_dict=dict(a='b')), folder / 'kind_strings.pth')
+    torch.save(dict(model={1: torch.ones(1)}), folder / 'kind_numbers.pth')
+    torch.save(dict(resnet=torch.ones(3)), folder / 'kind_other.pth')
+    with zipfile.ZipFile(folder / 'archive.pth', 'w') as archive:
+        archive.writestr('readme.txt', 'no weights')
+    (folder / 'folder.pth').mkdir()
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('files')
+    marker = tmp_path_factory.mktemp('marker') / 'ran'
+    hostile_files(folder, marker)
+    damaged_files(folder)
+    return sorted(folder.iterdir()), marker
+
+
+@pytest.fixture
+def safe_process(monkeypatch):
+    """A process in which the tools' guard is up, for the length of a test."""
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
+    forbid_code_in_checkpoints()
+
+
+def load_by_init_cfg(path):
+    init_cfg = dict(type='Pretrained', checkpoint=f'evit://{path}', prefix='backbone.')
+    EfficientViT('m0', init_cfg=init_cfg).init_weights()
+
+
+WAYS_IN = dict(
+    evit=lambda path: load_from_evit(f'evit://{path}'),
+    convert=lambda path: convert_checkpoint(path, f'{path}.converted.pth', 'mmevit'),
+    init_cfg=load_by_init_cfg,
+    load_checkpoint=lambda path: load_checkpoint(EfficientViT('m0'), str(path)),
+)
+
+
+@pytest.mark.parametrize('way', WAYS_IN)
+def test_no_file_of_fifty_runs_code_and_each_ends_in_one_sentence(files, way, safe_process):
+    paths, marker = files
+    assert len(paths) >= 50
+    for path in paths:
+        with pytest.raises(CheckpointError) as caught:
+            WAYS_IN[way](path)
+        assert '\n' not in str(caught.value), path
+        assert not marker.exists(), path
+    assert sorted(paths[0].parent.iterdir()) == paths  # nothing half written
+
+
+def test_the_same_files_would_run_code_without_the_guard(tmp_path):
+    marker = tmp_path / 'ran'
+    hostile_files(tmp_path, marker)
+    for path in ('meta_system', 'bare_eval', 'legacy_nested', 'weight_array'):
+        marker.unlink(missing_ok=True)
+        with (tmp_path / f'{path}.pth').open('rb') as file:
+            load = pickle.load if path.startswith('bare') else torch.load
+            load(file, **({} if path.startswith('bare') else dict(weights_only=False)))
+        assert marker.exists(), path
+
+
+def test_hostile_files_are_told_from_damaged_ones(files):
+    paths, _ = files
+    for path in paths:
+        with pytest.raises(CheckpointError) as caught:
+            load_from_evit(f'evit://{path}')
+        if path.name.startswith('bare_'):
+            continue  # in a protocol that PyTorch does not read, whatever is in it
+        is_hostile = path.name.startswith(('meta_', 'weight_', 'legacy_'))
+        assert ('could run code' in str(caught.value)) == is_hostile, (path, caught.value)
+        if 'system' in path.name:
+            assert '(it asks for posix.system)' in str(caught.value)
+
+
+def test_what_mmengine_keeps_beside_weights_is_read(tmp_path):
+    history = HistoryBuffer([1.0, 2.0, 3.0], [1, 1, 1])
+    torch.save(dict(message_hub=dict(log_scalars=dict(loss=history))), tmp_path / 'own.pth')
+    loaded = read_checkpoint(tmp_path / 'own.pth')['message_hub']['log_scalars']['loss']
+    assert loaded.data[0].tolist() == [1.0, 2.0, 3.0] and loaded.mean() == 2.0
+
+
+CONFIG = 'configs/retinanet_evit_m4_digits.py'
+
+
+@pytest.mark.parametrize(
+    ('tool', 'name'),
+    [
+        ('test', 'meta_system.pth'),
+        ('resume', 'weight_eval.pth'),
+        ('resume', 'cut_0.5.pth'),
+        ('load_from', 'text.pth'),
+        ('convert', 'bare_system.pth'),
+        ('convert', 'cut_0.9.safetensors'),
+    ],
+)
+def test_tools_refuse_in_one_sentence(files, tool, name, digits, run_tool, tmp_path):
+    paths, marker = files
+    (path,) = [path for path in paths if path.name == name]
+    data = [
+        *(f'{split}_dataloader.dataset.data_root={digits}' for split in ('train', 'val', 'test')),
+        *(
+            f'{split}_evaluator.ann_file={digits}/annotations/instances_val.json'
+            for split in ('val', 'test')
+        ),
+    ]
+    options = ['--work-dir', tmp_path, '--cfg-options', *data]
+    command = dict(
+        test=['tools/test.py', CONFIG, path, *options],
+        resume=['tools/train.py', CONFIG, '--resume', path, *options],
+        load_from=['tools/train.py', CONFIG, *options, f'load_from={path}'],
+        convert=['tools/convert_checkpoint.py', path, tmp_path / 'out.pth', '--to', 'timm'],
+    )[tool]
+    result = run_tool(*command)
+    assert result.returncode == 1
+    assert result.stdout.strip().splitlines()[-1].startswith('error: ')
+    assert 'Traceback' not in result.stdout
+    assert not marker.exists() and not (tmp_path / 'out.pth').exists()
