@@ -230,24 +230,23 @@ class EfficientViT(BaseModule):
         ]
         problems = {'lack': missing, 'have besides': surplus, 'have in another shape': misshapen}
         found = [f'{what} {shorten(names)}' for what, names in problems.items() if names]
-        if not found:
-            return
-        hints = {
-            'the weights are folded: build the model with deploy=True': 'stem.0.norm.weight'
-            in missing
-            and 'stem.0.conv.bias' in given,
-            'the weights are not folded: build the model without deploy, load, and call '
-            'switch_to_deploy()': 'stem.0.norm.weight' in surplus,
-            "the weights are of a whole model: give prefix='backbone.' beside checkpoint in "
-            'init_cfg': 'backbone.stem.0.conv.weight' in given,
-        }
+        if found:
+            raise CheckpointError(
+                f'The weights do not fit this model: they {"; ".join(found)}; '
+                f'{self._explain_misfit(given)}.'
+            )
+
+    def _explain_misfit(self, given):
+        if 'backbone.stem.0.conv.weight' in given:
+            return (
+                "they are of a whole model: give prefix='backbone.' beside checkpoint in init_cfg"
+            )
+        if 'stem.0.conv.bias' in given and not self.deploy:
+            return 'they are folded: build the model with deploy=True'
+        if 'stem.0.norm.weight' in given and self.deploy:
+            return 'they are not folded: build without deploy, load, and call switch_to_deploy()'
         arch = likely_arch(given)
-        hint = next((text for text, applies in hints.items() if applies), None) or (
-            f'they look like those of arch={arch!r}' if arch else 'they are of none of the archs'
-        )
-        raise CheckpointError(
-            f'The weights do not fit this model: they {"; ".join(found)}; {hint}.'
-        )
+        return f'they look like those of arch={arch!r}' if arch else 'they are of none of the archs'
 
     @staticmethod
     def _takes(name, given, own):

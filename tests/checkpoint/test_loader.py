@@ -197,6 +197,11 @@ def test_weights_that_do_not_fit_are_never_loaded_in_part(weights, parts, by, tm
     assert all(value.equal(before[name]) for name, value in backbone.state_dict().items())
 
 
+def test_unfolded_weights_are_not_loaded_into_the_folded_form():
+    with pytest.raises(CheckpointError, match='not folded: .* switch_to_deploy'):
+        EfficientViT('m0', deploy=True).load_state_dict(EfficientViT('m0').state_dict())
+
+
 def test_stages_that_are_not_built_need_not_be_loaded():
     EfficientViT('m0', out_indices=(0, 1)).load_state_dict(
         EfficientViT('m0').state_dict(), strict=False

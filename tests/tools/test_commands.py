@@ -87,9 +87,9 @@ def test_corrupt_images_do_not_end_training_and_are_named(trained):
 def evaluate(trained, digits, run_tool):
     """Run tools/test.py on the trained detector and whole data, or on other data."""
     work_dir, _, _, _ = trained
-    checkpoint = (work_dir / 'last_checkpoint').read_text()
+    own_checkpoint = (work_dir / 'last_checkpoint').read_text()
 
-    def run(*flags, root=digits, options=()):
+    def run(*flags, checkpoint=own_checkpoint, root=digits, options=()):
         options = [*TINY, *data_options(root), 'model.test_cfg.score_thr=0.01', *options]
         test = ['tools/test.py', CONFIG, checkpoint, '--work-dir', work_dir, *flags]
         result = run_tool(*test, '--cfg-options', *options)
@@ -327,8 +327,10 @@ def test_a_checkpoint_of_another_model_is_not_evaluated_in_part(trained, digits,
     assert 'lacks bbox_head.cls_convs.2' in sentence
 
 
-def test_convert_tells_what_it_wrote_and_trust_lets_anything_load(trained, run_tool, tmp_path):
-    work_dir, root, _, _ = trained
+def test_what_convert_writes_gives_the_same_predictions_by_evit(
+    trained, predictions, evaluate, run_tool, tmp_path
+):
+    work_dir, _, _, _ = trained
     checkpoint = (work_dir / 'last_checkpoint').read_text()
     out = tmp_path / 'released.pth'
     result = run_tool('tools/convert_checkpoint.py', checkpoint, out, '--to', 'released')
@@ -338,7 +340,15 @@ def test_convert_tells_what_it_wrote_and_trust_lets_anything_load(trained, run_t
     assert 'neck.extra_trans_convs.0.conv.weight' in content['model']
     assert content['meta']['dataset_meta']['classes'] == tuple('0123456789')
 
-    own = read_checkpoint(checkpoint)
+    evaluate('--out', tmp_path / 'evit.pkl', checkpoint=f'evit://{out}')
+    for name, instances in load_predictions(tmp_path / 'evit.pkl').items():
+        assert instances['bboxes'].equal(predictions[name]['bboxes'])
+        assert instances['scores'].equal(predictions[name]['scores'])
+
+
+def test_trust_lets_a_checkpoint_load_that_holds_more_than_weights(trained, run_tool, tmp_path):
+    work_dir, root, _, _ = trained
+    own = read_checkpoint((work_dir / 'last_checkpoint').read_text())
     torch.save(own | dict(note=PurePosixPath('x')), tmp_path / 'odd.pth')
     options = ['--cfg-options', *TINY, *data_options(root)]
     test = ['tools/test.py', CONFIG, tmp_path / 'odd.pth', '--work-dir', tmp_path]
