@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from mmevit.errors import CheckpointError
 from mmevit.models.efficientvit import likely_arch
@@ -113,16 +114,7 @@ def write_safetensors(weights, meta, path):
         weights (dict[str, Tensor]): The weights.
         meta (dict): Metadata.
         path (Path): The file.
-
-    Raises:
-        CheckpointError: If the library is not installed.
     """
-    try:
-        from safetensors.torch import save_file
-    except ImportError as error:
-        raise CheckpointError(
-            f'{path.name} needs the safetensors library: pip install safetensors.'
-        ) from error
     weights = {name: weight.contiguous() for name, weight in weights.items()}
     meta = {name: v if isinstance(v, str) else json.dumps(v) for name, v in meta.items()}
     save_file(weights, path, metadata=meta)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from safetensors import SafetensorError, safe_open
 
 from mmevit.errors import CheckpointError
 
@@ -80,14 +81,8 @@ def read_safetensors(path, map_location):
         dict: ``state_dict``, and as ``meta`` the metadata of the file.
 
     Raises:
-        CheckpointError: If it is damaged, or the library is not installed.
+        CheckpointError: If it is damaged.
     """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise CheckpointError(
-            f'{path} needs the safetensors library: pip install safetensors.'
-        ) from error
     try:
         with safe_open(path, framework='pt', device=str(map_location or 'cpu')) as file:
             state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
