@@ -353,8 +353,10 @@ def check_classes(dataset, content, ann_file):
     """
     from mmdet.datasets import CocoDataset
 
-    classes = (dataset.get('metainfo') or CocoDataset.METAINFO).get('classes', ())
-    classes = [classes] if isinstance(classes, str) else classes
+    metainfo = CocoDataset.METAINFO | (dataset.get('metainfo') or {})
+    classes = metainfo['classes']
+    if isinstance(classes, str):  # the name of a file that lists them
+        return
     names = [category['name'] for category in content['categories']]
     if not set(classes) & set(names):
         raise ConfigError(

@@ -126,6 +126,16 @@ def test_wrapped_and_joined_data_sets_are_looked_into(cfg, copy):
     expect_sentence(cfg, copy / 'annotations/instances_train.json')
 
 
+def test_classes_from_a_file_or_of_the_data_set_itself_are_mmdets_business(cfg, copy):
+    cfg.train_dataloader.dataset.metainfo = dict(classes='classes.txt')
+    check_config(cfg, splits=['train'])
+    path = copy / 'annotations/instances_train.json'
+    path.write_text(path.read_text().replace('"name": "3"', '"name": "dog"'))
+    cfg = make_cfg(copy)
+    cfg.train_dataloader.dataset.metainfo = dict(palette=[(0, 0, 0)])
+    check_config(cfg, splits=['train'])
+
+
 @pytest.mark.parametrize('name', ['XMLDataset', 'CrowdHumanDataset', 'MyDataset'])
 def test_annotations_of_other_data_sets_are_not_taken_for_coco(copy, name):
     (copy / 'annotations/instances_train.json').write_text(json.dumps(dict(data_list=[])))
