@@ -2,6 +2,7 @@
 
 from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.engine import ConfigError, check_config
+from mmevit.engine.checks import type_name
 from mmevit.engine.launch import (
     build_runner,
     check_checkpoint,
@@ -62,7 +63,8 @@ def apply_flags(cfg, args):
         ConfigError: If the config lacks what a flag needs.
     """
     if args.amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        is_adaptive = type_name(cfg.optim_wrapper).startswith('AdaptiveClip')
+        cfg.optim_wrapper.type = 'AdaptiveClipAmpOptimWrapper' if is_adaptive else 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.resume is not None:
         cfg.resume = True

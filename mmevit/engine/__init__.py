@@ -4,10 +4,13 @@ from importlib.util import find_spec
 
 from mmevit.errors import CheckpointError, ConfigError
 
+from .adaptive_clipping import AdaptiveClipAmpOptimWrapper, AdaptiveClipOptimWrapper
 from .checks import check_config
 from .hooks import TrainingCurveHook, WholeCheckpointHook
 
 __all__ = [
+    'AdaptiveClipAmpOptimWrapper',
+    'AdaptiveClipOptimWrapper',
     'CheckpointError',
     'ConfigError',
     'TrainingCurveHook',

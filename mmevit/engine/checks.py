@@ -116,9 +116,10 @@ def check_mixed_precision(cfg):
     Raises:
         ConfigError: If there is none.
     """
-    if get_device() == 'cpu' and type_name(cfg.get('optim_wrapper', {})) == 'AmpOptimWrapper':
+    wrapper = type_name(cfg.get('optim_wrapper', {}))
+    if get_device() == 'cpu' and wrapper.endswith('AmpOptimWrapper'):
         raise ConfigError(
-            'Mixed precision (--amp or AmpOptimWrapper) asks for a GPU, but PyTorch sees none: '
+            f'Mixed precision (--amp or {wrapper}) asks for a GPU, but PyTorch sees none: '
             'leave it out to run on the CPU.'
         )
 

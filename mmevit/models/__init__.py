@@ -13,5 +13,6 @@ if find_spec('mmdet'):
     __all__ += ['EfficientViTFPN']
 if find_spec('mmpretrain'):
     from .cls_head import EfficientViTClsHead
+    from .distillation import DistilledImageClassifier
 
-    __all__ += ['EfficientViTClsHead']
+    __all__ += ['DistilledImageClassifier', 'EfficientViTClsHead']

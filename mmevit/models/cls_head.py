@@ -9,28 +9,71 @@ from mmpretrain.models.heads import LeViTClsHead
 
 @MODELS.register_module()
 class EfficientViTClsHead(LeViTClsHead):
-    """Batch norm and a linear layer on pooled features; mmpretrain's head, but without surprises.
+    """Batch norm and a linear layer on pooled features; mmpretrain's head, but it trains any way.
 
-    Weights for another number of classes leave the head as it was initialised, with a warning.
+    With a second head for distillation, the scores are the mean of the two. Trained on labels
+    alone, as in fine-tuning, both learn from them through that mean; with a teacher,
+    :class:`DistilledImageClassifier` gives each its own loss. Weights for another number of
+    classes leave the head as it was initialised, with a warning.
 
     Args:
         num_classes (int): Number of classes. Defaults to 1000.
         in_channels (int): Channels of the pooled features.
-        distillation (bool): Whether there is a second such head, the two averaged at test time.
+        distillation (bool): Whether there is a second such head, to learn from a teacher.
             Defaults to False.
+        init_cfg (dict, optional): Config of the initialisation. Defaults to a truncated normal
+            distribution of standard deviation 0.02 for the linear layers.
         **kwargs: The other arguments of :class:`mmpretrain.models.heads.LeViTClsHead`.
 
     Example:
         >>> import torch
-        >>> head = EfficientViTClsHead(num_classes=10, in_channels=192).eval()
+        >>> head = EfficientViTClsHead(num_classes=10, in_channels=192, distillation=True)
         >>> head((torch.rand(2, 192),)).shape
         torch.Size([2, 10])
     """
 
-    def __init__(self, num_classes=1000, in_channels=None, distillation=False, **kwargs):
+    def __init__(
+        self,
+        num_classes=1000,
+        in_channels=None,
+        distillation=False,
+        init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02),
+        **kwargs,
+    ):
         super().__init__(
-            num_classes=num_classes, in_channels=in_channels, distillation=distillation, **kwargs
+            num_classes=num_classes,
+            in_channels=in_channels,
+            distillation=distillation,
+            init_cfg=init_cfg,
+            **kwargs,
         )
+
+    def forward(self, feats):
+        """Score the classes, in training and evaluation alike.
+
+        Args:
+            feats (tuple[Tensor]): Pooled features, of which the last, (N, in_channels), is taken.
+
+        Returns:
+            Tensor: (N, num_classes), before softmax.
+        """
+        if not self.distillation:
+            return self.head(self.pre_logits(feats))
+        scores, imitating_scores = self.forward_separately(feats)
+        return (scores + imitating_scores) / 2
+
+    def forward_separately(self, feats):
+        """Score the classes by each of the two heads.
+
+        Args:
+            feats (tuple[Tensor]): As for :meth:`forward`.
+
+        Returns:
+            tuple[Tensor, Tensor]: Scores of the head for the labels and of the one for a teacher,
+            (N, num_classes) each.
+        """
+        pooled = self.pre_logits(feats)
+        return self.head(pooled), self.head_dist(pooled)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         """Keep a head of another number of classes out."""

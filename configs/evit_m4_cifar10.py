@@ -1,0 +1,5 @@
+_base_ = 'evit_m5_cifar10.py'
+
+model = dict(
+    backbone=dict(arch='m4', init_cfg=dict(checkpoint='evit://m4')), head=dict(in_channels=384)
+)
