@@ -31,6 +31,8 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=('mmevit', 'mmevit.*')),
+    # Configs and tools, for mim and mmengine; in a checkout, .mim links to them.
+    package_data={'mmevit': [f'.mim/**/*.{suffix}' for suffix in ('yml', 'py', 'sh')]},
     python_requires='>=3.10',
     # As in mmdet and mmpretrain, OpenMMLab is the extra `mim`: pip could not see that the original
     # builds, where they are installed, serve as well as the maintained ones.

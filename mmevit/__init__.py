@@ -1,7 +1,7 @@
 """EfficientViT (CVPR 2023, cascaded group attention) as a backbone for OpenMMLab.
 
 Importing this registers everything with mmengine, so that a config of any OpenMMLab library finds
-it by name after ``custom_imports = dict(imports=['mmevit'])``.
+it by name after ``custom_imports = dict(imports=['mmevit'])``, and the models with mmpretrain's hub.
 """
 
 from .compatibility import check_libraries
@@ -9,7 +9,10 @@ from .compatibility import check_libraries
 check_libraries()
 
 from . import checkpoint, datasets, engine  # noqa: E402
+from .hub import register_names  # noqa: E402
 from .models import EfficientViT  # noqa: E402
 from .version import __version__  # noqa: E402
 
 __all__ = ['EfficientViT', '__version__', 'checkpoint', 'datasets', 'engine']
+
+register_names()
