@@ -1,5 +1,6 @@
 # Everything here sets itself up: it needs Python 3.10 to 3.13, a C++ compiler, and nothing else.
 #   make demo        train and evaluate a detector on real handwritten digits
+#   make demo-classification   the same for a classifier
 #   make test        the fast tests; make test-all runs the slow ones too
 #   make lint        ruff, lint and format; make format mends what it can
 # VENV=path shares one environment between checkouts, PYTHON=path chooses the interpreter.
@@ -8,6 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORK_DIR ?= work_dirs/demo
 DEMO_CONFIG := configs/retinanet_evit_m4_digits.py
+CLASSIFICATION_CONFIG := configs/evit_m0_digits.py
 BIN := $(VENV)/bin
 # The checkout comes before what is installed, so that a shared environment runs this code.
 export PYTHONPATH := $(CURDIR)
@@ -15,7 +17,7 @@ export PYTHONPATH := $(CURDIR)
 INSTALLED := $(VENV)/installed-$(shell cat requirements/*.txt setup.py | cksum | cut -d ' ' -f 1)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c requirements/constraints.txt
 
-.PHONY: env demo test test-all lint format clean
+.PHONY: env demo demo-classification test test-all lint format clean
 
 env: $(INSTALLED)
 
@@ -35,8 +37,10 @@ $(INSTALLED):
 	$(PIP) --no-build-isolation --no-deps -e .
 	@touch $@
 
-demo: env
-	@test -d data/digits || $(BIN)/python tools/prepare_digits.py data/digits
+data/digits: | env
+	$(BIN)/python tools/prepare_digits.py $@
+
+demo: env | data/digits
 	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(WORK_DIR)
 	$(BIN)/python tools/test.py $(DEMO_CONFIG) $$(cat $(WORK_DIR)/last_checkpoint) --work-dir $(WORK_DIR) \
 		--show-dir $(WORK_DIR)/val_images --interval 10
@@ -44,6 +48,23 @@ demo: env
 	@echo "Loss and mAP:       $(WORK_DIR)/curves.png"
 	@echo "True and predicted: $(WORK_DIR)/val_images/, sixteen validation images"
 	@echo "Logs:               $(WORK_DIR)/, a folder a run"
+
+demo-classification: WORK_DIR = work_dirs/demo-classification
+demo-classification: env | data/digits
+	$(BIN)/python tools/train.py $(CLASSIFICATION_CONFIG) --work-dir $(WORK_DIR)
+	$(BIN)/python tools/test.py $(CLASSIFICATION_CONFIG) $$(cat $(WORK_DIR)/last_checkpoint) \
+		--work-dir $(WORK_DIR) --out $(WORK_DIR)/predictions.pkl
+	$(BIN)/python $$($(BIN)/python -c 'import mmpretrain; print(mmpretrain.__path__[0])' | tail -n 1)/.mim/tools/analysis_tools/confusion_matrix.py \
+		$(CLASSIFICATION_CONFIG) $(WORK_DIR)/predictions.pkl --include-values \
+		--show-path $(WORK_DIR)/confusion_matrix.png
+	$(BIN)/python tools/analysis/grad_cam.py $(CLASSIFICATION_CONFIG) \
+		$$(cat $(WORK_DIR)/last_checkpoint) \
+		$$(ls data/digits/classification/val/[02469]/*.png | awk 'NR % 36 == 1') \
+		--out $(WORK_DIR)/grad_cam.png
+	@echo "The checkpoint:     $$(cat $(WORK_DIR)/last_checkpoint)"
+	@echo "Loss and accuracy:  $(WORK_DIR)/curves.png"
+	@echo "True and predicted: $(WORK_DIR)/confusion_matrix.png"
+	@echo "Where it looks:     $(WORK_DIR)/grad_cam.png"
 
 # Two processes of one thread each, since most tests keep one core busy.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope

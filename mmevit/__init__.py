@@ -1,7 +1,8 @@
 """EfficientViT (CVPR 2023, cascaded group attention) as a backbone for OpenMMLab.
 
 Importing this registers everything with mmengine, so that a config of any OpenMMLab library finds
-it by name after ``custom_imports = dict(imports=['mmevit'])``, and the models with mmpretrain's hub.
+it by name after ``custom_imports = dict(imports=['mmevit'])``, and makes the models known to
+mmpretrain's hub.
 """
 
 from .compatibility import check_libraries

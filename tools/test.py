@@ -22,6 +22,7 @@ from mmevit.engine.launch import (
 def parse_args():
     """Parse the command line."""
     parser = common_parser(__doc__)
+    parser.add_argument('config', help='config file, of mmdet or mmpretrain')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', metavar='FILE', help='write predictions (.pkl) or metrics here')
     parser.add_argument(

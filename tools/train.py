@@ -15,6 +15,7 @@ from mmevit.engine.launch import (
 def parse_args():
     """Parse the command line."""
     parser = common_parser(__doc__)
+    parser.add_argument('config', help='config file, of mmdet or mmpretrain')
     parser.add_argument(
         '--resume',
         nargs='?',

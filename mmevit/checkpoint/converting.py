@@ -1,16 +1,14 @@
 """Convert checkpoint files between the forms of mmevit, the authors and timm."""
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 from mmevit.errors import CheckpointError
+from mmevit.files import written_whole
 from mmevit.models.efficientvit import likely_arch
 from mmevit.version import __version__
 
@@ -45,14 +43,11 @@ def convert_checkpoint(source, destination, form):
     except CheckpointError as error:
         raise CheckpointError(f'{source}: {error}') from error
     meta = describe(source, checkpoint.get('meta'), ours)
-    with written_whole(destination) as path:
-        if destination.suffix == '.safetensors':
-            write_safetensors(converted, meta, path)
-        elif form == 'mmevit':
-            torch.save(dict(meta=meta, state_dict=converted), path)
-        else:
-            # As the authors publish them; timm's own loading finds weights there too.
-            torch.save(dict(model=converted, meta=meta), path)
+    try:
+        with written_whole(destination) as path:
+            write_checkpoint(converted, meta, form, path)
+    except OSError as error:
+        raise CheckpointError(f'{destination} cannot be written ({error}).') from error
     return meta
 
 
@@ -84,27 +79,22 @@ def describe(source, meta, weights):
     return described
 
 
-@contextlib.contextmanager
-def written_whole(destination):
-    """Give a path to write to, which takes the place of ``destination`` if that succeeds.
+def write_checkpoint(weights, meta, form, path):
+    """Write weights by the suffix of the file.
 
     Args:
-        destination (Path): The file to be.
-
-    Yields:
-        Path: A file in the same folder.
-
-    Raises:
-        CheckpointError: If the folder cannot be written to.
+        weights (dict[str, Tensor]): The weights.
+        meta (dict): Metadata.
+        form (str): ``'mmevit'``, ``'released'`` or ``'timm'``.
+        path (Path): The file.
     """
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
-            part = Path(folder, destination.name)
-            yield part
-            os.replace(part, destination)
-    except OSError as error:
-        raise CheckpointError(f'{destination} cannot be written ({error}).') from error
+    if path.suffix == '.safetensors':
+        write_safetensors(weights, meta, path)
+    elif form == 'mmevit':
+        torch.save(dict(meta=meta, state_dict=weights), path)
+    else:
+        # As the authors publish them; timm's own loading finds weights there too.
+        torch.save(dict(model=weights, meta=meta), path)
 
 
 def write_safetensors(weights, meta, path):

@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
@@ -13,6 +11,7 @@ from mmengine.dist import barrier, get_local_rank
 from mmengine.runner import CheckpointLoader
 
 from mmevit.errors import CheckpointError
+from mmevit.files import written_whole
 
 from .names import convert_names, find_form
 from .reading import read_checkpoint
@@ -159,9 +158,7 @@ def download(url, path):
         CheckpointError: If it cannot be had, or what came is not whole.
     """
     by_hand = f'download {url} by hand and put it at {path}'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        part = Path(folder, path.name)
+    with written_whole(path) as part:
         try:
             with urlopen(Request(url, method='HEAD'), timeout=30) as response:
                 size = int(response.headers.get('Content-Length') or 0)
@@ -174,4 +171,3 @@ def download(url, path):
                 f'Only {part.stat().st_size} of {size} bytes came: try again, or {by_hand}.'
             )
         read_checkpoint(part)
-        os.replace(part, path)

@@ -42,6 +42,7 @@ def check_config(cfg, splits):
     check_device(cfg)
     if 'train' in splits:
         check_mixed_precision(cfg)
+        check_schedule(cfg)
     check_model(cfg.model)
     # The first process of a machine reads its files for all of them.
     if int(os.environ.get('LOCAL_RANK', 0)) > 0:
@@ -122,6 +123,27 @@ def check_mixed_precision(cfg):
             f'Mixed precision (--amp or {wrapper}) asks for a GPU, but PyTorch sees none: '
             'leave it out to run on the CPU.'
         )
+
+
+def check_schedule(cfg):
+    """Check that training lasts long enough for each scheduler to begin.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        ConfigError: If one begins after the end.
+    """
+    max_epochs = cfg.get('train_cfg', {}).get('max_epochs')
+    schedulers = cfg.get('param_scheduler') or []
+    for scheduler in [schedulers] if isinstance(schedulers, dict) else schedulers:
+        begin = scheduler.get('begin', 0)
+        if max_epochs and scheduler.get('by_epoch', True) and begin >= max_epochs:
+            raise ConfigError(
+                f'{type_name(scheduler)} in param_scheduler begins after {begin} epochs, but '
+                f'train_cfg.max_epochs is {max_epochs}: train longer, or for a short trial give '
+                '--cfg-options param_scheduler=None.'
+            )
 
 
 def type_name(cfg):
@@ -273,7 +295,7 @@ def check_dataset(dataset, split):
     prefixes = dataset.get('data_prefix') or {}
     if isinstance(prefixes, str):
         prefixes = dict(img=prefixes)
-    parts = [part for part in (ann_file, *prefixes.values()) if part]
+    parts = [part for part in (ann_file, *prefixes.values()) if part] or fixed_layout(dataset, root)
     paths = [Path(root, part) for part in parts or ['']]
     for path in paths:
         if not path.exists():
@@ -286,6 +308,34 @@ def check_dataset(dataset, split):
         content = read_coco(path, split)
         check_classes(dataset, content, path)
         check_images(content, path, Path(root, prefixes.get('img', '')))
+
+
+def fixed_layout(dataset, root):
+    """List what mmpretrain's data sets of a fixed layout read.
+
+    Args:
+        dataset (dict): Config of a data set.
+        root (str): Its folder.
+
+    Returns:
+        list[str]: Files and folders in ``root``; empty if the data set is another one.
+
+    Example:
+        >>> fixed_layout(dict(type='ImageNet', split='val'), 'data/imagenet')
+        ['val']
+    """
+    split = dataset.get('split') or 'train'
+    cars = ['car_ims', 'cars_annos.mat']
+    if not Path(root, cars[1]).exists():
+        labels = '_withlabels' if split == 'test' else ''
+        cars = [f'cars_{split}', f'devkit/cars_{split}_annos{labels}.mat']
+    layouts = dict(
+        ImageNet=[split],
+        StanfordCars=cars,
+        Flowers102=['jpg', 'imagelabels.mat', 'setid.mat'],
+        OxfordIIITPet=['images', f'annotations/{split}.txt'],
+    )
+    return layouts.get(type_name(dataset), [])
 
 
 def check_evaluator(evaluator, split):

@@ -25,10 +25,13 @@ class TrainingCurveHook(Hook):
     def __init__(self, file_name='curves.png'):
         self.file_name = file_name
 
+    def before_val_epoch(self, runner):
+        """Note where in training the metrics belong, before a checkpoint is saved for them."""
+        runner.message_hub.update_scalar('curves/val_iter', runner.iter)
+
     def after_val_epoch(self, runner, metrics=None):
-        """Note where in training the metrics belong, and draw."""
+        """Draw."""
         if runner.rank == 0:
-            runner.message_hub.update_scalar('curves/val_iter', runner.iter)
             self.draw(runner)
 
     def after_train(self, runner):

@@ -28,7 +28,6 @@ def common_parser(description):
         argparse.ArgumentParser: The parser, to be added to.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file, of mmdet or mmpretrain')
     parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics')
     parser.add_argument(
         '--cfg-options',
@@ -71,17 +70,8 @@ def load_config(args, splits, needs):
         ConfigError: If it is missing, cannot be read, or lacks one of ``needs``.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not os.path.isfile(args.config):
-        raise ConfigError(f'The config {args.config} is missing: the ones here are in configs/.')
-    try:
-        cfg = Config.fromfile(args.config)
-    # A config is code, and raises what it likes.
-    except Exception as error:
-        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
-        raise ConfigError(f'The config {args.config} cannot be read: {reason}') from error
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
     missing = [name for name in needs if cfg.get(name) is None]
     if missing:
         raise ConfigError(f'{args.config} is no whole config: it has no {", ".join(missing)}.')
@@ -102,6 +92,32 @@ def load_config(args, splits, needs):
             dataloader.setdefault('collate_fn', dict(type='default_collate'))
         if args.no_pin_memory:
             dataloader.pin_memory = False
+    return cfg
+
+
+def read_config(path, options):
+    """Read a config file.
+
+    Args:
+        path (str): The file.
+        options (dict | None): Settings that override it.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        ConfigError: If it is missing or cannot be read.
+    """
+    if not os.path.isfile(path):
+        raise ConfigError(f'The config {path} is missing: the ones here are in configs/.')
+    try:
+        cfg = Config.fromfile(path)
+    # A config is code, and raises what it likes.
+    except Exception as error:
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        raise ConfigError(f'The config {path} cannot be read: {reason}') from error
+    if options is not None:
+        cfg.merge_from_dict(options)
     return cfg
 
 

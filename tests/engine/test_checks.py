@@ -243,6 +243,14 @@ def test_a_gpu_that_is_asked_for_and_absent_is_named(cfg, monkeypatch):
 
 
 @no_gpu
+def test_schedule_that_begins_after_the_end_of_training_is_named():
+    cfg = Config.fromfile('configs/evit_m0_in1k.py')
+    cfg.train_cfg.max_epochs = 5
+    expect_sentence(cfg, 'CosineAnnealingLR', 'begins after 5 epochs', 'param_scheduler=None')
+    cfg.train_cfg.max_epochs = 6
+    expect_sentence(cfg, 'data/imagenet is missing')
+
+
 def test_launchers_and_mixed_precision_without_a_gpu_are_named(cfg, monkeypatch):
     cfg.launcher = 'pytorch'
     expect_sentence(cfg, '--launcher pytorch', 'torchrun')

@@ -1,0 +1,87 @@
+import pytest
+import torch
+from mmpretrain.models import ImageClassifier
+from torch.nn.functional import interpolate
+
+from mmevit.analysis import grad_cam, plot_grad_cams
+
+
+@pytest.fixture
+def classifier(randomised):
+    return (
+        ImageClassifier(
+            backbone=randomised('m0', out_indices=(2,)),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='EfficientViTClsHead', num_classes=5, in_channels=192),
+        )
+        .double()
+        .eval()
+    )
+
+
+def run_from(classifier, features, stage):
+    """The rest of the network, from the map at the end of a stage."""
+    for later in classifier.backbone.stages[stage + 1 :]:
+        for layer in later:
+            features = layer(features)
+    return classifier.head(classifier.neck((features,)))
+
+
+@pytest.mark.parametrize('stage', [0, 1, 2])
+def test_maps_are_those_of_the_formula_with_gradients_by_differences(classifier, stage):
+    images = torch.randn(2, 3, 96, 64, dtype=torch.float64)
+    maps, scores = grad_cam(classifier, images, stage)
+    with torch.no_grad():
+        torch.testing.assert_close(scores, classifier(images, mode='tensor'))
+        features = classifier.backbone.stem(images)
+        for earlier in classifier.backbone.stages[: stage + 1]:
+            for layer in earlier:
+                features = layer(features)
+        rows, labels = torch.arange(2), scores.argmax(1)
+        # The mean gradient of a channel, by raising all of its pixels a little.
+        weights = torch.zeros(features.shape[:2], dtype=torch.float64)
+        for channel in range(features.shape[1]):
+            raised, lowered = features.clone(), features.clone()
+            raised[:, channel] += 1e-6
+            lowered[:, channel] -= 1e-6
+            change = run_from(classifier, raised, stage) - run_from(classifier, lowered, stage)
+            weights[:, channel] = change[rows, labels] / 2e-6
+        weights /= features[0, 0].numel()
+        wanted = (weights[..., None, None] * features).sum(1).relu()
+        wanted = interpolate(wanted[:, None], (96, 64), mode='bilinear')[:, 0]
+    assert wanted.amax((1, 2)).min() > 0
+    wanted = wanted / wanted.amax((1, 2), keepdim=True)
+    torch.testing.assert_close(maps, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_asked_for_class_is_the_one_looked_for(classifier):
+    images = torch.randn(2, 3, 96, 64, dtype=torch.float64)
+    highest, scores = grad_cam(classifier, images, 0)
+    same, _ = grad_cam(classifier, images, 0, scores.argmax(1))
+    other, _ = grad_cam(classifier, images, 0, (scores.argmax(1) + 1) % 5)
+    assert torch.equal(highest, same) and not torch.allclose(highest, other)
+
+
+def test_frozen_weights_and_no_grad_are_no_obstacle_and_nothing_is_left_behind(classifier):
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    wanted, _ = grad_cam(classifier, images, 1)
+    classifier.requires_grad_(False)
+    with torch.no_grad():
+        maps, _ = grad_cam(classifier, images, 1)
+    assert torch.equal(maps, wanted) and not maps.requires_grad
+    assert not images.requires_grad
+    assert not any(module._forward_hooks for module in classifier.modules())
+
+
+def test_picture_has_a_row_for_each_image_and_a_column_for_each_stage():
+    images, maps = torch.rand(2, 3, 32, 32), [torch.rand(2, 32, 32)] * 3
+    figure = plot_grad_cams(images, maps, ['cat (90%)', 'dog (80%)'])
+    assert len(figure.axes) == 2 * 4
+    assert [axes.get_title() for axes in figure.axes[:4]] == [
+        'cat (90%)',
+        'stage 1',
+        'stage 2',
+        'stage 3',
+    ]
+    shown = figure.axes[5].images[1].get_array()
+    torch.testing.assert_close(torch.as_tensor(shown.data), maps[0][1])

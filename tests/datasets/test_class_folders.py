@@ -1,0 +1,88 @@
+import pytest
+
+from mmevit.datasets import split_class_folders
+from mmevit.errors import ConfigError
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Make empty files by name, which is all that listing them needs."""
+
+    def make(*names):
+        for name in names:
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return tmp_path
+
+    return make
+
+
+@pytest.fixture
+def animals(make):
+    cats = [f'cat/{index}.jpg' for index in range(10)]
+    dogs = [f'a dog/deeper down/{index} of 5.PNG' for index in range(5)]
+    return make(*cats, *dogs, 'cat/notes.txt', '.cache/1.jpg', 'readme.jpg'), cats, dogs
+
+
+def test_each_class_is_split_in_proportion_and_nothing_is_lost(animals):
+    root, cats, dogs = animals
+    classes, train, val = split_class_folders(root)
+    assert classes == ('a dog', 'cat')
+    assert sorted(train + val) == sorted(
+        [(path, 1) for path in cats] + [(path, 0) for path in dogs]
+    )
+    assert [label for _, label in val] == [0, 1, 1]
+
+
+@pytest.mark.parametrize(('fraction', 'held_out'), [(0.5, 5 + 2), (0.01, 1 + 1), (0.99, 9 + 4)])
+def test_each_class_has_at_least_one_image_on_each_side(animals, fraction, held_out):
+    _, train, val = split_class_folders(animals[0], fraction)
+    assert len(val) == held_out and len(train) == 15 - held_out
+
+
+def test_split_is_the_same_each_time_and_another_with_another_seed(animals):
+    root, _, _ = animals
+    assert split_class_folders(root) == split_class_folders(root)
+    assert split_class_folders(root) != split_class_folders(root, seed=1)
+
+
+def test_images_that_come_later_leave_other_classes_as_they_were(animals, make):
+    root, _, _ = animals
+    before = split_class_folders(root)
+    make('bird/1.jpg', 'bird/2.jpg')
+    after = split_class_folders(root)
+    assert [path for path, _ in before[2]] == [p for p, _ in after[2] if 'bird' not in p]
+
+
+@pytest.mark.parametrize('val', ['val', 'test'])
+def test_given_folders_for_validation_are_taken(make, val):
+    root = make('train/a/1.jpg', 'train/b/2.jpg', f'{val}/b/3.jpg')
+    assert split_class_folders(root) == (
+        ('a', 'b'),
+        [('train/a/1.jpg', 0), ('train/b/2.jpg', 1)],
+        [(f'{val}/b/3.jpg', 1)],
+    )
+
+
+@pytest.mark.parametrize(
+    ('names', 'words'),
+    [
+        (['a/1.jpg', 'a/2.jpg'], '1 classes, but at least two'),
+        (['1.jpg'], '0 classes'),
+        (['a/1.jpg', 'a/2.jpg', 'b/1.jpg'], 'class b has one image alone'),
+        (['a/1.jpg', 'a/2.jpg', 'b/1.txt'], 'no images in b'),
+        (['train/a/1.jpg', 'train/b/1.jpg', 'val/c/1.jpg'], 'classes c, which'),
+        (['train/a/1.jpg', 'val/a/1.jpg'], '1 classes'),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_sentence(make, names, words):
+    with pytest.raises(ConfigError, match=words):
+        split_class_folders(make(*names))
+
+
+def test_missing_folder_and_impossible_fraction_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match='missing'):
+        split_class_folders(tmp_path / 'nothing')
+    with pytest.raises(ConfigError, match='between 0 and 1'):
+        split_class_folders(tmp_path, 1.0)

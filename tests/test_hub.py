@@ -1,0 +1,155 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mmengine.hub
+import mmpretrain
+import pytest
+import torch
+import yaml
+from mmpretrain.apis.model import ModelHub
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmevit.hub import MIM_FOLDER
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = {
+    **{
+        f'efficientvit-m{index}_8xb256_in1k': accuracy
+        for index, accuracy in enumerate((63.2, 68.4, 70.8, 73.4, 74.3, 77.1))
+    },
+    'efficientvit-m5_8xb64_in1k-384px': 79.8,
+    'efficientvit-m5_8xb64_in1k-512px': 80.8,
+    'efficientvit-m4_8xb256-distill-1000e_in1k': 77.1,
+    'efficientvit-m5_8xb32_cifar10': 98.0,
+    'efficientvit-m5_8xb32_cifar100': 86.4,
+    'efficientvit-m5_8xb32_cars': 89.7,
+    'efficientvit-m5_8xb32_flowers': 97.1,
+    'efficientvit-m5_8xb32_pets': 92.0,
+}
+
+
+def test_published_classifiers_are_listed_and_no_others():
+    assert set(mmpretrain.list_models('efficientvit*')) == set(PUBLISHED)
+    task = mmpretrain.ImageClassificationInferencer.list_models('efficientvit*')
+    assert set(task) == set(PUBLISHED)
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_metafile_tells_accuracy_parameters_and_macs(name):
+    meta = ModelHub.get(name)
+    assert meta.results[0].metrics == {'Top 1 Accuracy': PUBLISHED[name]}
+    model = mmpretrain.get_model(name)
+    assert meta.metadata.parameters == sum(p.numel() for p in model.parameters())
+    size = 224 if 'px' not in name else int(name[-5:-2])
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.rand(1, 3, size, size))
+    assert meta.metadata.flops == counter.get_total_flops() / 2
+
+
+@pytest.mark.parametrize('index', range(6))
+def test_weights_are_the_released_ones(index):
+    assert ModelHub.get(f'efficientvit-m{index}_8xb256_in1k').weights == f'evit://m{index}'
+
+
+def test_image_is_named_by_model_name_and_weights(tmp_path):
+    model = mmpretrain.get_model('efficientvit-m0_8xb256_in1k')
+    torch.nn.init.normal_(model.head.head.linear.weight)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'm0.pth')
+    image = torch.randint(256, (250, 300, 3), dtype=torch.uint8).numpy()
+    classify = mmpretrain.ImageClassificationInferencer(
+        'efficientvit-m0_8xb256_in1k', f'evit://{tmp_path}/m0.pth'
+    )
+    result = classify(image)[0]
+    assert result['pred_class'] == classify.classes[result['pred_label']]
+    loaded = mmpretrain.get_model('efficientvit-m0_8xb256_in1k', f'evit://{tmp_path}/m0.pth')
+    assert mmpretrain.inference_model(loaded, image)['pred_label'] == result['pred_label']
+
+
+def test_index_and_configs_agree():
+    index = yaml.safe_load((MIM_FOLDER / 'model-index.yml').read_text())
+    models = [
+        model
+        for path in index['Import']
+        for model in yaml.safe_load((MIM_FOLDER / path).read_text())['Models']
+    ]
+    assert len(models) == len(PUBLISHED) + 1
+    for model in models:
+        name = model['Config'].removeprefix('configs/')
+        cfg = mmengine.hub.get_config(f'mmevit::{name}', pretrained='Weights' in model)
+        assert cfg.get('model_path') == model.get('Weights')
+        assert cfg.model.backbone.type == 'EfficientViT'
+
+
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory):
+    """The package as its wheel installs it, far from the checkout."""
+    folder = tmp_path_factory.mktemp('wheel')
+    pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
+    options = ['--no-deps', '--no-build-isolation', '--quiet']
+    # From a copy, since building leaves files beside the sources.
+    source = folder / 'source'
+    listed = subprocess.run(
+        ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in filter(None, listed.stdout.split('\0')):
+        if (ROOT / name).is_file() or (ROOT / name).is_symlink():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            subprocess.run(['cp', '-P', ROOT / name, source / name], check=True)
+    subprocess.run([*pip, 'wheel', *options, '-w', folder, source], check=True)
+    (wheel,) = folder.glob('*.whl')
+    subprocess.run([*pip, 'install', *options, '--target', folder / 'site', wheel], check=True)
+    return folder / 'site'
+
+
+SCRIPT = """
+import json, sys
+sys.path.insert(0, {site!r})
+import mmevit, mmengine.hub, mmpretrain
+from mmengine.config import Config
+Config.fromfile('child.py')
+print(json.dumps(dict(
+    file=mmevit.__file__,
+    models=mmpretrain.list_models('efficientvit*'),
+    arch=mmengine.hub.get_config('mmevit::efficientvit/evit_m0_pets.py').model.backbone.arch,
+    weights=mmengine.hub.get_config('mmevit::efficientvit/evit_m3_in1k.py', True).model_path,
+    child=Config.fromfile('child.py').model.backbone.arch,
+    built=type(mmpretrain.get_model('efficientvit-m1_8xb256_in1k').backbone).__name__,
+)))
+"""
+
+
+def test_wheel_has_models_and_configs_without_a_checkout(installed, tmp_path):
+    (tmp_path / 'child.py').write_text("_base_ = 'mmevit::efficientvit/evit_m2_in1k.py'\n")
+    result = subprocess.run(
+        [sys.executable, '-c', SCRIPT.format(site=str(installed))],
+        cwd=tmp_path,
+        env={'PATH': ''},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found.pop('file').startswith(str(installed))
+    assert set(found.pop('models')) == set(PUBLISHED)
+    assert found == dict(arch='m0', weights='evit://m3', child='m2', built='EfficientViT')
+
+
+def test_wheel_has_every_config_and_tool(installed):
+    mim = installed / 'mmevit/.mim'
+    for folder, inside in (('configs', 'configs/efficientvit'), ('tools', 'tools')):
+        wanted = {
+            path.relative_to(ROOT / folder)
+            for path in (ROOT / folder).rglob('*')
+            if path.suffix in ('.py', '.yml', '.sh')
+        }
+        assert wanted == {
+            path.relative_to(mim / inside)
+            for path in (mim / inside).rglob('*')
+            if path.suffix in ('.py', '.yml', '.sh')
+        }

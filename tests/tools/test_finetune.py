@@ -1,0 +1,128 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain import ImageClassificationInferencer, get_model
+from PIL import Image
+
+from mmevit.checkpoint import read_checkpoint
+
+NAMES = {'3': 'drei', '5': 'fünf', '7': 'sieben: 7'}
+
+
+@pytest.fixture(scope='module')
+def photos(digits, tmp_path_factory):
+    """Three classes with names of their own, not split."""
+    root = tmp_path_factory.mktemp('own') / 'photos'
+    for digit, name in NAMES.items():
+        folder = digits / 'classification/train' / digit
+        (root / name).mkdir(parents=True)
+        for path in sorted(folder.iterdir())[:20]:
+            shutil.copy(path, root / name)
+    (root / 'drei/torn.png').write_bytes(b'torn')
+    return root
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    """A classifier of another number of classes and of other windows."""
+    model = get_model('efficientvit-m1_8xb256_in1k', backbone=dict(window_sizes=(4, 4, 2)))
+    path = tmp_path_factory.mktemp('weights') / 'm1.pth'
+    torch.save(dict(state_dict=model.state_dict()), path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def finetuned(photos, weights, tmp_path_factory, run_tool):
+    work_dir = tmp_path_factory.mktemp('work')
+    options = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0']
+    result = run_tool(
+        *('tools/finetune.py', photos, '--weights', weights, '--work-dir', work_dir),
+        *('--image-size', '64', '--epochs', '1', '--batch-size', '16', '--no-flip'),
+        *('--cfg-options', *options),
+    )
+    assert result.returncode == 0, result.stdout
+    return work_dir, result.stdout
+
+
+def test_config_holds_the_data_and_the_network_of_the_weights(finetuned, photos, weights):
+    work_dir, _ = finetuned
+    cfg = Config.fromfile(work_dir / 'evit_m5_finetune.py')
+    backbone, head = cfg.model.backbone, cfg.model.head
+    assert (backbone.arch, list(backbone.window_sizes)) == ('m1', [4, 4, 2])
+    assert backbone.init_cfg.checkpoint == f'evit://{weights}'
+    assert (head.num_classes, head.in_channels, cfg.data_preprocessor.num_classes) == (3, 192, 3)
+    assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size) == (1, 16)
+    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+    assert steps['RandomResizedCrop'].scale == 64 and 'RandomFlip' not in steps
+    assert cfg.test_dataloader.dataset.pipeline[1].scale == (64, 64)
+    lists = [(work_dir / f'{name}_images.txt').read_text() for name in ('train', 'val')]
+    listed = sorted(line.rpartition(' ')[0] for text in lists for line in text.splitlines())
+    assert listed == sorted(str(path.relative_to(photos)) for path in photos.glob('*/*'))
+    assert len(lists[1].splitlines()) == 12
+
+
+def test_backbone_starts_from_the_weights_and_the_head_anew(finetuned, weights):
+    work_dir, _ = finetuned
+    trained = read_checkpoint(work_dir / 'epoch_1.pth')['state_dict']
+    before = read_checkpoint(weights)['state_dict']
+    assert trained['head.head.linear.weight'].shape == (3, 192)
+    # One epoch moves weights a little; other random ones would be far away.
+    name = 'backbone.stem.3.conv.weight'
+    distance = (trained[name] - before[name]).norm() / before[name].norm()
+    assert 0 < distance < 0.2
+
+
+def test_picture_is_named_with_a_probability_by_the_code_that_is_printed(finetuned, photos):
+    work_dir, output = finetuned
+    assert 'drei/torn.png cannot be read' in output
+    assert '"fünf"' in output
+    checkpoint = next(work_dir.glob('best_*.pth'))
+    assert str(checkpoint) in output
+    classes = read_checkpoint(checkpoint)['meta']['dataset_meta']['classes']
+    assert list(classes) == sorted(NAMES.values())
+    lines = output[output.index('To name a picture in Python:') :].splitlines()[1:]
+    scope = {}
+    exec(f'{lines[0].strip()}\n{lines[1].strip()}', scope)
+    assert isinstance(scope['name'], ImageClassificationInferencer)
+    result = scope['name'](str(next(photos.glob('drei/0*.png'))))[0]
+    assert result['pred_class'] in NAMES.values()
+    assert result['pred_score'] == pytest.approx(result['pred_scores'].max())
+    assert result['pred_scores'].sum() == pytest.approx(1)
+
+
+def test_kept_config_evaluates_and_resumes(finetuned, run_tool, tmp_path):
+    work_dir, output = finetuned
+    config = work_dir / 'evit_m5_finetune.py'
+    result = run_tool('tools/test.py', config, work_dir / 'epoch_1.pth', '--work-dir', tmp_path)
+    assert result.returncode == 0, result.stdout
+    accuracy = output[output.rindex('accuracy/top1:') :].split()[1]
+    assert f'accuracy/top1: {accuracy}' in result.stdout
+    shutil.copytree(work_dir, tmp_path / 'copy')
+    (tmp_path / 'copy/last_checkpoint').write_text(str(tmp_path / 'copy/epoch_1.pth'))
+    result = run_tool(
+        *('tools/train.py', config, '--resume', '--work-dir', tmp_path / 'copy'),
+        *('--cfg-options', 'train_cfg.max_epochs=2'),
+    )
+    assert result.returncode == 0, result.stdout
+    assert 'Epoch(val) [2]' in result.stdout and 'Epoch(val) [1]' not in result.stdout
+
+
+def test_wrong_data_and_weights_are_refused_in_one_sentence(photos, run_tool, tmp_path):
+    def refused(*command):
+        result = run_tool('tools/finetune.py', *command, '--work-dir', tmp_path / 'work')
+        assert result.returncode == 1 and 'Traceback' not in result.stdout
+        return result.stdout.splitlines()[-1]
+
+    assert 'is missing' in refused(tmp_path / 'nothing')
+    one_class = tmp_path / 'one/cat'
+    one_class.mkdir(parents=True)
+    for index in range(2):
+        Image.new('RGB', (8, 8)).save(one_class / f'{index}.png')
+    assert 'at least two' in refused(tmp_path / 'one')
+    assert 'neither a file nor one of the names' in refused(photos, '--weights', 'm9.pth')
+    torch.save(dict(state_dict=torch.nn.Linear(2, 2).state_dict()), tmp_path / 'linear.pth')
+    assert 'error: ' in refused(photos, '--weights', tmp_path / 'linear.pth')
+    assert not Path(tmp_path, 'work').exists() or not list((tmp_path / 'work').glob('*.pth'))

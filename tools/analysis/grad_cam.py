@@ -1,0 +1,81 @@
+"""Draw where in some images a classifier finds its class, stage by stage (Grad-CAM)."""
+
+import argparse
+
+import torch
+from mmengine.config import DictAction
+from mmpretrain import ImageClassificationInferencer
+
+from mmevit.analysis import grad_cam, plot_grad_cams
+from mmevit.checkpoint import forbid_code_in_checkpoints
+from mmevit.engine import ConfigError
+from mmevit.engine.launch import check_checkpoint, one_sentence_errors, read_config
+from mmevit.files import written_whole
+
+
+def parse_args():
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file of a classifier')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
+    parser.add_argument('--out', default='grad_cam.png', help='picture to write')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    parser.add_argument('--trust-checkpoint', action='store_true', help='run code that is in it')
+    return parser.parse_args()
+
+
+def main():
+    """Draw a row for each image."""
+    args = parse_args()
+    forbid_code_in_checkpoints(trust=args.trust_checkpoint)
+    check_checkpoint(args.checkpoint)
+    inferencer = ImageClassificationInferencer(
+        read_config(args.config, args.cfg_options), args.checkpoint
+    )
+    classifier = inferencer.model
+    inputs = torch.cat([preprocess(inferencer, image) for image in args.images])
+    stages = range(len(classifier.backbone.stages))
+    maps, scores = zip(*(grad_cam(classifier, inputs, stage) for stage in stages), strict=True)
+    titles = [describe(inferencer.classes, image_scores) for image_scores in scores[0]]
+    figure = plot_grad_cams(plain_images(classifier, inputs), maps, titles)
+    with written_whole(args.out) as path:
+        figure.savefig(path, dpi=120)
+    print(f'The maps of {len(inputs)} images: {args.out}')
+
+
+def preprocess(inferencer, image):
+    """Make an image file what the network takes.
+
+    Args:
+        inferencer (ImageClassificationInferencer): Holds the pipeline and the model.
+        image (str): The file.
+
+    Returns:
+        Tensor: (1, C, H, W).
+
+    Raises:
+        ConfigError: If the image cannot be read.
+    """
+    try:
+        (data,) = inferencer.preprocess([image])
+    except (OSError, ValueError) as error:
+        raise ConfigError(f'The image {image} cannot be read ({error}).') from error
+    return inferencer.model.data_preprocessor(data)['inputs']
+
+
+def describe(classes, scores):
+    """Name the class with the highest score and its probability."""
+    probability, label = scores.softmax(0).max(0)
+    return f'{classes[label] if classes else int(label)} ({probability:.0%})'
+
+
+def plain_images(classifier, inputs):
+    """Undo the normalisation: RGB from 0 to 1."""
+    preprocessor = classifier.data_preprocessor
+    return (inputs * preprocessor.std + preprocessor.mean) / 255
+
+
+if __name__ == '__main__':
+    with one_sentence_errors():
+        main()
