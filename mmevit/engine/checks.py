@@ -13,8 +13,8 @@ from mmengine.registry import MODELS
 
 from mmevit.errors import ConfigError, shorten
 
-TRY_DIGITS = (
-    'to try without data, run tools/prepare_digits.py and use configs/retinanet_evit_m4_digits.py'
+DIGITS_CONFIGS = dict(
+    mmdet='configs/retinanet_evit_m4_digits.py', mmpretrain='configs/evit_m0_digits.py'
 )
 # What mmdet's CocoDataset reads of each entry.
 COCO_FIELDS = dict(
@@ -249,9 +249,10 @@ def check_data(cfg, split):
         for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
             check_evaluator(evaluator, split)
     except ConfigError as error:
-        # The digits are no help to those who classify.
-        hint = '' if cfg.get('default_scope') == 'mmpretrain' else f'; {TRY_DIGITS}'
-        raise ConfigError(f'{error}{hint}.') from error
+        digits_config = DIGITS_CONFIGS.get(cfg.get('default_scope'), DIGITS_CONFIGS['mmdet'])
+        raise ConfigError(
+            f'{error}; to try without data, run tools/prepare_digits.py and use {digits_config}.'
+        ) from error
 
 
 def find_datasets(dataset):
@@ -324,16 +325,16 @@ def fixed_layout(dataset, root):
         >>> fixed_layout(dict(type='ImageNet', split='val'), 'data/imagenet')
         ['val']
     """
-    split = dataset.get('split') or 'train'
+    split = dataset.get('split')
     cars = ['car_ims', 'cars_annos.mat']
     if not Path(root, cars[1]).exists():
-        labels = '_withlabels' if split == 'test' else ''
-        cars = [f'cars_{split}', f'devkit/cars_{split}_annos{labels}.mat']
+        part, labels = ('test', '_withlabels') if split == 'test' else ('train', '')
+        cars = [f'cars_{part}', f'devkit/cars_{part}_annos{labels}.mat']
     layouts = dict(
-        ImageNet=[split],
+        ImageNet=[split] if split else [],
         StanfordCars=cars,
         Flowers102=['jpg', 'imagelabels.mat', 'setid.mat'],
-        OxfordIIITPet=['images', f'annotations/{split}.txt'],
+        OxfordIIITPet=['images', f'annotations/{split or "trainval"}.txt'],
     )
     return layouts.get(type_name(dataset), [])
 

@@ -161,11 +161,36 @@ def classifier_cfg(**dataset):
     )
 
 
-def test_a_missing_root_folder_is_named_without_a_hint_that_is_for_detection(tmp_path):
+def test_a_missing_root_folder_is_named_with_the_digits_to_classify(tmp_path):
     cfg = classifier_cfg(type='ImageNet', data_root='no/such/imagenet', split='train')
-    assert 'digits' not in expect_sentence(cfg, 'no/such/imagenet is missing')
+    expect_sentence(cfg, 'no/such/imagenet/train is missing', 'configs/evit_m0_digits.py')
+    (tmp_path / 'train').mkdir()
     cfg.train_dataloader.dataset.data_root = str(tmp_path)
     check_config(cfg, splits=['train'])
+    cfg.train_dataloader.dataset.pop('split')  # the classes are in the root folder itself
+    cfg.train_dataloader.dataset.data_root = str(tmp_path / 'train')
+    check_config(cfg, splits=['train'])
+
+
+@pytest.mark.parametrize(
+    ('kind', 'split', 'paths'),
+    [
+        ('StanfordCars', 'train', ['cars_train', 'devkit/cars_train_annos.mat']),
+        ('StanfordCars', 'test', ['cars_test', 'devkit/cars_test_annos_withlabels.mat']),
+        ('Flowers102', 'trainval', ['jpg', 'imagelabels.mat', 'setid.mat']),
+        ('OxfordIIITPet', 'trainval', ['images', 'annotations/trainval.txt']),
+    ],
+)
+def test_files_of_a_fixed_layout_are_named(tmp_path, kind, split, paths):
+    cfg = classifier_cfg(type=kind, data_root=str(tmp_path), split=split)
+    for path in paths:
+        expect_sentence(cfg, f'{tmp_path / path} is missing', *paths)
+        (tmp_path / path).mkdir(parents=True)
+    check_config(cfg, splits=['train'])
+    if kind == 'StanfordCars':
+        shutil.rmtree(tmp_path / paths[0])
+        (tmp_path / 'cars_annos.mat').touch()
+        expect_sentence(cfg, f'{tmp_path / "car_ims"} is missing')
 
 
 def test_data_that_are_downloaded_or_remote_need_not_be_there():
@@ -248,7 +273,7 @@ def test_schedule_that_begins_after_the_end_of_training_is_named():
     cfg.train_cfg.max_epochs = 5
     expect_sentence(cfg, 'CosineAnnealingLR', 'begins after 5 epochs', 'param_scheduler=None')
     cfg.train_cfg.max_epochs = 6
-    expect_sentence(cfg, 'data/imagenet is missing')
+    expect_sentence(cfg, 'data/imagenet/train is missing')
 
 
 def test_launchers_and_mixed_precision_without_a_gpu_are_named(cfg, monkeypatch):
