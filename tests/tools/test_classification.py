@@ -2,6 +2,7 @@ import pickle
 
 import mmengine
 import pytest
+import torch
 
 CONFIG = """
 _base_ = ['mmpretrain::_base_/default_runtime.py']
@@ -108,3 +109,13 @@ def test_evaluating_from_the_kept_config_leaves_it_as_it_was(trained, run_tool):
         )
         assert result.returncode == 0, result.stdout
     assert kept.read_text() == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU, on which it would train')
+def test_mixed_precision_keeps_the_adaptive_clipping(run_tool, digits):
+    options = [f'{s}_dataloader.dataset.data_root={digits}' for s in ('train', 'val')]
+    result = run_tool(
+        'tools/train.py', 'configs/evit_m0_digits.py', '--amp', '--cfg-options', *options
+    )
+    assert result.returncode == 1
+    assert 'error: Mixed precision (--amp or AdaptiveClipAmpOptimWrapper)' in result.stdout
