@@ -44,7 +44,7 @@ class DistilledImageClassifier(ImageClassifier):
 
     Raises:
         ConfigError: If an argument is out of range or there is no second head; in training, if
-            the teacher has other classes than the student.
+            the teacher cannot be had, or has other classes than the student.
 
     Example:
         >>> import torch
@@ -158,11 +158,24 @@ class DistilledImageClassifier(ImageClassifier):
     @cached_property
     def teacher(self):
         """BaseClassifier: The frozen teacher, with its pretrained weights."""
-        teacher = MMPRETRAIN_MODELS.build(self.teacher_cfg)
-        # Without an init_cfg it would undo what timm has loaded.
-        if teacher.init_cfg:
-            teacher.init_weights()
-        elif not (self.teacher_cfg.get('pretrained') or self.teacher_cfg.get('checkpoint_path')):
+        try:
+            teacher = MMPRETRAIN_MODELS.build(self.teacher_cfg)
+            # Without an init_cfg it would undo what timm has loaded.
+            if teacher.init_cfg:
+                teacher.init_weights()
+        # What a model raises at wrong arguments or without a network is its own business.
+        except Exception as error:
+            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+            raise ConfigError(
+                f'The teacher {self.teacher_cfg} cannot be built or its weights cannot be had '
+                f'({reason}): mend model.teacher, or load its weights from a file by init_cfg or '
+                "by timm's checkpoint_path."
+            ) from error
+        if not (
+            teacher.init_cfg
+            or self.teacher_cfg.get('pretrained')
+            or self.teacher_cfg.get('checkpoint_path')
+        ):
             print_log(
                 'The teacher starts from random weights: give it pretrained ones by init_cfg, '
                 "or by pretrained=True or checkpoint_path if it is one of timm's.",

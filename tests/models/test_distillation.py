@@ -241,6 +241,17 @@ def test_wrong_settings_are_refused_in_one_sentence(wrong, words):
         make(**wrong)
 
 
+@pytest.mark.parametrize(
+    'wrong',
+    [dict(model_name='resnet1000'), dict(checkpoint_path='no/such.pth'), dict(type='NoSuchModel')],
+)
+def test_teacher_that_cannot_be_had_is_named_in_one_sentence(images, samples, wrong):
+    model = make(TIMM_TEACHER | wrong)
+    with pytest.raises(ConfigError, match=f'The teacher .*{list(wrong.values())[0]}') as caught:
+        model(images, samples, mode='loss')
+    assert '\n' not in str(caught.value)
+
+
 def test_teacher_of_other_classes_is_refused_in_one_sentence(images, samples):
     model = make({**TIMM_TEACHER, 'num_classes': 7})
     with pytest.raises(ConfigError, match='scores 7 classes and the student 5'):

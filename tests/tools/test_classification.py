@@ -3,6 +3,7 @@ import pickle
 import mmengine
 import pytest
 import torch
+from PIL import Image
 
 CONFIG = """
 _base_ = ['mmpretrain::_base_/default_runtime.py']
@@ -109,6 +110,31 @@ def test_evaluating_from_the_kept_config_leaves_it_as_it_was(trained, run_tool):
         )
         assert result.returncode == 0, result.stdout
     assert kept.read_text() == before
+
+
+def test_maps_of_images_are_drawn(trained, digits, run_tool, tmp_path):
+    work_dir, config, _ = trained
+    images = sorted((digits / 'classification/val/4').iterdir())[:3]
+    out = tmp_path / 'new' / 'maps.png'
+    command = ['tools/analysis/grad_cam.py', config, work_dir / 'epoch_1.pth']
+    result = run_tool(*command, *images, '--out', out)
+    assert result.returncode == 0, result.stdout
+    width, height = Image.open(out).size
+    assert (width, height) == (4 * 264, 3 * 288)  # plain and three stages, a row for each image
+    # Digits are grey, the maps over them are not.
+    red, _, blue = Image.open(out).convert('RGB').split()
+    assert red.crop((0, 40, 250, 280)).tobytes() == blue.crop((0, 40, 250, 280)).tobytes()
+    assert red.crop((270, 40, 500, 280)).tobytes() != blue.crop((270, 40, 500, 280)).tobytes()
+
+    (tmp_path / 'torn.png').write_bytes(b'torn')
+    for wrong in (
+        [*command, tmp_path / 'torn.png'],
+        [command[0], 'configs/retinanet_evit_m4.py', *command[2:], images[0]],
+    ):
+        result = run_tool(*wrong, '--out', tmp_path / 'none.png')
+        assert result.returncode == 1
+        assert result.stdout.splitlines()[-1].startswith('error: '), result.stdout
+    assert not (tmp_path / 'none.png').exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU, on which it would train')

@@ -9,6 +9,7 @@ from mmpretrain import ImageClassificationInferencer
 from mmevit.analysis import grad_cam, plot_grad_cams
 from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.engine import ConfigError
+from mmevit.engine.checks import type_name
 from mmevit.engine.launch import check_checkpoint, one_sentence_errors, read_config
 from mmevit.files import written_whole
 
@@ -30,9 +31,13 @@ def main():
     args = parse_args()
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
     check_checkpoint(args.checkpoint)
-    inferencer = ImageClassificationInferencer(
-        read_config(args.config, args.cfg_options), args.checkpoint
-    )
+    cfg = read_config(args.config, args.cfg_options)
+    backbone = cfg.get('model', {}).get('backbone', {})
+    if type_name(backbone) != 'EfficientViT' or cfg.get('default_scope') != 'mmpretrain':
+        raise ConfigError(
+            f'{args.config} has no EfficientViT classifier: give one such as evit_m0_in1k.py.'
+        )
+    inferencer = ImageClassificationInferencer(cfg, args.checkpoint)
     classifier = inferencer.model
     inputs = torch.cat([preprocess(inferencer, image) for image in args.images])
     stages = range(len(classifier.backbone.stages))
