@@ -59,7 +59,7 @@ class DistilledImageClassifier(ImageClassifier):
         ... )
         >>> samples = [DataSample().set_gt_label(label) for label in (1, 3)]
         >>> sorted(model(torch.rand(2, 3, 64, 64), samples, mode='loss'))
-        ['loss', 'loss_distillation']
+        ['loss_cls', 'loss_distillation']
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class DistilledImageClassifier(ImageClassifier):
             data_samples (list[DataSample]): Their labels, or scores after mixing.
 
         Returns:
-            dict[str, Tensor]: ``loss`` and ``loss_distillation``, weighted, to be summed.
+            dict[str, Tensor]: ``loss_cls`` and ``loss_distillation``, weighted, to be summed.
 
         Raises:
             ConfigError: If the teacher has other classes than the student.
@@ -112,7 +112,8 @@ class DistilledImageClassifier(ImageClassifier):
                 f'{imitating_scores.shape[1]}: give a teacher of the same classes.'
             )
         losses = self.head._get_loss(scores, data_samples)
-        losses['loss'] = (1 - self.distillation_weight) * losses['loss']
+        # As 'loss' the log shows the sum.
+        losses['loss_cls'] = (1 - self.distillation_weight) * losses.pop('loss')
         losses['loss_distillation'] = self.distillation_weight * self.imitation_loss(
             imitating_scores, teacher_scores
         )
