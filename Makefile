@@ -7,7 +7,6 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-WORK_DIR ?= work_dirs/demo
 DEMO_CONFIG := configs/retinanet_evit_m4_digits.py
 CLASSIFICATION_CONFIG := configs/evit_m0_digits.py
 BIN := $(VENV)/bin
@@ -40,6 +39,7 @@ $(INSTALLED):
 data/digits: | env
 	$(BIN)/python tools/prepare_digits.py $@
 
+demo: WORK_DIR ?= work_dirs/demo
 demo: env | data/digits
 	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(WORK_DIR)
 	$(BIN)/python tools/test.py $(DEMO_CONFIG) $$(cat $(WORK_DIR)/last_checkpoint) --work-dir $(WORK_DIR) \
@@ -49,7 +49,7 @@ demo: env | data/digits
 	@echo "True and predicted: $(WORK_DIR)/val_images/, sixteen validation images"
 	@echo "Logs:               $(WORK_DIR)/, a folder a run"
 
-demo-classification: WORK_DIR = work_dirs/demo-classification
+demo-classification: WORK_DIR ?= work_dirs/demo-classification
 demo-classification: env | data/digits
 	$(BIN)/python tools/train.py $(CLASSIFICATION_CONFIG) --work-dir $(WORK_DIR)
 	$(BIN)/python tools/test.py $(CLASSIFICATION_CONFIG) $$(cat $(WORK_DIR)/last_checkpoint) \

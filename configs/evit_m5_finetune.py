@@ -8,10 +8,10 @@ crop = dict(type='RandomResizedCrop', crop_ratio_range=(0.35, 1.0))
 train_pipeline = [load, {**_base_.train_pipeline[1], **crop}, _base_.train_pipeline[2], pack]
 test_pipeline = [load, *_base_.test_pipeline[1:]]
 train_dataloader = dict(
-    dataset=dict(_delete_=True, type='CustomDataset', pipeline=train_pipeline),
+    dataset=dict(_delete_=True, type='BaseDataset', pipeline=train_pipeline),
     sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True),
 )
-val_dataloader = dict(dataset=dict(_delete_=True, type='CustomDataset', pipeline=test_pipeline))
+val_dataloader = dict(dataset=dict(_delete_=True, type='BaseDataset', pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 optim_wrapper = dict(optimizer=dict(lr=5e-4, weight_decay=0.025))

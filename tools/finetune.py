@@ -1,6 +1,8 @@
 """Fine-tune a classifier on your own images, a folder for each class."""
 
+import argparse
 import json
+import os
 from pathlib import Path
 
 from mmevit.checkpoint import forbid_code_in_checkpoints, load_from_evit
@@ -9,10 +11,9 @@ from mmevit.engine import ConfigError, check_config
 from mmevit.engine.checks import type_name
 from mmevit.engine.launch import build_runner, common_parser, load_config, one_sentence_errors
 from mmevit.files import written_whole
+from mmevit.hub import MIM_FOLDER
 from mmevit.models import EfficientViT
-from mmevit.models.efficientvit import likely_arch
-
-CONFIG = Path(__file__).parents[1] / 'configs/evit_m5_finetune.py'
+from mmevit.models.efficientvit import likely_arch, likely_windows, select_backbone
 
 
 def parse_args():
@@ -21,15 +22,16 @@ def parse_args():
     parser.add_argument(
         'data', help='folder of class folders, or of train and val that hold class folders'
     )
-    parser.add_argument('--config', default=str(CONFIG), help='config file to start from')
     parser.add_argument(
         '--weights',
         default='evit://m5',
         help='evit://m0 to evit://m5, or a checkpoint; the network is the one that it is of',
     )
-    parser.add_argument('--epochs', type=int, help='number of epochs, 20 unless given')
-    parser.add_argument('--batch-size', type=int, help='images a step and process, 32 unless given')
-    parser.add_argument('--image-size', type=int, help='side in pixels, 224 unless given')
+    parser.add_argument('--epochs', type=positive, help='number of epochs, 20 unless given')
+    parser.add_argument(
+        '--batch-size', type=positive, help='images a step and process, 32 unless given'
+    )
+    parser.add_argument('--image-size', type=positive, help='side in pixels, 224 unless given')
     parser.add_argument(
         '--no-flip', action='store_true', help='for what differs from its mirror image, as text'
     )
@@ -39,16 +41,25 @@ def parse_args():
         default=0.2,
         help='fraction of each class to validate with, where there is no folder val',
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.config = MIM_FOLDER / 'configs/efficientvit/evit_m5_finetune.py'
+    args.work_dir = args.work_dir or f'work_dirs/{Path(args.data).resolve().name}'
+    return args
+
+
+def positive(text):
+    """Read a whole number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f'{text} is no whole number above 0')
+    return int(text)
 
 
 def main():
     """Fill in the config, check everything that can be checked, then train."""
     args = parse_args()
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
-    args.work_dir = args.work_dir or f'work_dirs/{Path(args.data).resolve().name}'
     splits = ('train', 'val')
-    cfg = load_config(args, splits, needs=('model', 'train_dataloader', 'optim_wrapper'))
+    cfg = load_config(args, splits, needs=())
     classes = set_data(cfg, args)
     set_model(cfg, args.weights, len(classes))
     if args.epochs:
@@ -63,7 +74,7 @@ def main():
     runner = build_runner(cfg)
     runner.train()
     if runner.rank == 0:
-        report(cfg, classes)
+        report(runner, classes)
 
 
 def set_data(cfg, args):
@@ -79,24 +90,31 @@ def set_data(cfg, args):
     Raises:
         ConfigError: If the data cannot be used.
     """
-    classes, train, val = split_class_folders(args.data, args.val_fraction)
-    root = str(Path(args.data).resolve())
+    root, work_dir = Path(args.data).resolve(), Path(cfg.work_dir).resolve()
+    if work_dir.is_relative_to(root):
+        raise ConfigError(
+            f'The work directory {work_dir} lies in the data {root}: name another by --work-dir.'
+        )
+    classes, train, val = split_class_folders(root, args.val_fraction)
+    for name, images in dict(train=train, val=val).items():
+        items = [dict(img_path=path, gt_label=label) for path, label in images]
+        with written_whole(work_dir / f'{name}_images.json') as path:
+            path.write_text(json.dumps(dict(metainfo=dict(classes=classes), data_list=items)))
     # The config that is kept is for inference too: its test data are the ones of validation.
-    for split, images in dict(train=train, val=val, test=val).items():
-        path = Path(cfg.work_dir, f'{split}_images.txt').resolve()
-        with written_whole(path) as part:
-            part.write_text(''.join(f'{name} {label}\n' for name, label in images))
-        dataloader = cfg[f'{split}_dataloader']
-        # No more than there are: a batch that is not full is left out of training.
-        dataloader.batch_size = min(args.batch_size or dataloader.batch_size, len(images))
-        dataset = dataloader.dataset
-        dataset.update(data_root=root, ann_file=str(path), metainfo=dict(classes=classes))
+    for split, name in dict(train='train', val='val', test='val').items():
+        dataset = cfg[f'{split}_dataloader'].dataset
+        dataset.update(
+            data_root=str(root),
+            ann_file=str(work_dir / f'{name}_images.json'),
+            metainfo=dict(classes=classes),
+        )
         if args.no_flip:
             dataset.pipeline = [
                 step for step in dataset.pipeline if type_name(step) != 'RandomFlip'
             ]
         if args.image_size:
             resize(dataset.pipeline, args.image_size)
+    set_batch_size(cfg.train_dataloader, args.batch_size, len(train))
     return classes
 
 
@@ -114,6 +132,28 @@ def resize(pipeline, size):
             step.scale = (size, size)
 
 
+def set_batch_size(dataloader, batch_size, num_images):
+    """Choose no more images a step than there are, since a batch that is not full is left out.
+
+    Args:
+        dataloader (dict): Config of the data loader, which is changed.
+        batch_size (int | None): The size that was asked for.
+        num_images (int): Number of images that all processes share.
+
+    Raises:
+        ConfigError: If a batch would be of one image, on which batch norm cannot train.
+    """
+    num_processes = int(os.environ.get('WORLD_SIZE', 1))
+    batch_size = min(batch_size or dataloader.batch_size, num_images // num_processes)
+    if batch_size < 2:
+        raise ConfigError(
+            f'{num_images} images to train on make batches of {batch_size} for each of '
+            f'{num_processes} processes, but batch norm needs two or more: give more images, fewer '
+            'processes, or a larger --batch-size.'
+        )
+    dataloader.batch_size = batch_size
+
+
 def set_model(cfg, weights, num_classes):
     """Make the model the one that the weights are of.
 
@@ -128,46 +168,34 @@ def set_model(cfg, weights, num_classes):
     """
     if '://' not in weights:
         weights = f'evit://{Path(weights).expanduser().resolve()}'
-    backbone = {
-        name.removeprefix('backbone.'): weight
-        for name, weight in load_from_evit(weights)['state_dict'].items()
-        if name.startswith('backbone.')
-    }
-    arch = likely_arch(backbone)
-    if arch is None:
+    backbone = select_backbone(load_from_evit(weights)['state_dict'])
+    arch, windows = likely_arch(backbone), likely_windows(backbone)
+    if arch is None or windows is None:
         raise ConfigError(
-            f'{weights} has no weights of {", ".join(EfficientViT.arch_zoo)}: give a classifier '
-            'or detector with one of them as its backbone.'
+            f'{weights} has no weights to train of {", ".join(EfficientViT.arch_zoo)}: give a '
+            'classifier or detector with one of them as its backbone, not folded.'
         )
-    window_areas = {
-        int(name.split('.')[1]): table.shape[1]
-        for name, table in backbone.items()
-        if name.endswith('attention_biases')
-    }
-    cfg.model.backbone.update(
-        arch=arch, window_sizes=[round(area**0.5) for _, area in sorted(window_areas.items())]
-    )
+    cfg.model.backbone.update(arch=arch, window_sizes=windows)
     cfg.model.backbone.init_cfg.checkpoint = weights
-    cfg.model.head.update(
-        num_classes=num_classes, in_channels=EfficientViT.arch_zoo[arch]['embed_dims'][-1]
-    )
-    cfg.data_preprocessor.num_classes = num_classes
+    cfg.model.head.in_channels = EfficientViT.arch_zoo[arch]['embed_dims'][-1]
+    cfg.model.head.num_classes = cfg.data_preprocessor.num_classes = num_classes
 
 
-def report(cfg, classes):
+def report(runner, classes):
     """Say where the model is and how to use it.
 
     Args:
-        cfg (Config): The config.
+        runner (Runner): The runner, after training.
         classes (Sequence[str]): The names of the classes.
     """
-    config = Path(cfg.work_dir, Path(cfg.filename).name)
-    checkpoint = max(Path(cfg.work_dir).glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
+    config = str(Path(runner.work_dir, Path(runner.cfg.filename).name))
+    last = Path(runner.work_dir, 'last_checkpoint').read_text()
+    checkpoint = runner.message_hub.runtime_info.get('best_ckpt') or last
     print(f'The classes:    {json.dumps(classes, ensure_ascii=False)}')
     print(f'The checkpoint: {checkpoint}')
     print('To name a picture in Python:')
     print('    from mmpretrain import ImageClassificationInferencer')
-    print(f'    name = ImageClassificationInferencer({str(config)!r}, {str(checkpoint)!r})')
+    print(f'    name = ImageClassificationInferencer({config!r}, {checkpoint!r})')
     print("    name('picture.jpg')[0]['pred_class'], name('picture.jpg')[0]['pred_score']")
 
 

@@ -81,5 +81,5 @@ def plot_grad_cams(images, maps, titles):
             if column > 0:
                 axes.imshow(maps[column - 1][index].cpu(), cmap='jet', alpha=0.5, vmin=0, vmax=1)
                 axes.set_title(f'stage {column}', fontsize=9)
-        row[0].set_title(titles[index], fontsize=9)
+        row[0].set_title(titles[index], fontsize=9, parse_math=False)
     return figure

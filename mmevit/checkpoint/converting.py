@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from mmevit.errors import CheckpointError
 from mmevit.files import written_whole
-from mmevit.models.efficientvit import likely_arch
+from mmevit.models.efficientvit import likely_arch, select_backbone
 from mmevit.version import __version__
 
 from .loader import find_dataset_meta, find_state_dict
@@ -63,13 +63,8 @@ def describe(source, meta, weights):
         dict: ``arch``, ``dataset_meta`` if the classes are known, ``source``, ``sha256`` of the
         source, and ``mmevit_version``.
     """
-    backbone = {
-        name.removeprefix('backbone.'): weight
-        for name, weight in weights.items()
-        if name.startswith('backbone.')
-    }
     described = dict(
-        arch=likely_arch(backbone) or 'custom',
+        arch=likely_arch(select_backbone(weights)) or 'custom',
         source=source.name,
         sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
         mmevit_version=__version__,

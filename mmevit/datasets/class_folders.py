@@ -1,19 +1,24 @@
 """One's own images for classification: a folder for each class."""
 
+import logging
 import os
 import random
 from pathlib import Path
 
+from mmengine.logging import print_log
+
 from mmevit.errors import ConfigError, shorten
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+VAL_NAMES = ('val', 'valid', 'validation', 'test')
 
 
 def split_class_folders(root, val_fraction=0.2, seed=0):
     """List the images of class folders for training and for validation.
 
-    The classes are the folders in ``root``, of which some images are held out, or the folders in
-    ``root/train``, if ``root/val`` or ``root/test`` holds the images for validation::
+    The classes are the folders in ``root``, or those in ``root/train``. Some images of each are
+    held out for validation, unless there is ``root/val`` (or ``valid``, ``validation``, ``test``)
+    beside ``root/train``::
 
         root/cat/anything.jpg    or    root/train/cat/anything.jpg
         root/dog/any/where.png         root/val/dog/any/where.png
@@ -47,8 +52,10 @@ def split_class_folders(root, val_fraction=0.2, seed=0):
         raise ConfigError(f'The folder {root} is missing: it is to hold a folder for each class.')
     if not 0 < val_fraction < 1:
         raise ConfigError(f'The fraction held out is {val_fraction}, but must be between 0 and 1.')
-    val_name = next((name for name in ('val', 'test') if (root / name).is_dir()), None)
-    if val_name and (root / 'train').is_dir():
+    # A folder of that name with images in it is a class: there are pictures of trains.
+    is_split = (root / 'train').is_dir() and not any(map(is_image, (root / 'train').iterdir()))
+    val_name = next((name for name in VAL_NAMES if (root / name).is_dir()), None)
+    if is_split and val_name:
         train, val = find_images(root, 'train'), find_images(root, val_name)
         if surplus := val.keys() - train.keys():
             raise ConfigError(
@@ -56,11 +63,11 @@ def split_class_folders(root, val_fraction=0.2, seed=0):
                 f'{root / "train"} has not.'
             )
     else:
-        train, val = hold_out(find_images(root), val_fraction, seed)
-    if len(train) < 2:
+        train, val = hold_out(find_images(root, 'train' if is_split else '.'), val_fraction, seed)
+    if len(train) < 2 or not val:
         raise ConfigError(
-            f'{root} has {len(train)} classes, but at least two are needed: it is to hold a folder '
-            'for each class.'
+            f'{root} has {len(train)} classes to train and {len(val)} to validate on, but two and '
+            'one are needed at least: it is to hold a folder for each class.'
         )
     classes = tuple(train)
     listed = [
@@ -70,12 +77,17 @@ def split_class_folders(root, val_fraction=0.2, seed=0):
     return classes, *listed
 
 
-def find_images(root, part='.'):
-    """Find the images of each class.
+def is_image(path):
+    """Whether a path is a file that is named as an image."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith('.') and path.is_file()
+
+
+def find_images(root, part):
+    """Find the images of each class, and warn of files that are none.
 
     Args:
         root (Path): Folder that the paths start from.
-        part (str): Folder in it that holds the class folders. Defaults to ``root`` itself.
+        part (str): Folder in it that holds the class folders.
 
     Returns:
         dict[str, list[str]]: Sorted paths by the sorted names of the classes.
@@ -83,19 +95,27 @@ def find_images(root, part='.'):
     Raises:
         ConfigError: If a class has no images.
     """
-    images = {}
+    images, others = {}, []
     for folder in sorted((root / part).iterdir()):
-        if folder.is_dir() and not folder.name.startswith('.'):
-            images[folder.name] = sorted(
-                Path(parent, name).relative_to(root).as_posix()
-                for parent, _, names in os.walk(folder, followlinks=True)
-                for name in names
-                if name.lower().endswith(SUFFIXES)
-            )
+        # macOS puts such a folder into its archives.
+        if not folder.is_dir() or folder.name.startswith('.') or folder.name == '__MACOSX':
+            continue
+        files = sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+        images[folder.name] = [
+            path.relative_to(root).as_posix() for path in files if is_image(path)
+        ]
+        others += [path for path in files if not is_image(path)]
     if empty := [name for name, paths in images.items() if not paths]:
         raise ConfigError(
             f'{root / part} has no images in {shorten(empty)}: each folder is a class, and its '
             f'images end in {", ".join(SUFFIXES)}.'
+        )
+    if others:
+        print_log(
+            f'{len(others)} files are left out, such as {others[0]}: images end in '
+            f'{", ".join(SUFFIXES)}.',
+            logger='current',
+            level=logging.WARNING,
         )
     return images
 

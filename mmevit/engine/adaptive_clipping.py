@@ -3,6 +3,8 @@
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
+from mmevit.errors import ConfigError
+
 
 class AdaptiveClipping:
     """Clip each unit's gradient in proportion to the norm of its weights.
@@ -24,20 +26,27 @@ class AdaptiveClipping:
         **kwargs: The arguments of the wrapper that this is mixed into.
 
     Raises:
-        ImportError: If timm is not installed.
+        ConfigError: If ``clip_grad`` is something else, or timm is not installed.
     """
 
-    def __init__(self, *args, clip_grad, **kwargs):
+    def __init__(self, *args, clip_grad=None, **kwargs):
         super().__init__(*args, **kwargs)
+        settings = clip_grad or {}
+        is_known = settings.keys() <= {'clip_factor', 'eps', 'norm_type'}
+        if not is_known or not settings.get('clip_factor', 0) > 0:
+            raise ConfigError(
+                f'optim_wrapper.clip_grad is {clip_grad}, but {type(self).__name__} needs '
+                'clip_factor, above 0, and takes eps and norm_type besides.'
+            )
         try:
             from timm.utils.agc import adaptive_clip_grad
         except ImportError as error:
-            raise ImportError(
+            raise ConfigError(
                 f'{type(self).__name__} clips by timm, which is not installed: pip install timm.'
             ) from error
         self.adaptive_clip_grad = adaptive_clip_grad
         # What the wrappers look at before they step, after AMP has unscaled the gradients.
-        self.clip_grad_kwargs = clip_grad
+        self.clip_grad_kwargs = settings
 
     def _clip_grad(self):
         for group in self.optimizer.param_groups:

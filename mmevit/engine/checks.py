@@ -44,6 +44,7 @@ def check_config(cfg, splits):
         check_mixed_precision(cfg)
         check_schedule(cfg)
     check_model(cfg.model)
+    check_classifier(cfg)
     # The first process of a machine reads its files for all of them.
     if int(os.environ.get('LOCAL_RANK', 0)) > 0:
         return
@@ -186,6 +187,35 @@ def check_model(model):
             f'model.neck.in_channels is {list(in_channels)}, but the backbone, '
             f'arch={backbone.get("arch", "m4")!r}, gives maps of {out_channels} channels: make '
             'them, or model.backbone.out_indices, agree.'
+        )
+
+
+def check_classifier(cfg):
+    """Check that the head of a classifier fits the backbone and the classes of the data.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    backbone, head = cfg.model.get('backbone') or {}, cfg.model.get('head') or {}
+    if type_name(backbone) != 'EfficientViT' or type_name(head) != 'EfficientViTClsHead':
+        return
+    out_channels = build_without_memory(backbone, 'backbone').out_channels
+    if head.get('in_channels') != out_channels[-1]:
+        raise ConfigError(
+            f'model.head.in_channels is {head.get("in_channels")}, but the backbone, '
+            f'arch={backbone.get("arch", "m4")!r}, gives {out_channels[-1]} channels: make them '
+            'agree.'
+        )
+    num_classes = head.get('num_classes', 1000)
+    dataset = next(find_datasets(cfg.get('train_dataloader', {}).get('dataset', {})), {})
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if isinstance(classes, (list, tuple)) and len(classes) != num_classes:
+        raise ConfigError(
+            f'model.head.num_classes is {num_classes}, but the data set has {len(classes)} '
+            f'classes, {shorten(classes)}: make them agree.'
         )
 
 

@@ -51,30 +51,42 @@ class WholeCheckpointHook(Hook):
     """Refuse a checkpoint that does not fit the whole model, which mmengine would load in part."""
 
     def after_load_checkpoint(self, runner, checkpoint):
-        """Compare the checkpoint's names and shapes with the model's."""
-        own = {
-            name.removeprefix('module.'): weight.shape
-            for name, weight in runner.model.state_dict().items()
-        }
-        given = {
-            name.removeprefix('module.'): weight.shape
-            for name, weight in checkpoint.get('state_dict', checkpoint).items()
-        }
-        problems = {
-            'lacks': own.keys() - given.keys(),
-            'has besides': given.keys() - own.keys(),
-            'has in another shape': {
-                name
-                for name in own.keys() & given.keys()
-                # Bias tables of other windows are resized.
-                if own[name] != given[name] and not name.endswith('attention_biases')
-            },
-        }
-        found = [f'{what} {shorten(sorted(names))}' for what, names in problems.items() if names]
-        if found:
-            raise CheckpointError(
-                f'The checkpoint does not fit the model of the config: it {"; ".join(found)}.'
-            )
+        """Compare the checkpoint with the model."""
+        check_fit(runner.model, checkpoint)
+
+
+def check_fit(model, checkpoint):
+    """Check that a checkpoint is of a model as a whole.
+
+    Args:
+        model (nn.Module): The model.
+        checkpoint (dict): The checkpoint.
+
+    Raises:
+        CheckpointError: If it has fewer or more weights, or weights of other shapes.
+    """
+    own = {
+        name.removeprefix('module.'): weight.shape for name, weight in model.state_dict().items()
+    }
+    given = {
+        name.removeprefix('module.'): weight.shape
+        for name, weight in checkpoint.get('state_dict', checkpoint).items()
+    }
+    problems = {
+        'lacks': own.keys() - given.keys(),
+        'has besides': given.keys() - own.keys(),
+        'has in another shape': {
+            name
+            for name in own.keys() & given.keys()
+            # Bias tables of other windows are resized.
+            if own[name] != given[name] and not name.endswith('attention_biases')
+        },
+    }
+    found = [f'{what} {shorten(sorted(names))}' for what, names in problems.items() if names]
+    if found:
+        raise CheckpointError(
+            f'The checkpoint does not fit the model of the config: it {"; ".join(found)}.'
+        )
 
 
 def plot_curves(histories):

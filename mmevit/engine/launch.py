@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import torch
 from mmengine.config import Config, DictAction
@@ -180,6 +181,12 @@ def one_sentence_errors():
         yield
     except UserError as error:
         sys.exit(f'error: {error}')
+    except URLError as error:
+        # From data sets that download themselves.
+        sys.exit(
+            f'error: A download failed ({error.reason}): put the files where the config expects '
+            'them by hand, or try again with a connection.'
+        )
     except pickle.UnpicklingError as error:
         # From a loader of mmengine's for URLs, which PyTorch has kept from unpickling.
         reason = ' '.join(str(error).split('\n')[0].split())

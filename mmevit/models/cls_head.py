@@ -17,25 +17,25 @@ class EfficientViTClsHead(LeViTClsHead):
     classes leave the head as it was initialised, with a warning.
 
     Args:
-        num_classes (int): Number of classes. Defaults to 1000.
         in_channels (int): Channels of the pooled features.
+        num_classes (int): Number of classes. Defaults to 1000.
         distillation (bool): Whether there is a second such head, to learn from a teacher.
             Defaults to False.
         init_cfg (dict, optional): Config of the initialisation. Defaults to a truncated normal
             distribution of standard deviation 0.02 for the linear layers.
-        **kwargs: The other arguments of :class:`mmpretrain.models.heads.LeViTClsHead`.
+        **kwargs: The arguments of :class:`mmpretrain.models.heads.ClsHead`, such as ``loss``.
 
     Example:
         >>> import torch
-        >>> head = EfficientViTClsHead(num_classes=10, in_channels=192, distillation=True)
+        >>> head = EfficientViTClsHead(in_channels=192, num_classes=10, distillation=True)
         >>> head((torch.rand(2, 192),)).shape
         torch.Size([2, 10])
     """
 
     def __init__(
         self,
+        in_channels,
         num_classes=1000,
-        in_channels=None,
         distillation=False,
         init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02),
         **kwargs,

@@ -360,6 +360,47 @@ def likely_arch(weights):
     return None
 
 
+def likely_windows(weights):
+    """Tell the windows that weights were made for by the sizes of their bias tables.
+
+    Args:
+        weights (dict[str, Tensor]): Weights of a backbone, not folded.
+
+    Returns:
+        list[int] | None: The window of each stage, or None if there are no such tables.
+
+    Example:
+        >>> likely_windows(EfficientViT('m2', window_sizes=(7, 7, 4)).state_dict())
+        [7, 7, 4]
+    """
+    windows = {
+        int(name.split('.')[1]): round(table.shape[1] ** 0.5)
+        for name, table in weights.items()
+        if name.endswith('attention_biases')
+    }
+    return [window for _, window in sorted(windows.items())] or None
+
+
+def select_backbone(weights):
+    """Select the weights of the backbone from those of a whole model.
+
+    Args:
+        weights (dict[str, Tensor]): Weights of a classifier or detector.
+
+    Returns:
+        dict[str, Tensor]: Those of its backbone, by their names in the backbone.
+
+    Example:
+        >>> select_backbone({'backbone.stem.0.conv.weight': 1, 'head.head.bn.weight': 2})
+        {'stem.0.conv.weight': 1}
+    """
+    return {
+        name.removeprefix('backbone.'): weight
+        for name, weight in weights.items()
+        if name.startswith('backbone.')
+    }
+
+
 def build_stem(in_channels, out_channels, norm_cfg, act_cfg, deploy):
     """Overlapping patch embedding: four 3x3 convolutions of stride 2 (Section 3.2).
 

@@ -55,7 +55,7 @@ def test_images_that_come_later_leave_other_classes_as_they_were(animals, make):
     assert [path for path, _ in before[2]] == [p for p, _ in after[2] if 'bird' not in p]
 
 
-@pytest.mark.parametrize('val', ['val', 'test'])
+@pytest.mark.parametrize('val', ['val', 'valid', 'validation', 'test'])
 def test_given_folders_for_validation_are_taken(make, val):
     root = make('train/a/1.jpg', 'train/b/2.jpg', f'{val}/b/3.jpg')
     assert split_class_folders(root) == (
@@ -65,15 +65,51 @@ def test_given_folders_for_validation_are_taken(make, val):
     )
 
 
+def test_validation_comes_before_test(make):
+    root = make('train/a/1.jpg', 'train/b/2.jpg', 'valid/a/3.jpg', 'test/a/4.jpg')
+    assert split_class_folders(root)[2] == [('valid/a/3.jpg', 0)]
+
+
+def test_training_folder_alone_is_split(make):
+    root = make(*(f'train/{name}/{index}.jpg' for name in 'ab' for index in range(2)))
+    classes, train, val = split_class_folders(root)
+    assert classes == ('a', 'b') and len(train) == len(val) == 2
+    assert all(path.startswith('train/') for path, _ in train + val)
+
+
+def test_pictures_of_trains_are_a_class(make):
+    root = make('train/1.jpg', 'train/2.jpg', 'val/1.jpg', 'val/2.jpg')
+    assert split_class_folders(root)[0] == ('train', 'val')
+
+
+def test_hidden_files_and_those_of_macos_are_no_images(make):
+    root = make('a/1.jpg', 'a/2.jpg', 'a/._1.jpg', 'b/1.jpg', 'b/2.jpg', '__MACOSX/a/1.jpg')
+    classes, train, val = split_class_folders(root)
+    assert classes == ('a', 'b') and len(train + val) == 4
+
+
+def test_links_are_not_followed_into_the_same_images_again(make):
+    root = make('a/1.jpg', 'a/2.jpg', 'b/1.jpg', 'b/2.jpg')
+    (root / 'a/up').symlink_to(root)
+    _, train, val = split_class_folders(root)
+    assert len(train + val) == 4
+
+
+def test_files_that_are_left_out_are_counted(make, log):
+    split_class_folders(make('a/1.jpg', 'a/2.jpg', 'a/3.heic', 'b/1.jpg', 'b/2.jpg', 'b/4.gif'))
+    assert '2 files are left out, such as ' in log.read_text()
+
+
 @pytest.mark.parametrize(
     ('names', 'words'),
     [
-        (['a/1.jpg', 'a/2.jpg'], '1 classes, but at least two'),
+        (['a/1.jpg', 'a/2.jpg'], '1 classes to train'),
         (['1.jpg'], '0 classes'),
+        (['train/a/1.jpg', 'train/b/1.jpg', 'val/1.jpg'], '0 to validate on'),
         (['a/1.jpg', 'a/2.jpg', 'b/1.jpg'], 'class b has one image alone'),
         (['a/1.jpg', 'a/2.jpg', 'b/1.txt'], 'no images in b'),
         (['train/a/1.jpg', 'train/b/1.jpg', 'val/c/1.jpg'], 'classes c, which'),
-        (['train/a/1.jpg', 'val/a/1.jpg'], '1 classes'),
+        (['train/a/1.jpg', 'val/a/1.jpg'], '1 classes to train and 1'),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_sentence(make, names, words):

@@ -8,6 +8,7 @@ from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from timm.utils.agc import adaptive_clip_grad
 
+from mmevit.errors import ConfigError
 from mmevit.models import EfficientViT
 
 
@@ -125,3 +126,13 @@ def test_frozen_stages_are_no_obstacle(batches):
     wrapper = make_wrapper(model)
     wrapper.update_params(loss_of(model, batches[0]))
     assert torch.equal(model.stem[0].conv.weight, frozen)
+
+
+@pytest.mark.parametrize(
+    'clip_grad',
+    [None, {}, dict(max_norm=1.0), dict(clip_factor=-0.02), dict(clip_factor=0.02, max_norm=1.0)],
+)
+def test_wrong_settings_are_refused_in_one_sentence(model, clip_grad):
+    cfg = ConfigDict(type='AdaptiveClipOptimWrapper', optimizer=dict(type='SGD', lr=1.0))
+    with pytest.raises(ConfigError, match='needs clip_factor, above 0'):
+        build_optim_wrapper(model, ConfigDict(cfg, clip_grad=clip_grad))

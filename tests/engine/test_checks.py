@@ -268,6 +268,20 @@ def test_a_gpu_that_is_asked_for_and_absent_is_named(cfg, monkeypatch):
 
 
 @no_gpu
+@pytest.mark.parametrize(
+    ('options', 'parts'),
+    [
+        ({'model.backbone.arch': 'm4'}, ['in_channels is 192', "'m4'", 'gives 384']),
+        ({'model.head.num_classes': 5}, ['num_classes is 5', 'has 10 classes, 0, 1, 2, 3']),
+        ({'train_dataloader.dataset.metainfo.classes': ('a', 'b')}, ['is 10', 'has 2 classes']),
+    ],
+)
+def test_head_that_does_not_fit_backbone_or_classes_is_named(options, parts):
+    cfg = Config.fromfile('configs/evit_m0_digits.py')
+    cfg.merge_from_dict(options)
+    expect_sentence(cfg, *parts)
+
+
 def test_schedule_that_begins_after_the_end_of_training_is_named():
     cfg = Config.fromfile('configs/evit_m0_in1k.py')
     cfg.train_cfg.max_epochs = 5

@@ -37,7 +37,7 @@ def test_two_heads_are_averaged_and_both_train(features, training):
 
 @pytest.mark.parametrize('distillation', [False, True])
 def test_linear_layers_start_from_a_normal_distribution_of_0_02(distillation):
-    head = EfficientViTClsHead(1000, 192, distillation)
+    head = EfficientViTClsHead(192, 1000, distillation)
     head.init_weights()
     linears = [module for module in head.modules() if isinstance(module, torch.nn.Linear)]
     assert len(linears) == 1 + distillation

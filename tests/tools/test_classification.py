@@ -127,14 +127,21 @@ def test_maps_of_images_are_drawn(trained, digits, run_tool, tmp_path):
     assert red.crop((270, 40, 500, 280)).tobytes() != blue.crop((270, 40, 500, 280)).tobytes()
 
     (tmp_path / 'torn.png').write_bytes(b'torn')
+    (tmp_path / 'empty.png').touch()
     for wrong in (
         [*command, tmp_path / 'torn.png'],
+        [*command, tmp_path / 'empty.png'],
         [command[0], 'configs/retinanet_evit_m4.py', *command[2:], images[0]],
+        [command[0], 'configs/evit_m0_in1k.py', *command[2:], images[0]],
     ):
         result = run_tool(*wrong, '--out', tmp_path / 'none.png')
         assert result.returncode == 1
         assert result.stdout.splitlines()[-1].startswith('error: '), result.stdout
     assert not (tmp_path / 'none.png').exists()
+    result = run_tool(*command, images[0], '--out', tmp_path / 'maps.foo')
+    assert result.stdout.splitlines()[-1].startswith(
+        f'error: {tmp_path}/maps.foo cannot be written'
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU, on which it would train')

@@ -1,5 +1,5 @@
+import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +8,10 @@ from mmpretrain import ImageClassificationInferencer, get_model
 from PIL import Image
 
 from mmevit.checkpoint import read_checkpoint
+from mmevit.models import EfficientViT
 
-NAMES = {'3': 'drei', '5': 'fünf', '7': 'sieben: 7'}
+# With all that a list of files might trip over.
+NAMES = {'3': ' drei', '5': 'fünf', '7': 'sieben: 7\n"$x_$"'}
 
 
 @pytest.fixture(scope='module')
@@ -21,7 +23,7 @@ def photos(digits, tmp_path_factory):
         (root / name).mkdir(parents=True)
         for path in sorted(folder.iterdir())[:20]:
             shutil.copy(path, root / name)
-    (root / 'drei/torn.png').write_bytes(b'torn')
+    (root / ' drei/torn.png').write_bytes(b'torn')
     return root
 
 
@@ -40,7 +42,7 @@ def finetuned(photos, weights, tmp_path_factory, run_tool):
     options = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0']
     result = run_tool(
         *('tools/finetune.py', photos, '--weights', weights, '--work-dir', work_dir),
-        *('--image-size', '64', '--epochs', '1', '--batch-size', '16', '--no-flip'),
+        *('--image-size', '64', '--epochs', '1', '--batch-size', '7', '--no-flip'),
         *('--cfg-options', *options),
     )
     assert result.returncode == 0, result.stdout
@@ -54,14 +56,17 @@ def test_config_holds_the_data_and_the_network_of_the_weights(finetuned, photos,
     assert (backbone.arch, list(backbone.window_sizes)) == ('m1', [4, 4, 2])
     assert backbone.init_cfg.checkpoint == f'evit://{weights}'
     assert (head.num_classes, head.in_channels, cfg.data_preprocessor.num_classes) == (3, 192, 3)
-    assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size) == (1, 16)
+    assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size) == (1, 7)
     steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
     assert steps['RandomResizedCrop'].scale == 64 and 'RandomFlip' not in steps
     assert cfg.test_dataloader.dataset.pipeline[1].scale == (64, 64)
-    lists = [(work_dir / f'{name}_images.txt').read_text() for name in ('train', 'val')]
-    listed = sorted(line.rpartition(' ')[0] for text in lists for line in text.splitlines())
+    train, val = (
+        json.loads((work_dir / f'{name}_images.json').read_text())['data_list']
+        for name in ('train', 'val')
+    )
+    listed = sorted(item['img_path'] for item in train + val)
     assert listed == sorted(str(path.relative_to(photos)) for path in photos.glob('*/*'))
-    assert len(lists[1].splitlines()) == 12
+    assert len(val) == 12
 
 
 def test_backbone_starts_from_the_weights_and_the_head_anew(finetuned, weights):
@@ -77,7 +82,7 @@ def test_backbone_starts_from_the_weights_and_the_head_anew(finetuned, weights):
 
 def test_picture_is_named_with_a_probability_by_the_code_that_is_printed(finetuned, photos):
     work_dir, output = finetuned
-    assert 'drei/torn.png cannot be read' in output
+    assert ' drei/torn.png cannot be read' in output
     assert '"fünf"' in output
     checkpoint = next(work_dir.glob('best_*.pth'))
     assert str(checkpoint) in output
@@ -87,7 +92,7 @@ def test_picture_is_named_with_a_probability_by_the_code_that_is_printed(finetun
     scope = {}
     exec(f'{lines[0].strip()}\n{lines[1].strip()}', scope)
     assert isinstance(scope['name'], ImageClassificationInferencer)
-    result = scope['name'](str(next(photos.glob('drei/0*.png'))))[0]
+    result = scope['name'](str(next(photos.glob(' drei/0*.png'))))[0]
     assert result['pred_class'] in NAMES.values()
     assert result['pred_score'] == pytest.approx(result['pred_scores'].max())
     assert result['pred_scores'].sum() == pytest.approx(1)
@@ -112,17 +117,23 @@ def test_kept_config_evaluates_and_resumes(finetuned, run_tool, tmp_path):
 
 def test_wrong_data_and_weights_are_refused_in_one_sentence(photos, run_tool, tmp_path):
     def refused(*command):
-        result = run_tool('tools/finetune.py', *command, '--work-dir', tmp_path / 'work')
-        assert result.returncode == 1 and 'Traceback' not in result.stdout
+        result = run_tool('tools/finetune.py', '--work-dir', tmp_path / 'work', *command)
+        assert result.returncode in (1, 2) and 'Traceback' not in result.stdout
         return result.stdout.splitlines()[-1]
 
     assert 'is missing' in refused(tmp_path / 'nothing')
-    one_class = tmp_path / 'one/cat'
-    one_class.mkdir(parents=True)
-    for index in range(2):
-        Image.new('RGB', (8, 8)).save(one_class / f'{index}.png')
-    assert 'at least two' in refused(tmp_path / 'one')
+    two = tmp_path / 'two'
+    for name in ('cat', 'dog'):
+        (two / name).mkdir(parents=True)
+        for index in range(2):
+            Image.new('RGB', (8, 8)).save(two / name / f'{index}.png')
+    assert 'lies in the data' in refused(two, '--work-dir', two / 'work')
+    assert 'batches of 1' in refused(two, '--batch-size', '1')
+    assert '-3 is no whole number above 0' in refused(two, '--epochs', '-3')
     assert 'neither a file nor one of the names' in refused(photos, '--weights', 'm9.pth')
-    torch.save(dict(state_dict=torch.nn.Linear(2, 2).state_dict()), tmp_path / 'linear.pth')
-    assert 'error: ' in refused(photos, '--weights', tmp_path / 'linear.pth')
-    assert not Path(tmp_path, 'work').exists() or not list((tmp_path / 'work').glob('*.pth'))
+    folded = EfficientViT('m0')
+    folded.switch_to_deploy()
+    weights = {f'backbone.{name}': value for name, value in folded.state_dict().items()}
+    torch.save(dict(state_dict=weights), tmp_path / 'folded.pth')
+    assert 'error: ' in refused(photos, '--weights', tmp_path / 'folded.pth')
+    assert not list((tmp_path / 'work').glob('*.pth'))

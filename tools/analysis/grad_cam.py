@@ -2,14 +2,17 @@
 
 import argparse
 
+import cv2
 import torch
 from mmengine.config import DictAction
-from mmpretrain import ImageClassificationInferencer
+from mmengine.runner import CheckpointLoader
+from mmpretrain import ImageClassificationInferencer, get_model
 
 from mmevit.analysis import grad_cam, plot_grad_cams
 from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.engine import ConfigError
 from mmevit.engine.checks import type_name
+from mmevit.engine.hooks import check_fit
 from mmevit.engine.launch import check_checkpoint, one_sentence_errors, read_config
 from mmevit.files import written_whole
 
@@ -37,6 +40,7 @@ def main():
         raise ConfigError(
             f'{args.config} has no EfficientViT classifier: give one such as evit_m0_in1k.py.'
         )
+    check_fit(get_model(cfg), CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu'))
     inferencer = ImageClassificationInferencer(cfg, args.checkpoint)
     classifier = inferencer.model
     inputs = torch.cat([preprocess(inferencer, image) for image in args.images])
@@ -44,8 +48,11 @@ def main():
     maps, scores = zip(*(grad_cam(classifier, inputs, stage) for stage in stages), strict=True)
     titles = [describe(inferencer.classes, image_scores) for image_scores in scores[0]]
     figure = plot_grad_cams(plain_images(classifier, inputs), maps, titles)
-    with written_whole(args.out) as path:
-        figure.savefig(path, dpi=120)
+    try:
+        with written_whole(args.out) as path:
+            figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f'{args.out} cannot be written ({error}).') from error
     print(f'The maps of {len(inputs)} images: {args.out}')
 
 
@@ -64,8 +71,8 @@ def preprocess(inferencer, image):
     """
     try:
         (data,) = inferencer.preprocess([image])
-    except (OSError, ValueError) as error:
-        raise ConfigError(f'The image {image} cannot be read ({error}).') from error
+    except (OSError, ValueError, cv2.error) as error:
+        raise ConfigError(f'The image {image} cannot be read ({type(error).__name__}).') from error
     return inferencer.model.data_preprocessor(data)['inputs']
 
 
