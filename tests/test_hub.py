@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,17 +91,10 @@ def installed(tmp_path_factory):
     options = ['--no-deps', '--no-build-isolation', '--quiet']
     # From a copy, since building leaves files beside the sources.
     source = folder / 'source'
-    listed = subprocess.run(
-        ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    for name in filter(None, listed.stdout.split('\0')):
-        if (ROOT / name).is_file() or (ROOT / name).is_symlink():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            subprocess.run(['cp', '-P', ROOT / name, source / name], check=True)
+    for name in ('configs', 'mmevit', 'requirements', 'tools'):
+        shutil.copytree(ROOT / name, source / name, symlinks=True)
+    for name in ('LICENSE', 'MANIFEST.in', 'README.md', 'pyproject.toml', 'setup.py'):
+        shutil.copy(ROOT / name, source)
     subprocess.run([*pip, 'wheel', *options, '-w', folder, source], check=True)
     (wheel,) = folder.glob('*.whl')
     subprocess.run([*pip, 'install', *options, '--target', folder / 'site', wheel], check=True)
