@@ -1,13 +1,13 @@
 # Everything here sets itself up: it needs Python 3.10 to 3.13, a C++ compiler, and nothing else.
 #   make demo        train and evaluate a detector on real handwritten digits
 #   make demo-classification   the same for a classifier
+#   make demo-segmentation     the same for boxes and masks
 #   make test        the fast tests; make test-all runs the slow ones too
 #   make lint        ruff, lint and format; make format mends what it can
 # VENV=path shares one environment between checkouts, PYTHON=path chooses the interpreter.
 
 PYTHON ?= python3
 VENV ?= .venv
-DEMO_CONFIG := configs/retinanet_evit_m4_digits.py
 CLASSIFICATION_CONFIG := configs/evit_m0_digits.py
 BIN := $(VENV)/bin
 # The checkout comes before what is installed, so that a shared environment runs this code.
@@ -16,7 +16,7 @@ export PYTHONPATH := $(CURDIR)
 INSTALLED := $(VENV)/installed-$(shell cat requirements/*.txt setup.py | cksum | cut -d ' ' -f 1)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c requirements/constraints.txt
 
-.PHONY: env demo demo-classification test test-all lint format clean
+.PHONY: env demo demo-classification demo-segmentation test test-all lint format clean
 
 env: $(INSTALLED)
 
@@ -40,7 +40,10 @@ data/digits: | env
 	$(BIN)/python tools/prepare_digits.py $@
 
 demo: WORK_DIR ?= work_dirs/demo
-demo: env | data/digits
+demo: DEMO_CONFIG := configs/retinanet_evit_m4_digits.py
+demo-segmentation: WORK_DIR ?= work_dirs/demo-segmentation
+demo-segmentation: DEMO_CONFIG := configs/mask-rcnn_evit_m4_digits.py
+demo demo-segmentation: env | data/digits
 	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(WORK_DIR)
 	$(BIN)/python tools/test.py $(DEMO_CONFIG) $$(cat $(WORK_DIR)/last_checkpoint) --work-dir $(WORK_DIR) \
 		--show-dir $(WORK_DIR)/val_images --interval 10

@@ -13,6 +13,7 @@ from mmevit.engine.checks import check_model
 
 ARCHS = ('m0', 'm1', 'm2', 'm3', 'm4', 'm5')
 RETINANETS = [f'retinanet_evit_{arch}' for arch in ARCHS] + ['retinanet_evit_m4_digits']
+MASK_RCNNS = [f'mask-rcnn_evit_{arch}' for arch in ARCHS] + ['mask-rcnn_evit_m4_digits']
 
 
 def load(name):
@@ -21,7 +22,8 @@ def load(name):
 
 
 def test_every_detector_is_tested():
-    assert {path.stem for path in Path('configs').glob('retinanet_*.py')} == set(RETINANETS)
+    found = {path.stem for path in Path('configs').glob('*.py')}
+    assert {name for name in found if not name.startswith('evit_')} == {*RETINANETS, *MASK_RCNNS}
 
 
 @pytest.mark.parametrize('name', RETINANETS)
@@ -57,16 +59,55 @@ def test_detector_runs_in_loss_predict_and_tensor_mode(name):
     assert [tuple(level.shape) for level in boxes] == [(2, anchors * 4, *side) for side in sides]
 
 
+@pytest.mark.parametrize('name', MASK_RCNNS)
+def test_instance_segmenter_runs_in_loss_and_predict_mode(name):
+    cfg = load(name)
+    check_model(cfg.model)
+    cfg.model.backbone.init_cfg = None  # the released weights are not here
+    cfg.model.train_cfg.rcnn.sampler.num = 32
+    detector = MODELS.build(cfg.model)
+    detector.init_weights()
+    num_classes = cfg.model.roi_head.mask_head.num_classes
+    assert num_classes == cfg.model.roi_head.bbox_head.num_classes
+    sides = [[3, 128, 192], [3, 125, 130]]
+    packed = demo_mm_inputs(2, sides, num_classes=num_classes, with_mask=True)
+
+    data = detector.data_preprocessor(packed, training=True)
+    losses = detector.train()(**data, mode='loss')
+    flat = [
+        loss for value in losses.values() for loss in (value if type(value) is list else [value])
+    ]
+    names = {'loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox', 'loss_mask', 'acc'}
+    assert set(losses) == names and all(loss.isfinite().all() for loss in flat)
+    sum(value.sum() for name, value in losses.items() if name == 'loss_mask').backward()
+    assert detector.backbone.stem[0].conv.weight.grad.abs().max() > 0
+
+    strides = cfg.model.rpn_head.anchor_generator.strides
+    maps = detector.extract_feat(data['inputs'])
+    assert [192 / level.shape[-1] for level in maps] == strides == [4, 8, 16, 32, 64]
+    detector.test_cfg.rcnn.score_thr = 0.0
+    detector.rpn_head.test_cfg.max_per_img = 5
+    detector.eval()
+    data = detector.data_preprocessor(packed, training=False)
+    with torch.no_grad():
+        predictions = detector(**data, mode='predict')
+    for prediction, (_, height, width) in zip(predictions, sides, strict=True):
+        instances = prediction.pred_instances
+        assert len(instances) and instances.masks.shape[1:] == (height, width)
+
+
 @pytest.mark.parametrize('arch', ARCHS)
-def test_real_configs_start_from_the_released_weights_of_their_arch(arch):
-    backbone = load(f'retinanet_evit_{arch}').model.backbone
+@pytest.mark.parametrize('family', ['retinanet', 'mask-rcnn'])
+def test_real_configs_start_from_the_released_weights_of_their_arch(family, arch):
+    backbone = load(f'{family}_evit_{arch}').model.backbone
     assert backbone.arch == arch
     wanted = dict(type='Pretrained', checkpoint=f'evit://{arch}', prefix='backbone.')
     assert backbone.init_cfg == wanted
 
 
-def test_m4_follows_the_published_recipe():
-    cfg = load('retinanet_evit_m4')
+@pytest.mark.parametrize('family', ['retinanet', 'mask-rcnn'])
+def test_m4_follows_the_published_recipe(family):
+    cfg = load(f'{family}_evit_m4')
     assert cfg.train_cfg.max_epochs == 12 and cfg.train_dataloader.batch_size == 2
     assert cfg.auto_scale_lr.base_batch_size == 16
     warm_up, steps = cfg.param_scheduler
