@@ -13,6 +13,22 @@ class CheckpointError(UserError):
     """A checkpoint cannot be read, is not safe to read, or does not fit the model."""
 
 
+def list_problems(names_by_problem):
+    """List those of some problems that there are.
+
+    Args:
+        names_by_problem (dict[str, Collection]): For each problem what has it, perhaps nothing.
+
+    Returns:
+        list[str]: For each problem that something has, the problem and the first names.
+
+    Example:
+        >>> list_problems({'lacks': ['a', 'b'], 'has besides': []})
+        ['lacks a, b']
+    """
+    return [f'{what} {shorten(names)}' for what, names in names_by_problem.items() if names]
+
+
 def shorten(names):
     """Join names for a message, but not all of very many.
 

@@ -13,7 +13,7 @@ from mmevit.engine.launch import build_runner, common_parser, load_config, one_s
 from mmevit.files import written_whole
 from mmevit.hub import MIM_FOLDER
 from mmevit.models import EfficientViT
-from mmevit.models.efficientvit import likely_arch, likely_windows, select_backbone
+from mmevit.models.efficientvit import likely_arch, likely_windows, select_weights
 
 
 def parse_args():
@@ -168,7 +168,7 @@ def set_model(cfg, weights, num_classes):
     """
     if '://' not in weights:
         weights = f'evit://{Path(weights).expanduser().resolve()}'
-    backbone = select_backbone(load_from_evit(weights)['state_dict'])
+    backbone = select_weights(load_from_evit(weights)['state_dict'], 'backbone.')
     arch, windows = likely_arch(backbone), likely_windows(backbone)
     if arch is None or windows is None:
         raise ConfigError(

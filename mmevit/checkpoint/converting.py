@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from mmevit.errors import CheckpointError
 from mmevit.files import written_whole
-from mmevit.models.efficientvit import likely_arch, select_backbone
+from mmevit.models.efficientvit import likely_arch, select_weights
 from mmevit.version import __version__
 
 from .loader import find_dataset_meta, find_state_dict
@@ -64,7 +64,7 @@ def describe(source, meta, weights):
         source, and ``mmevit_version``.
     """
     described = dict(
-        arch=likely_arch(select_backbone(weights)) or 'custom',
+        arch=likely_arch(select_weights(weights, 'backbone.')) or 'custom',
         source=source.name,
         sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
         mmevit_version=__version__,

@@ -6,7 +6,7 @@ One table, made for the depths and heads that a state dict has, serves every dir
 import re
 from typing import NamedTuple
 
-from mmevit.errors import CheckpointError, shorten
+from mmevit.errors import CheckpointError, list_problems, shorten
 from mmevit.models.attention import relative_index
 
 FORMS = ('mmevit', 'released', 'timm')
@@ -172,10 +172,8 @@ def check_names(weights, modules, form):
     surplus = [
         name for name in weights.keys() - expected if not name.endswith('num_batches_tracked')
     ]
-    if missing or surplus:
-        problems = [f'lack {shorten(missing)}'] * bool(missing)
-        problems += [f'have besides {shorten(sorted(surplus))}'] * bool(surplus)
-        raise CheckpointError(f'The weights, in {form} form, {" and ".join(problems)}.')
+    if found := list_problems({'lack': missing, 'have besides': sorted(surplus)}):
+        raise CheckpointError(f'The weights, in {form} form, {" and ".join(found)}.')
 
 
 def list_modules(depths, num_heads):

@@ -5,7 +5,7 @@ from pathlib import Path
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from mmevit.errors import CheckpointError, shorten
+from mmevit.errors import CheckpointError, list_problems
 
 
 @HOOKS.register_module()
@@ -65,25 +65,21 @@ def check_fit(model, checkpoint):
     Raises:
         CheckpointError: If it has fewer or more weights, or weights of other shapes.
     """
-    own = {
-        name.removeprefix('module.'): weight.shape for name, weight in model.state_dict().items()
-    }
-    given = {
-        name.removeprefix('module.'): weight.shape
-        for name, weight in checkpoint.get('state_dict', checkpoint).items()
-    }
+    own, given = (
+        {name.removeprefix('module.'): weight.shape for name, weight in weights.items()}
+        for weights in (model.state_dict(), checkpoint.get('state_dict', checkpoint))
+    )
     problems = {
-        'lacks': own.keys() - given.keys(),
-        'has besides': given.keys() - own.keys(),
-        'has in another shape': {
+        'lacks': sorted(own.keys() - given.keys()),
+        'has besides': sorted(given.keys() - own.keys()),
+        'has in another shape': sorted(
             name
             for name in own.keys() & given.keys()
             # Bias tables of other windows are resized.
             if own[name] != given[name] and not name.endswith('attention_biases')
-        },
+        ),
     }
-    found = [f'{what} {shorten(sorted(names))}' for what, names in problems.items() if names]
-    if found:
+    if found := list_problems(problems):
         raise CheckpointError(
             f'The checkpoint does not fit the model of the config: it {"; ".join(found)}.'
         )

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmevit.errors import CheckpointError, shorten
+from mmevit.errors import CheckpointError, list_problems
 
 from .attention import WindowAttention
 from .layers import FFN, ConvNorm, Residual, ResidualDepthwise, SqueezeExcite
@@ -206,11 +206,7 @@ class EfficientViT(BaseModule):
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         """Refuse weights that do not fit: mmengine would load what does, and only log the rest."""
-        given = {
-            name.removeprefix(prefix): weight
-            for name, weight in state_dict.items()
-            if name.startswith(prefix)
-        }
+        given = select_weights(state_dict, prefix)
         # As a part of a model it may be left out of what is loaded.
         if given or not prefix:
             self._check_weights(given)
@@ -229,8 +225,7 @@ class EfficientViT(BaseModule):
             if name in given and not self._takes(name, given[name], own[name])
         ]
         problems = {'lack': missing, 'have besides': surplus, 'have in another shape': misshapen}
-        found = [f'{what} {shorten(names)}' for what, names in problems.items() if names]
-        if found:
+        if found := list_problems(problems):
             raise CheckpointError(
                 f'The weights do not fit this model: they {"; ".join(found)}; '
                 f'{self._explain_misfit(given)}.'
@@ -381,23 +376,25 @@ def likely_windows(weights):
     return [window for _, window in sorted(windows.items())] or None
 
 
-def select_backbone(weights):
-    """Select the weights of the backbone from those of a whole model.
+def select_weights(weights, prefix):
+    """Select the weights of a part of a model.
 
     Args:
-        weights (dict[str, Tensor]): Weights of a classifier or detector.
+        weights (dict[str, Tensor]): Weights of a whole model, such as a classifier or detector.
+        prefix (str): What their names start with, such as ``'backbone.'``.
 
     Returns:
-        dict[str, Tensor]: Those of its backbone, by their names in the backbone.
+        dict[str, Tensor]: Those of the part, by their names in the part.
 
     Example:
-        >>> select_backbone({'backbone.stem.0.conv.weight': 1, 'head.head.bn.weight': 2})
+        >>> weights = {'backbone.stem.0.conv.weight': 1, 'head.head.bn.weight': 2}
+        >>> select_weights(weights, 'backbone.')
         {'stem.0.conv.weight': 1}
     """
     return {
-        name.removeprefix('backbone.'): weight
+        name.removeprefix(prefix): weight
         for name, weight in weights.items()
-        if name.startswith('backbone.')
+        if name.startswith(prefix)
     }
 
 
