@@ -44,7 +44,7 @@ def check_config(cfg, splits):
         check_mixed_precision(cfg)
         check_schedule(cfg)
     check_model(cfg.model)
-    check_classifier(cfg)
+    check_number_of_classes(cfg)
     # The first process of a machine reads its files for all of them.
     if int(os.environ.get('LOCAL_RANK', 0)) > 0:
         return
@@ -165,18 +165,24 @@ def type_name(cfg):
 
 
 def check_model(model):
-    """Check the arguments of an EfficientViT backbone and that the neck fits what it gives.
+    """Check the arguments of an EfficientViT backbone, and that neck and head fit what it gives.
 
     Args:
         model (dict): Config of the model.
 
     Raises:
-        ConfigError: If the backbone or its neck cannot be built, or the neck takes other maps.
+        ConfigError: If the backbone or its neck cannot be built, or neck or head take other maps.
     """
-    backbone, neck = model.get('backbone') or {}, model.get('neck') or {}
+    backbone, neck, head = (model.get(part) or {} for part in ('backbone', 'neck', 'head'))
     if type_name(backbone) != 'EfficientViT':
         return
+    arch = backbone.get('arch', 'm4')
     out_channels = list(build_without_memory(backbone, 'backbone').out_channels)
+    if type_name(head) == 'EfficientViTClsHead' and head.get('in_channels') != out_channels[-1]:
+        raise ConfigError(
+            f'model.head.in_channels is {head.get("in_channels")}, but the backbone, '
+            f'arch={arch!r}, gives {out_channels[-1]} channels: make them agree.'
+        )
     if not isinstance(neck, dict):
         return
     if type_name(neck) == 'EfficientViTFPN':
@@ -184,39 +190,32 @@ def check_model(model):
     in_channels = neck.get('in_channels')
     if isinstance(in_channels, (list, tuple)) and list(in_channels) != out_channels:
         raise ConfigError(
-            f'model.neck.in_channels is {list(in_channels)}, but the backbone, '
-            f'arch={backbone.get("arch", "m4")!r}, gives maps of {out_channels} channels: make '
-            'them, or model.backbone.out_indices, agree.'
+            f'model.neck.in_channels is {list(in_channels)}, but the backbone, arch={arch!r}, '
+            f'gives maps of {out_channels} channels: make them, or model.backbone.out_indices, '
+            'agree.'
         )
 
 
-def check_classifier(cfg):
-    """Check that the head of a classifier fits the backbone and the classes of the data.
+def check_number_of_classes(cfg):
+    """Check that the head of a classifier has the classes that its data set names.
 
     Args:
         cfg (Config): The config.
 
     Raises:
-        ConfigError: If it does not.
+        ConfigError: If it has more or fewer.
     """
-    backbone, head = cfg.model.get('backbone') or {}, cfg.model.get('head') or {}
-    if type_name(backbone) != 'EfficientViT' or type_name(head) != 'EfficientViTClsHead':
+    head, dataloader = cfg.model.get('head') or {}, cfg.get('train_dataloader') or {}
+    if type_name(head) != 'EfficientViTClsHead':
         return
-    out_channels = build_without_memory(backbone, 'backbone').out_channels
-    if head.get('in_channels') != out_channels[-1]:
-        raise ConfigError(
-            f'model.head.in_channels is {head.get("in_channels")}, but the backbone, '
-            f'arch={backbone.get("arch", "m4")!r}, gives {out_channels[-1]} channels: make them '
-            'agree.'
-        )
     num_classes = head.get('num_classes', 1000)
-    dataset = next(find_datasets(cfg.get('train_dataloader', {}).get('dataset', {})), {})
-    classes = (dataset.get('metainfo') or {}).get('classes')
-    if isinstance(classes, (list, tuple)) and len(classes) != num_classes:
-        raise ConfigError(
-            f'model.head.num_classes is {num_classes}, but the data set has {len(classes)} '
-            f'classes, {shorten(classes)}: make them agree.'
-        )
+    for dataset in find_datasets(dataloader.get('dataset', {})):
+        classes = (dataset.get('metainfo') or {}).get('classes')
+        if isinstance(classes, (list, tuple)) and len(classes) != num_classes:
+            raise ConfigError(
+                f'model.head.num_classes is {num_classes}, but the data set has {len(classes)} '
+                f'classes, {shorten(classes)}: make them agree.'
+            )
 
 
 def build_without_memory(cfg, name):

@@ -282,6 +282,13 @@ def test_head_that_does_not_fit_backbone_or_classes_is_named(options, parts):
     expect_sentence(cfg, *parts)
 
 
+def test_config_for_evaluation_alone_needs_no_training_data(digits):
+    cfg = Config.fromfile('configs/evit_m0_digits.py')
+    cfg.train_dataloader = None
+    cfg.test_dataloader.dataset.data_root = str(digits / 'classification/val')
+    check_config(cfg, splits=['test'])
+
+
 def test_schedule_that_begins_after_the_end_of_training_is_named():
     cfg = Config.fromfile('configs/evit_m0_in1k.py')
     cfg.train_cfg.max_epochs = 5
