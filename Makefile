@@ -8,7 +8,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-CLASSIFICATION_CONFIG := configs/evit_m0_digits.py
+WORK_DIR ?= work_dirs/$@
 BIN := $(VENV)/bin
 # The checkout comes before what is installed, so that a shared environment runs this code.
 export PYTHONPATH := $(CURDIR)
@@ -39,9 +39,7 @@ $(INSTALLED):
 data/digits: | env
 	$(BIN)/python tools/prepare_digits.py $@
 
-demo: WORK_DIR ?= work_dirs/demo
 demo: DEMO_CONFIG := configs/retinanet_evit_m4_digits.py
-demo-segmentation: WORK_DIR ?= work_dirs/demo-segmentation
 demo-segmentation: DEMO_CONFIG := configs/mask-rcnn_evit_m4_digits.py
 demo demo-segmentation: env | data/digits
 	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(WORK_DIR)
@@ -52,15 +50,15 @@ demo demo-segmentation: env | data/digits
 	@echo "True and predicted: $(WORK_DIR)/val_images/, sixteen validation images"
 	@echo "Logs:               $(WORK_DIR)/, a folder a run"
 
-demo-classification: WORK_DIR ?= work_dirs/demo-classification
+demo-classification: DEMO_CONFIG := configs/evit_m0_digits.py
 demo-classification: env | data/digits
-	$(BIN)/python tools/train.py $(CLASSIFICATION_CONFIG) --work-dir $(WORK_DIR)
-	$(BIN)/python tools/test.py $(CLASSIFICATION_CONFIG) $$(cat $(WORK_DIR)/last_checkpoint) \
+	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(WORK_DIR)
+	$(BIN)/python tools/test.py $(DEMO_CONFIG) $$(cat $(WORK_DIR)/last_checkpoint) \
 		--work-dir $(WORK_DIR) --out $(WORK_DIR)/predictions.pkl
 	$(BIN)/python $$($(BIN)/python -c 'import mmpretrain; print(mmpretrain.__path__[0])' | tail -n 1)/.mim/tools/analysis_tools/confusion_matrix.py \
-		$(CLASSIFICATION_CONFIG) $(WORK_DIR)/predictions.pkl --include-values \
+		$(DEMO_CONFIG) $(WORK_DIR)/predictions.pkl --include-values \
 		--show-path $(WORK_DIR)/confusion_matrix.png
-	$(BIN)/python tools/analysis/grad_cam.py $(CLASSIFICATION_CONFIG) \
+	$(BIN)/python tools/analysis/grad_cam.py $(DEMO_CONFIG) \
 		$$(cat $(WORK_DIR)/last_checkpoint) \
 		$$(ls data/digits/classification/val/[02469]/*.png | awk 'NR % 36 == 1') \
 		--out $(WORK_DIR)/grad_cam.png

@@ -19,9 +19,7 @@ test_dataloader = val_dataloader
 # Assumed, since the paper gives the number of epochs alone: batch size, optimizer and schedule of
 # Swin Transformer's fine-tuning at 384 pixels.
 optim_wrapper = dict(optimizer=dict(lr=2e-5, weight_decay=1e-8))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, end=5, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min=2e-7, begin=5, convert_to_iter_based=True),
-]
+warm_up, cosine = _base_.param_scheduler
+param_scheduler = [warm_up, {**cosine, 'eta_min': 2e-7}]
 train_cfg = dict(max_epochs=30)
 auto_scale_lr = dict(base_batch_size=512)

@@ -10,12 +10,9 @@ test_dataloader = val_dataloader
 val_evaluator = dict(metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
 
-# Random weights need their batch norm trained and norm layers in neck and heads; two cores, lighter
-# heads.
 roi_extractor = dict(out_channels=128)
 model = dict(
-    backbone=dict(norm_eval=False, init_cfg=None),
-    neck=dict(out_channels=128, norm_cfg=dict(type='BN')),
+    **_base_.from_scratch,
     rpn_head=dict(in_channels=128, feat_channels=128),
     roi_head=dict(
         bbox_roi_extractor=roi_extractor,

@@ -1,11 +1,8 @@
 # RetinaNet on the digits of tools/prepare_digits.py, from random weights, for two CPU cores.
 _base_ = ['_base_/retinanet_evit_m4.py', '_base_/digits_detection.py']
 
-# Random weights need their batch norm trained and norm layers in neck and head; two cores, a
-# lighter head.
 model = dict(
-    backbone=dict(norm_eval=False, init_cfg=None),
-    neck=dict(out_channels=128, norm_cfg=dict(type='BN')),
+    **_base_.from_scratch,
     bbox_head=dict(
         num_classes=10,
         in_channels=128,

@@ -42,3 +42,10 @@ param_scheduler = [
 optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=10.0))
 default_hooks = dict(logger=dict(interval=15), checkpoint=dict(max_keep_ckpts=1))
 auto_scale_lr = dict(base_batch_size=8)
+
+# Random weights need their batch norm trained and norm layers in neck and heads; two cores, lighter
+# ones.
+from_scratch = dict(
+    backbone=dict(norm_eval=False, init_cfg=None),
+    neck=dict(out_channels=128, norm_cfg=dict(type='BN')),
+)

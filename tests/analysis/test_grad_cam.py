@@ -30,7 +30,7 @@ def run_from(classifier, features, stage):
 @pytest.mark.parametrize('stage', [0, 1, 2])
 def test_maps_are_those_of_the_formula_with_gradients_by_differences(classifier, stage):
     images = torch.randn(2, 3, 96, 64, dtype=torch.float64)
-    maps, scores = grad_cam(classifier, images, stage)
+    (maps,), scores = grad_cam(classifier, images, [stage])
     with torch.no_grad():
         torch.testing.assert_close(scores, classifier(images, mode='tensor'))
         features = classifier.backbone.stem(images)
@@ -56,18 +56,25 @@ def test_maps_are_those_of_the_formula_with_gradients_by_differences(classifier,
 
 def test_asked_for_class_is_the_one_looked_for(classifier):
     images = torch.randn(2, 3, 96, 64, dtype=torch.float64)
-    highest, scores = grad_cam(classifier, images, 0)
-    same, _ = grad_cam(classifier, images, 0, scores.argmax(1))
-    other, _ = grad_cam(classifier, images, 0, (scores.argmax(1) + 1) % 5)
+    (highest,), scores = grad_cam(classifier, images, [0])
+    (same,), _ = grad_cam(classifier, images, [0], scores.argmax(1))
+    (other,), _ = grad_cam(classifier, images, [0], (scores.argmax(1) + 1) % 5)
     assert torch.equal(highest, same) and not torch.allclose(highest, other)
+
+
+def test_stages_together_are_those_one_by_one(classifier):
+    images = torch.randn(2, 3, 96, 64, dtype=torch.float64)
+    together, _ = grad_cam(classifier, images, [0, 1, 2])
+    for stage, maps in enumerate(together):
+        assert torch.equal(maps, grad_cam(classifier, images, [stage])[0][0])
 
 
 def test_frozen_weights_and_no_grad_are_no_obstacle_and_nothing_is_left_behind(classifier):
     images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
-    wanted, _ = grad_cam(classifier, images, 1)
+    (wanted,), _ = grad_cam(classifier, images, [1])
     classifier.requires_grad_(False)
     with torch.no_grad():
-        maps, _ = grad_cam(classifier, images, 1)
+        (maps,), _ = grad_cam(classifier, images, [1])
     assert torch.equal(maps, wanted) and not maps.requires_grad
     assert not images.requires_grad
     assert not any(module._forward_hooks for module in classifier.modules())

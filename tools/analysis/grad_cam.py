@@ -6,7 +6,7 @@ import cv2
 import torch
 from mmengine.config import DictAction
 from mmengine.runner import CheckpointLoader
-from mmpretrain import ImageClassificationInferencer, get_model
+from mmpretrain import ImageClassificationInferencer
 
 from mmevit.analysis import grad_cam, plot_grad_cams
 from mmevit.checkpoint import forbid_code_in_checkpoints
@@ -40,13 +40,12 @@ def main():
         raise ConfigError(
             f'{args.config} has no EfficientViT classifier: give one such as evit_m0_in1k.py.'
         )
-    check_fit(get_model(cfg), CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu'))
     inferencer = ImageClassificationInferencer(cfg, args.checkpoint)
     classifier = inferencer.model
+    check_fit(classifier, CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu'))
     inputs = torch.cat([preprocess(inferencer, image) for image in args.images])
-    stages = range(len(classifier.backbone.stages))
-    maps, scores = zip(*(grad_cam(classifier, inputs, stage) for stage in stages), strict=True)
-    titles = [describe(inferencer.classes, image_scores) for image_scores in scores[0]]
+    maps, scores = grad_cam(classifier, inputs, stages=range(len(classifier.backbone.stages)))
+    titles = [describe(inferencer.classes, image_scores) for image_scores in scores]
     figure = plot_grad_cams(plain_images(classifier, inputs), maps, titles)
     try:
         with written_whole(args.out) as path:
