@@ -18,7 +18,10 @@ train_pipeline = [
     dict(type='RandomResizedCrop', scale=112, crop_ratio_range=(0.7, 1.0), backend='pillow'),
     pack,
 ]
-test_pipeline = [load, dict(type='Resize', scale=(112, 112), backend='pillow'), pack]
+resize = dict(type='Resize', scale=(112, 112), backend='pillow')
+test_pipeline = [load, resize, pack]
+sizes = [{**resize, 'scale': (side, side)} for side in (112, 96, 128)]
+tta_pipeline = [load, dict(type='TestTimeAug', transforms=[sizes, [pack]])]
 data = dict(type='CustomDataset', metainfo=dict(classes=classes))
 train_dataloader = dict(
     batch_size=32,

@@ -34,6 +34,13 @@ train_dataloader = dict(
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
+# By tools/test.py --tta: two sizes, each also flipped.
+tta_model = dict(type='AverageClsScoreTTA')
+resize, crop, pack = test_pipeline[1:]
+flips = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]
+sizes = [resize, {**resize, 'scale': 288}]
+tta_pipeline = [load, dict(type='TestTimeAug', transforms=[sizes, [crop], flips, [pack]])]
+
 optim_wrapper = dict(
     type='AdaptiveClipOptimWrapper',
     # The paper's rate. The released script scales it by the batch of 2048 to 4e-3.

@@ -7,6 +7,7 @@ load, pack = dict(type='LoadImageFromFile'), dict(type='PackInputs')
 crop = dict(type='RandomResizedCrop', crop_ratio_range=(0.35, 1.0))
 train_pipeline = [load, {**_base_.train_pipeline[1], **crop}, _base_.train_pipeline[2], pack]
 test_pipeline = [load, *_base_.test_pipeline[1:]]
+tta_pipeline = [load, _base_.views]
 train_dataloader = dict(
     dataset=dict(_delete_=True, type='BaseDataset', pipeline=train_pipeline),
     sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True),

@@ -11,7 +11,9 @@ load, crop, *augmentations = _base_.train_pipeline
 train_pipeline = [load, {**crop, 'scale': size}, *augmentations]
 # Fine-tuned models of the released script see the whole image, made square.
 resize = dict(type='Resize', scale=(size, size), backend='pillow', interpolation='bicubic')
-test_pipeline = [load, resize, dict(type='PackInputs')]
+pack = dict(type='PackInputs')
+test_pipeline = [load, resize, pack]
+tta_pipeline = [load, dict(type='TestTimeAug', transforms=[[resize], _base_.flips, [pack]])]
 train_dataloader = dict(batch_size=64, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(batch_size=64, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -30,6 +30,7 @@ LIBRARIES = (
     Library('mmengine', ('onedl-mmengine', 'mmengine', 'mmengine-lite'), '0.8.3', '1.0.0', True),
     Library('mmcv', ('onedl-mmcv', 'mmcv', 'mmcv-lite'), '2.0.0', '3.0.0', True),
     Library('mmdet', ('onedl-mmdetection', 'mmdet'), '3.3.0', '4.0.0', False),
+    Library('mmseg', ('onedl-mmsegmentation', 'mmsegmentation'), '1.2.0', '2.0.0', False),
     Library('mmpretrain', ('onedl-mmpretrain', 'mmpretrain'), '1.2.0', '2.0.0', False),
 )
 

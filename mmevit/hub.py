@@ -20,6 +20,9 @@ def register_names():
         ['efficientvit-m0_8xb256_in1k']
     """
     MODULE2PACKAGE['mmevit'] = 'mmevit'
+    if find_spec('mmseg'):
+        # mmengine looks for the distribution mmsegmentation, which the maintained build is not.
+        MODULE2PACKAGE['mmseg'] = 'mmseg'
     if find_spec('mmpretrain'):
         from mmpretrain.apis import ModelHub
 

@@ -108,28 +108,33 @@ def set_data(cfg, args):
             ann_file=str(work_dir / f'{name}_images.json'),
             metainfo=dict(classes=classes),
         )
-        if args.no_flip:
-            dataset.pipeline = [
-                step for step in dataset.pipeline if type_name(step) != 'RandomFlip'
-            ]
-        if args.image_size:
-            resize(dataset.pipeline, args.image_size)
+        dataset.pipeline = adapt(dataset.pipeline, args)
+    cfg.tta_pipeline[-1].transforms = [
+        steps
+        for steps in (adapt(steps, args) for steps in cfg.tta_pipeline[-1].transforms)
+        if steps
+    ]
     set_batch_size(cfg.train_dataloader, args.batch_size, len(train))
     return classes
 
 
-def resize(pipeline, size):
-    """Have a pipeline give square images of a size.
+def adapt(pipeline, args):
+    """Have a pipeline give images of the size, and without the flips, that were asked for.
 
     Args:
-        pipeline (list[dict]): The pipeline, which is changed.
-        size (int): Side in pixels.
+        pipeline (list[dict]): The pipeline, whose steps are changed.
+        args (argparse.Namespace): The parsed command line.
+
+    Returns:
+        list[dict]: The pipeline.
     """
+    size = args.image_size
     for step in pipeline:
-        if type_name(step) == 'RandomResizedCrop':
+        if size and type_name(step) == 'RandomResizedCrop':
             step.scale = size
-        elif type_name(step) == 'Resize':
+        elif size and type_name(step) == 'Resize':
             step.scale = (size, size)
+    return [step for step in pipeline if not (args.no_flip and type_name(step) == 'RandomFlip')]
 
 
 def set_batch_size(dataloader, batch_size, num_images):

@@ -1,4 +1,4 @@
-"""Make the digits data sets: detection, instance segmentation and classification, no download."""
+"""Make the digits data sets: detection, segmentation and classification, no download."""
 
 import argparse
 import signal

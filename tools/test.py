@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint of an mmdet or mmpretrain config."""
+"""Evaluate a checkpoint of an mmdet, mmpretrain or mmsegmentation config."""
 
 import os
 from copy import deepcopy
@@ -15,14 +15,30 @@ from mmevit.engine.launch import (
     check_checkpoint,
     common_parser,
     load_config,
+    load_readable_images,
     one_sentence_errors,
+)
+
+# Those that draw every n-th image, as the one of mmpretrain does.
+INTERVAL_HOOKS = dict(
+    DetVisualizationHook='IntervalDetVisualizationHook',
+    SegVisualizationHook='IntervalSegVisualizationHook',
+)
+# How each library merges the predictions of several views, unless its config says.
+TTA_MODELS = dict(
+    mmdet=dict(
+        type='DetTTAModel',
+        tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+    ),
+    mmpretrain=dict(type='AverageClsScoreTTA'),
+    mmseg=dict(type='SegTTAModel'),
 )
 
 
 def parse_args():
     """Parse the command line."""
     parser = common_parser(__doc__)
-    parser.add_argument('config', help='config file, of mmdet or mmpretrain')
+    parser.add_argument('config', help='config file, of mmdet, mmpretrain or mmsegmentation')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', metavar='FILE', help='write predictions (.pkl) or metrics here')
     parser.add_argument(
@@ -77,7 +93,7 @@ def main():
 
 
 def enable_drawing(cfg, args):
-    """Have the visualization hook draw, with the same flags for mmdet and mmpretrain.
+    """Have the visualization hook draw, with the same flags for all libraries.
 
     Args:
         cfg (Config): The config.
@@ -92,18 +108,17 @@ def enable_drawing(cfg, args):
             '--show and --show-dir need default_hooks.visualization in the config, such as '
             "dict(type='DetVisualizationHook') for mmdet."
         )
-    is_detector = type_name(hook) == 'DetVisualizationHook'
-    if args.tta and not is_detector:
+    # A relative folder would be taken below the work directory by mmdet, but not by mmpretrain.
+    folder = os.path.abspath(args.show_dir) if args.show_dir else None
+    hook.update(interval=args.interval, show=args.show, wait_time=args.wait_time)
+    if type_name(hook) in INTERVAL_HOOKS:
+        hook.update(type=INTERVAL_HOOKS[type_name(hook)], draw=True, test_out_dir=folder)
+        return
+    if args.tta:
         raise ConfigError(
             "mmpretrain's hook cannot draw several views of an image: leave out --tta or --show."
         )
-    hook.update(interval=args.interval, show=args.show, wait_time=args.wait_time)
-    # A relative folder would be taken below the work directory by mmdet, but not by mmpretrain.
-    folder = os.path.abspath(args.show_dir) if args.show_dir else None
-    if is_detector:
-        hook.update(type='IntervalDetVisualizationHook', draw=True, test_out_dir=folder)
-    else:
-        hook.update(enable=True, out_dir=folder)
+    hook.update(enable=True, out_dir=folder)
 
 
 def enable_tta(cfg):
@@ -111,19 +126,22 @@ def enable_tta(cfg):
 
     Args:
         cfg (Config): The config.
+
+    Raises:
+        ConfigError: If the model finds masks of objects, which mmdet cannot merge.
     """
-    is_detector = uses_mmdet(cfg)
-    datasets = list(find_datasets(cfg.test_dataloader.dataset))
-    if 'tta_model' not in cfg:
-        nms = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
-        cfg.tta_model = (
-            dict(type='DetTTAModel', tta_cfg=nms)
-            if is_detector
-            else dict(type='AverageClsScoreTTA')
+    library = cfg.get('default_scope', 'mmdet')
+    heads = (cfg.model, cfg.model.get('roi_head') or {})
+    if library == 'mmdet' and any(head.get('mask_head') for head in heads):
+        raise ConfigError(
+            'mmdet has no test-time augmentation for masks of objects: leave out --tta.'
         )
-    if 'tta_pipeline' not in cfg:
+    datasets = list(find_datasets(cfg.test_dataloader.dataset))
+    if cfg.get('tta_model') is None:
+        cfg.tta_model = TTA_MODELS[library]
+    if cfg.get('tta_pipeline') is None:
         *transforms, pack = deepcopy(datasets[0].pipeline)
-        if is_detector:
+        if library == 'mmdet':
             keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
             pack.meta_keys = (*keys, 'flip', 'flip_direction')
         # Merged predictions are drawn and measured on the first view, so that is not flipped.
@@ -133,28 +151,36 @@ def enable_tta(cfg):
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     for dataset in datasets:
         dataset.pipeline = cfg.tta_pipeline
-
-
-def uses_mmdet(cfg):
-    """Whether a config is one of mmdet, rather than of mmpretrain."""
-    return cfg.get('default_scope') == 'mmdet'
+        load_readable_images(dataset, on_error='blank')
 
 
 def make_dump(cfg, path):
-    """Make the metric that writes the predictions, masks run-length encoded.
+    """Make the metric that writes the predictions.
 
     Args:
         cfg (Config): The config.
         path (str): File to write.
 
     Returns:
-        DumpResults: The metric.
+        DumpResults: The metric; masks of objects are run-length encoded.
     """
-    if not uses_mmdet(cfg):
-        return DumpResults(path)
+    if cfg.get('default_scope') != 'mmdet':
+        return DumpWithoutLogits(path)
     from mmdet.evaluation import DumpDetResults
 
     return DumpDetResults(path)
+
+
+class DumpWithoutLogits(DumpResults):
+    """Without the scores of every class at every pixel, which would soon fill the memory."""
+
+    def process(self, data_batch, predictions):
+        """Keep the rest of the predictions of a batch."""
+        kept = [
+            {name: value for name, value in prediction.items() if name != 'seg_logits'}
+            for prediction in predictions
+        ]
+        super().process(data_batch, kept)
 
 
 if __name__ == '__main__':

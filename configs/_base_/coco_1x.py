@@ -1,5 +1,9 @@
 # Schedule and runtime of every detector that is trained on COCO: 12 epochs, 8x2 images.
-_base_ = ['mmdet::_base_/schedules/schedule_1x.py', 'mmdet::_base_/default_runtime.py']
+_base_ = [
+    'mmdet::_base_/schedules/schedule_1x.py',
+    'mmdet::_base_/default_runtime.py',
+    'detection_tta.py',
+]
 custom_imports = dict(imports=['mmevit'], allow_failed_imports=False)
 
 optim_wrapper = dict(

@@ -9,7 +9,10 @@ model = dict(
 
 # Fine-tuned models of the released script see the whole image, made square.
 resize = dict(type='Resize', scale=(224, 224), backend='pillow', interpolation='bicubic')
-test_pipeline = [_base_.train_pipeline[0], resize, dict(type='PackInputs')]
+load, pack = _base_.train_pipeline[0], dict(type='PackInputs')
+test_pipeline = [load, resize, pack]
+views = dict(type='TestTimeAug', transforms=[[resize], _base_.flips, [pack]])
+tta_pipeline = [load, views]
 train_dataloader = dict(batch_size=32)
 val_dataloader = dict(batch_size=32, dataset=dict(split='test', pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -14,13 +14,14 @@ NUM_VAL_DIGITS = 360
 
 
 def prepare_digits(root, num_train=600, num_val=160, image_size=192, seed=0, force=False):
-    """Write a detection, an instance segmentation and a classification set of digits.
+    """Write digits for detection, instance and semantic segmentation, and classification.
 
     The same arguments give the same bytes. No digit that is in a training image is in a validation
     image. The folder appears under its name when it is whole, or not at all::
 
         root/annotations/instances_{train,val}.json   COCO: boxes, masks, areas
         root/{train,val}/000001.png                   scenes
+        root/segments/{train,val}/000001.png          a class a pixel: 0 nothing, 1 digit 0, ...
         root/classification/{train,val}/7/0001.png    one digit an image, a folder a class
 
     Args:
@@ -51,7 +52,7 @@ def prepare_digits(root, num_train=600, num_val=160, image_size=192, seed=0, for
             splits.items(), (num_train, num_val), strict=True
         ):
             write_class_folders(folder / 'classification' / split, digits, labels)
-            write_coco(folder, split, digits, labels, num_scenes, image_size, seed)
+            write_scenes(folder, split, digits, labels, num_scenes, image_size, seed)
 
 
 @contextlib.contextmanager
@@ -135,8 +136,8 @@ def write_class_folders(folder, digits, labels):
         image.save(folder / CLASSES[label] / f'{index:04d}.png')
 
 
-def write_coco(folder, split, digits, labels, num_scenes, image_size, seed):
-    """Write the scenes of one split and their COCO annotations.
+def write_scenes(folder, split, digits, labels, num_scenes, image_size, seed):
+    """Write the scenes of one split, their COCO annotations and their segments.
 
     Args:
         folder (Path): Folder of the set.
@@ -150,11 +151,13 @@ def write_coco(folder, split, digits, labels, num_scenes, image_size, seed):
     # Seeded by the split too, so that the one does not change with the size of the other.
     rng = np.random.default_rng([seed, split == 'val'])
     (folder / split).mkdir()
+    (folder / 'segments' / split).mkdir(parents=True)
     images, annotations = [], []
     for image_id in track(range(1, num_scenes + 1), description=f'digits, {split}'):
-        scene, instances = draw_scene(rng, digits, labels, image_size)
+        scene, segments, instances = draw_scene(rng, digits, labels, image_size)
         file_name = f'{image_id:06d}.png'
         Image.fromarray(scene).save(folder / split / file_name)
+        Image.fromarray(segments).save(folder / 'segments' / split / file_name)
         images.append(dict(id=image_id, file_name=file_name, height=image_size, width=image_size))
         for instance in instances:
             annotations.append(dict(id=len(annotations) + 1, image_id=image_id, **instance))
@@ -176,10 +179,11 @@ def draw_scene(rng, digits, labels, image_size):
         image_size (int): Height and width of the scene.
 
     Returns:
-        tuple[ndarray, list[dict]]: The scene, uint8 (image_size, image_size, 3), and a COCO
-        annotation without ids for each digit in it.
+        tuple[ndarray, ndarray, list[dict]]: The scene, uint8 (image_size, image_size, 3), its
+        segments, uint8 (image_size, image_size), and a COCO annotation without ids for each digit.
     """
     scene = draw_background(rng, image_size)
+    segments = np.zeros((image_size, image_size), dtype=np.uint8)
     taken = np.zeros((image_size, image_size), dtype=bool)
     instances = []
     num_tries = rng.integers(8, 25)
@@ -197,8 +201,10 @@ def draw_scene(rng, digits, labels, image_size):
         scene[window] = scene[window] * (1 - opacity) + colour * opacity
         mask = np.zeros_like(taken)
         mask[window] = opacity[..., 0] > 0.5
-        instances.append(dict(category_id=int(labels[index]) + 1, **describe_mask(mask)))
-    return to_uint8(scene / 255), instances
+        category_id = int(labels[index]) + 1
+        segments[mask] = category_id
+        instances.append(dict(category_id=category_id, **describe_mask(mask)))
+    return to_uint8(scene / 255), segments, instances
 
 
 def draw_background(rng, image_size):

@@ -2,6 +2,7 @@
 
 import logging
 
+import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dist import is_main_process
@@ -18,8 +19,8 @@ class LoadReadableImage(LoadImageFromFile):
     Args:
         on_error (str): What an unreadable image becomes. ``'skip'``: none, so that the data set
             draws another in its place, for training. ``'blank'``: a black one of the annotated
-            size, or of 32x32 pixels where none is annotated, for evaluation, where every image
-            counts. Defaults to ``'skip'``.
+            size, or that of the annotated segments, or of 32x32 pixels where nothing is annotated,
+            for evaluation, where every image counts. Defaults to ``'skip'``.
         **kwargs: The arguments of :class:`mmcv.transforms.LoadImageFromFile`.
 
     Raises:
@@ -54,6 +55,8 @@ class LoadReadableImage(LoadImageFromFile):
             if self.on_error == 'skip':
                 return None
             shape = (results.get('height', 32), results.get('width', 32))
+            if results.get('seg_map_path'):
+                shape = mmcv.imread(results['seg_map_path'], 'unchanged').shape[:2]
             channels = () if self.color_type == 'grayscale' else (3,)
             dtype = np.float32 if self.to_float32 else np.uint8
             results['img'] = np.zeros((*shape, *channels), dtype=dtype)

@@ -14,7 +14,9 @@ from mmengine.registry import MODELS
 from mmevit.errors import ConfigError, shorten
 
 DIGITS_CONFIGS = dict(
-    mmdet='configs/retinanet_evit_m4_digits.py', mmpretrain='configs/evit_m0_digits.py'
+    mmdet='configs/retinanet_evit_m4_digits.py',
+    mmpretrain='configs/evit_m0_digits.py',
+    mmseg='configs/semantic-fpn_evit_m4_digits.py',
 )
 # What mmdet's CocoDataset reads of each entry.
 COCO_FIELDS = dict(
@@ -183,8 +185,8 @@ def check_model(model):
             f'model.head.in_channels is {head.get("in_channels")}, but the backbone, '
             f'arch={arch!r}, gives {out_channels[-1]} channels: make them agree.'
         )
-    if not isinstance(neck, dict):
-        return
+    if isinstance(neck, (list, tuple)):
+        neck = neck[0]
     if type_name(neck) == 'EfficientViTFPN':
         build_without_memory(neck, 'neck')
     in_channels = neck.get('in_channels')

@@ -6,8 +6,8 @@ from .efficientvit import EfficientViT
 
 __all__ = ['EfficientViT']
 
-# The backbone is enough for those who have neither.
-if find_spec('mmdet'):
+# The backbone is enough for those who have none of them.
+if find_spec('mmdet') or find_spec('mmseg'):
     from .fpn import EfficientViTFPN
 
     __all__ += ['EfficientViTFPN']

@@ -1,9 +1,16 @@
-"""The detection neck: mmdet's FPN, continued to finer levels than the backbone has."""
+"""The neck for dense prediction: FPN, continued to finer levels than the backbone has."""
+
+from importlib.util import find_spec
 
 from mmcv.cnn import ConvModule
-from mmdet.models.necks import FPN
 from mmengine.registry import MODELS
 from torch import nn
+
+# mmsegmentation has a copy of mmdet's, for those who have only that.
+if find_spec('mmdet'):
+    from mmdet.models.necks import FPN
+else:
+    from mmseg.models.necks import FPN
 
 
 @MODELS.register_module()
@@ -13,11 +20,16 @@ class EfficientViTFPN(FPN):
     From the finest lateral, after the top-down sum, chained transposed convolutions make finer
     laterals, and each of them is followed by its own 3x3 convolution. All else is mmdet's FPN.
 
+    It also stands in for another backbone's maps, in front of a neck or head that is made for them:
+    ``out_channels=[512, 1024, 2048], num_outs=3`` gives those of a ResNet at strides 8, 16 and 32.
+
     Args:
         in_channels (list[int]): Channels of each backbone map, finest first; at least two maps.
-        out_channels (int): Channels of every output.
-        num_outs (int): Number of outputs: those made finer, those of the backbone's maps, and
-            coarser ones if it is more than both.
+        out_channels (int | list[int]): Channels of every output, or of each one. The pyramid itself
+            is as wide as the narrowest.
+        num_outs (int): Number of outputs, finest first: those made finer, those of the backbone's
+            maps, and coarser ones if it is more than both. If it is fewer, the coarsest maps only
+            take part in the top-down sum.
         num_upsample_levels (int): Number of finer levels. 1 takes the pyramid to stride 8, as for
             RetinaNet; 2 takes it to stride 4, as for Mask R-CNN. Defaults to 1.
         **kwargs: The other arguments of :class:`mmdet.models.necks.FPN`.
@@ -39,10 +51,21 @@ class EfficientViTFPN(FPN):
     """
 
     def __init__(self, in_channels, out_channels, num_outs, num_upsample_levels=1, **kwargs):
-        self._check_levels(in_channels, num_outs, num_upsample_levels, **kwargs)
-        super().__init__(list(in_channels), out_channels, num_outs - num_upsample_levels, **kwargs)
+        widths = [out_channels] * num_outs if isinstance(out_channels, int) else out_channels
+        num_levels = self._count_levels(
+            in_channels, widths, num_outs, num_upsample_levels, **kwargs
+        )
+        width = min(widths)
+        num_coarser = num_outs - num_upsample_levels
+        super().__init__(list(in_channels), width, max(num_coarser, num_levels), **kwargs)
         conv_cfgs = {name: kwargs.get(name) for name in ('conv_cfg', 'norm_cfg', 'act_cfg')}
-        self.fpn_convs[0] = FinestLevels(out_channels, num_upsample_levels, **conv_cfgs)
+        self.fpn_convs[0] = FinestLevels(width, num_upsample_levels, **conv_cfgs)
+        for unused in range(num_coarser, num_levels):
+            self.fpn_convs[unused] = nn.Identity()
+        self.projections = nn.ModuleList(
+            nn.Identity() if channels == width else nn.Conv2d(width, channels, 1)
+            for channels in widths
+        )
 
     def forward(self, inputs):
         """Build the pyramid.
@@ -51,7 +74,7 @@ class EfficientViTFPN(FPN):
             inputs (Sequence[Tensor]): The backbone's maps, finest first, each (N, C_i, H_i, W_i).
 
         Returns:
-            tuple[Tensor]: ``num_outs`` maps, finest first, each (N, out_channels, H, W).
+            tuple[Tensor]: ``num_outs`` maps, finest first, each (N, out_channels[i], H, W).
 
         Raises:
             ValueError: If there are more or fewer maps than ``in_channels``.
@@ -62,10 +85,18 @@ class EfficientViTFPN(FPN):
                 f'the backbone gives {len(inputs)}: make its out_indices and in_channels agree.'
             )
         finest_levels, *coarser_levels = super().forward(inputs)
-        return (*finest_levels, *coarser_levels)
+        # Unlike the levels, the projections end with the last one that is wanted.
+        return tuple(
+            projection(level)
+            for projection, level in zip(
+                self.projections, (*finest_levels, *coarser_levels), strict=False
+            )
+        )
 
     @staticmethod
-    def _check_levels(in_channels, num_outs, num_upsample_levels, start_level=0, end_level=-1, **_):
+    def _count_levels(
+        in_channels, widths, num_outs, num_upsample_levels, start_level=0, end_level=-1, **_
+    ):
         if isinstance(in_channels, int):
             raise ValueError(f'in_channels {in_channels} must list the channels of each map.')
         end = len(in_channels) if end_level == -1 else end_level + 1
@@ -80,11 +111,17 @@ class EfficientViTFPN(FPN):
                 f'num_upsample_levels is {num_upsample_levels}, but must be at least 1: mmdet has '
                 'FPN for pyramids that do not grow downwards.'
             )
-        if num_outs < num_levels + num_upsample_levels:
+        if num_outs <= num_upsample_levels:
             raise ValueError(
-                f'num_outs is {num_outs}, but {num_levels} backbone maps and {num_upsample_levels} '
-                f'finer levels make {num_levels + num_upsample_levels} outputs.'
+                f'num_outs is {num_outs}, but {num_upsample_levels} finer levels and the finest of '
+                f'the backbone make at least {num_upsample_levels + 1} outputs.'
             )
+        if len(widths) != num_outs:
+            raise ValueError(
+                f'out_channels {list(widths)} must be one number, or one for each of the '
+                f'{num_outs} outputs.'
+            )
+        return num_levels
 
 
 class FinestLevels(ConvModule):

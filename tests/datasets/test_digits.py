@@ -44,7 +44,7 @@ def test_train_and_val_digits_are_disjoint_and_all_of_scikit_learns():
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
-def test_pycocotools_reads_boxes_masks_and_areas_that_agree(digits, split):
+def test_pycocotools_reads_boxes_masks_and_areas_that_agree_with_the_segments(digits, split):
     coco = COCO(digits / f'annotations/instances_{split}.json')
     assert [category['name'] for category in coco.loadCats(coco.getCatIds())] == list('0123456789')
     assert len(coco.getImgIds()) == len(list((digits / split).iterdir()))
@@ -54,6 +54,7 @@ def test_pycocotools_reads_boxes_masks_and_areas_that_agree(digits, split):
         assert pixels.shape == (image['height'], image['width'], 3)
         annotations = coco.loadAnns(coco.getAnnIds(image['id']))
         assert len(annotations) >= 3
+        segments = np.zeros(pixels.shape[:2], dtype=np.uint8)
         for annotation in annotations:
             mask = coco.annToMask(annotation).astype(bool)
             rows, columns = np.nonzero(mask)
@@ -67,6 +68,9 @@ def test_pycocotools_reads_boxes_masks_and_areas_that_agree(digits, split):
             assert not len(around) or pixels[mask].mean() > around.mean() + 30
             sizes.append(height)
             filled.append(mask[box].mean())
+            segments[mask] = annotation['category_id']
+        written = np.asarray(Image.open(digits / 'segments' / split / image['file_name']))
+        assert (written == segments).all()
     assert max(sizes) > 1.5 * min(sizes)
     assert 0.4 < np.mean(filled) < 0.8  # strokes, not boxes
     assert len({annotation['id'] for annotation in coco.anns.values()} - {0}) == len(coco.anns)
@@ -90,7 +94,7 @@ def test_digits_are_not_overwritten_without_force(tmp_path):
     assert digest(root) == before
     prepare_digits(root, force=True, **SMALL)
     names = sorted(path.name for path in root.iterdir())
-    assert names == ['annotations', 'classification', 'train', 'val']
+    assert names == ['annotations', 'classification', 'segments', 'train', 'val']
     assert [path.name for path in tmp_path.iterdir()] == ['digits']
 
 

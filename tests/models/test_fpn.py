@@ -45,6 +45,36 @@ def test_coarse_levels_are_those_of_mmdets_fpn_and_finer_ones_grow_from_the_fine
         torch.testing.assert_close(outs[num_upsample_levels - 1 - level], wanted)
 
 
+def test_fewer_outputs_are_the_finest_ones_and_leave_no_parameter_without_gradient():
+    whole = EfficientViTFPN(CHANNELS, 8, 5, num_upsample_levels=2).double()
+    neck = EfficientViTFPN(CHANNELS, 8, 3, num_upsample_levels=2).double()
+    surplus = neck.load_state_dict(whole.state_dict(), strict=False).unexpected_keys
+    assert {name.rpartition('.conv')[0] for name in surplus} == {'fpn_convs.1', 'fpn_convs.2'}
+    maps = make_maps()
+    outs = neck(maps)
+    assert len(outs) == 3
+    for actual, wanted in zip(outs, whole(maps), strict=False):
+        assert actual.equal(wanted)
+    sum(out.sum() for out in outs).backward()
+    assert all(parameter.grad is not None for parameter in neck.parameters())
+
+
+def test_a_list_of_channels_projects_each_level_of_a_pyramid_as_wide_as_the_narrowest():
+    widths = [8, 12, 8, 20]
+    plain = EfficientViTFPN(CHANNELS, 8, 4).double()
+    neck = EfficientViTFPN(CHANNELS, widths, 4).double()
+    neck.load_state_dict(plain.state_dict(), strict=False)
+    maps = make_maps()
+    outs = neck(maps)
+    assert [out.shape[1] for out in outs] == widths
+    for index, level in enumerate(plain(maps)):
+        if widths[index] != 8:
+            projection = neck.projections[index]
+            weight = projection.weight[:, :, 0, 0]
+            level = torch.einsum('oi,nihw->nohw', weight, level) + projection.bias[:, None, None]
+        torch.testing.assert_close(outs[index], level)
+
+
 def test_norm_layers_reach_the_finer_levels_and_gradients_reach_the_inputs():
     neck = EfficientViTFPN(CHANNELS, 8, 4, norm_cfg=dict(type='BN'))
     assert all(hasattr(layer, 'bn') for layer in (*neck.fpn_convs[0].upsamples, *neck.fpn_convs))
@@ -58,15 +88,15 @@ def test_norm_layers_reach_the_finer_levels_and_gradients_reach_the_inputs():
     [
         (dict(in_channels=[16], num_outs=4), 'at least two backbone maps'),
         (dict(in_channels=CHANNELS, num_outs=4, start_level=2), 'at least two backbone maps'),
-        (dict(in_channels=CHANNELS, num_outs=2, end_level=1), 'make 3 outputs'),
         (dict(in_channels=16, num_outs=4), 'must list'),
-        (dict(in_channels=CHANNELS, num_outs=3), 'make 4 outputs'),
+        (dict(in_channels=CHANNELS, num_outs=2, num_upsample_levels=2), 'make at least 3 outputs'),
+        (dict(in_channels=CHANNELS, num_outs=4, out_channels=[8, 8]), 'one for each of the 4'),
         (dict(in_channels=CHANNELS, num_outs=5, num_upsample_levels=0), 'at least 1'),
     ],
 )
 def test_numbers_that_do_not_fit_are_named_in_one_sentence(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
-        EfficientViTFPN(out_channels=8, **arguments)
+        EfficientViTFPN(**{'out_channels': 8, **arguments})
 
 
 def test_fewer_maps_than_channels_are_named_in_one_sentence():
