@@ -1,16 +1,19 @@
 """Makes the configs and the published models known to OpenMMLab by name."""
 
+from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.infer import BaseInferencer
 
 # Where mim and mmengine look in an installed package.
 MIM_FOLDER = Path(__file__).parent / '.mim'
 
 
 def register_names():
-    """Have OpenMMLab find ``mmevit::`` configs and, if mmpretrain is there, our classifiers.
+    """Have OpenMMLab find ``mmevit::`` configs and our models by name.
 
     Example:
         >>> import mmengine.hub, mmevit, mmpretrain
@@ -23,9 +26,37 @@ def register_names():
     if find_spec('mmseg'):
         # mmengine looks for the distribution mmsegmentation, which the maintained build is not.
         MODULE2PACKAGE['mmseg'] = 'mmseg'
+    # mmengine's inferencers know the models of their own library and offer no place to add some.
+    BaseInferencer._load_model_from_metafile = know_our_models(
+        BaseInferencer._load_model_from_metafile
+    )
     if find_spec('mmpretrain'):
         from mmpretrain.apis import ModelHub
 
         ModelHub.register_model_index(
             MIM_FOLDER / 'configs/efficientvit/classification_metafile.yml', MIM_FOLDER
         )
+
+
+def know_our_models(load_model):
+    """Extend an inferencer's search for a model to ours.
+
+    Args:
+        load_model (callable): Maps an inferencer and a name to a config and weights.
+
+    Returns:
+        callable: The same, but ``mmevit::efficientvit/retinanet_evit_m4.py`` and names such as
+        ``retinanet_efficientvit-m4_fpn_1x_coco`` are found too.
+    """
+
+    @wraps(load_model)
+    def load_ours_or_theirs(inferencer, name):
+        for model in BaseInferencer._get_models_from_metafile(str(MIM_FOLDER)):
+            if name in (model['Name'], f'mmevit::{model["Config"].removeprefix("configs/")}'):
+                return Config.fromfile(MIM_FOLDER / model['Config']), model.get('Weights')
+        if name.startswith('mmevit::'):
+            path = MIM_FOLDER / 'configs' / name.removeprefix('mmevit::')
+            return Config.fromfile(path), None
+        return load_model(inferencer, name)
+
+    return load_ours_or_theirs

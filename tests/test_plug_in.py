@@ -1,6 +1,5 @@
 """The table in docs/plug_in.md: stock models with another backbone and neck, and nothing else."""
 
-import re
 import warnings
 from pathlib import Path
 
@@ -13,37 +12,22 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
+from plug_in_table import NECKS, write_config
 
 import mmevit  # noqa: F401  before a config inherits from mmseg::
 
-DOCS = Path(__file__).parents[1] / 'docs/plug_in.md'
-ROWS = [row.split('|')[2:4] for row in DOCS.read_text().splitlines() if row.startswith('| ')]
-CASES = [
-    pytest.param(name, neck.strip('` '), id=Path(name).stem)
-    for names, neck in ROWS
-    for name in re.findall('`(mm.*?)`', names)
-]
 SIZES = dict(mmdet=(320, 384), mmseg=(128, 160))
 
 
 def test_the_table_names_fifteen_kinds_of_detectors_and_three_of_segmentors():
-    scopes = [case.values[0].partition('::')[0] for case in CASES]
+    scopes = [name.partition('::')[0] for name in NECKS]
     assert scopes.count('mmdet') >= 15 and scopes.count('mmseg') >= 3
 
 
-@pytest.mark.parametrize(('name', 'neck'), CASES)
-def test_stock_model_with_this_backbone_trains_all_of_it_and_predicts(name, neck, tmp_path):
+@pytest.mark.parametrize('name', NECKS, ids=lambda name: Path(name).stem)
+def test_stock_model_with_this_backbone_trains_all_of_it_and_predicts(name, tmp_path):
     scope = name.partition('::')[0]
-    user_config = tmp_path / 'user.py'
-    user_config.write_text(f"""
-_base_ = '{name}'
-model = dict(
-    backbone=dict(_delete_=True, type='EfficientViT', arch='m4'),
-    neck={neck},
-    {'pretrained=None,' if scope == 'mmseg' else ''}
-)
-""")
-    cfg = Config.fromfile(user_config)
+    cfg = Config.fromfile(write_config(tmp_path / 'user.py', name, NECKS[name]))
     init_default_scope(scope)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.init_weights()

@@ -5,6 +5,8 @@ from mmevit.errors import CheckpointError, ConfigError
 from .adaptive_clipping import AdaptiveClipAmpOptimWrapper, AdaptiveClipOptimWrapper
 from .checks import check_config
 from .hooks import TrainingCurveHook, WholeCheckpointHook
+from .layer_decay import LayerDecayOptimWrapperConstructor
+from .video import accept_videos
 from .visualization import IntervalDrawing
 
 __all__ = [
@@ -13,7 +15,9 @@ __all__ = [
     'CheckpointError',
     'ConfigError',
     'IntervalDrawing',
+    'LayerDecayOptimWrapperConstructor',
     'TrainingCurveHook',
     'WholeCheckpointHook',
+    'accept_videos',
     'check_config',
 ]

@@ -11,6 +11,7 @@ from urllib.error import URLError
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -100,7 +101,8 @@ def read_config(path, options):
     """Read a config file.
 
     Args:
-        path (str): The file.
+        path (str): The file, or a name such as ``mmevit::efficientvit/retinanet_evit_m4.py`` for
+            one of an installed library.
         options (dict | None): Settings that override it.
 
     Returns:
@@ -109,10 +111,11 @@ def read_config(path, options):
     Raises:
         ConfigError: If it is missing or cannot be read.
     """
-    if not os.path.isfile(path):
+    is_installed = '::' in str(path)
+    if not is_installed and not os.path.isfile(path):
         raise ConfigError(f'The config {path} is missing: the ones here are in configs/.')
     try:
-        cfg = Config.fromfile(path)
+        cfg = get_config(path) if is_installed else Config.fromfile(path)
     # A config is code, and raises what it likes.
     except Exception as error:
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())

@@ -193,6 +193,35 @@ class EfficientViT(BaseModule):
                     module.eval()
         return self
 
+    def get_layer_depth(self, param_name, prefix=''):
+        """Tell how deep in the network a parameter is, for layer-wise learning rate decay.
+
+        The stem is layer 0, and each block and each subsampling is a layer; what is not in the
+        backbone, such as a head, is the last.
+
+        Args:
+            param_name (str): Name of the parameter in the model.
+            prefix (str): What the names of the backbone's parameters start with there. Defaults to
+                ``''``.
+
+        Returns:
+            tuple[int, int]: The layer and the number of layers.
+
+        Example:
+            >>> backbone = EfficientViT('m0')
+            >>> backbone.get_layer_depth('backbone.stages.1.0.expand.conv.weight', 'backbone.')
+            (2, 10)
+        """
+        num_layers = [len(stage) for stage in self.stages]
+        total = sum(num_layers) + 2
+        if not param_name.startswith(prefix):
+            return total - 1, total
+        part, *indices = param_name.removeprefix(prefix).split('.')
+        if part == 'stem':
+            return 0, total
+        stage, layer = map(int, indices[:2])
+        return 1 + sum(num_layers[:stage]) + layer, total
+
     def switch_to_deploy(self):
         """Fold every norm layer, identity and constant into the convolutions, for inference.
 

@@ -1,0 +1,352 @@
+"""Predictions for images, folders and videos, written as JSON and as pictures."""
+
+import contextlib
+import logging
+from itertools import groupby, islice
+from pathlib import Path
+
+import cv2
+import mmcv
+import mmengine
+import numpy as np
+from mmengine.logging import print_log
+from mmengine.registry import TRANSFORMS
+from mmengine.runner import CheckpointLoader
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mmevit.datasets.class_folders import SUFFIXES as IMAGE_SUFFIXES
+from mmevit.errors import ConfigError
+from mmevit.files import written_whole
+
+from .checks import find_datasets, type_name
+from .hooks import check_fit
+from .video import VIDEO_SUFFIXES, open_writer
+
+
+def infer(cfg, checkpoint, inputs, out_dir, batch_size=1, score_thr=0.3, device=None, draw=True):
+    """Predict what is in images and videos, and write it into a folder.
+
+    An image gives ``preds/NAME.json`` and, drawn upon, ``vis/NAME.jpg`` or ``.png``; a video gives
+    ``preds/NAME.json``, with a list of its frames' predictions, and ``vis/NAME.mp4``. Segments are
+    in ``preds/NAME.png``, a class a pixel, or for a video in ``preds/NAME/000000.png`` and so on.
+    What cannot be read is left out with a warning.
+
+    Args:
+        cfg (Config): Config of a detector of mmdet, a classifier of mmpretrain or a segmentor of
+            mmsegmentation.
+        checkpoint (str): Its weights.
+        inputs (Sequence[str]): Images, videos, and folders that hold some.
+        out_dir (str): Folder to write to.
+        batch_size (int): Number of images that are predicted at once, as far as they follow each
+            other and are of one size. Defaults to 1.
+        score_thr (float): Score from which on a detection is drawn; the JSON has all of them.
+            Defaults to 0.3.
+        device (str, optional): Device to run on, the best one unless given.
+        draw (bool): Whether to make pictures. Defaults to True.
+
+    Returns:
+        tuple[int, int]: Number of images and frames predicted, and of files that were left out.
+
+    Raises:
+        ConfigError: If an input is missing or of no known kind, or the config is no whole one.
+        CheckpointError: If the checkpoint does not fit the model.
+    """
+    videos, images = split_inputs(inputs)
+    load, predict = make_loader(cfg), make_predictor(cfg, checkpoint, device, score_thr, draw)
+    out_dir = Path(out_dir)
+    num_frames = sum(len(mmcv.VideoReader(str(path))) for path in videos)
+    columns = TextColumn('Inference'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns) as progress:
+        task = progress.add_task('', total=len(images) + num_frames)
+
+        def run(named_images):
+            for result in predict_in_batches(predict, named_images, batch_size):
+                progress.advance(task)
+                yield result
+
+        counts = [infer_images(images, load, run, out_dir)]
+        counts += [infer_video(path, run, out_dir) for path in videos]
+    num_left_out = len(images) - counts[0] + counts[1:].count(0)
+    return sum(counts), num_left_out
+
+
+def split_inputs(inputs):
+    """List the videos and the images that are asked for.
+
+    Args:
+        inputs (Sequence[str]): Files and folders.
+
+    Returns:
+        tuple[list[Path], list[Path]]: The videos and the images, those of a folder by name.
+
+    Raises:
+        ConfigError: If one is missing or of no known kind, a folder holds none, or two would be
+            written to the same file.
+    """
+    known = IMAGE_SUFFIXES + VIDEO_SUFFIXES
+    found = {}
+    for path in map(Path, inputs):
+        if not path.exists():
+            raise ConfigError(f'{path} is missing: name an image, a video, or a folder of them.')
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = [file for file in files if file.suffix.lower() in known]
+        if not files:
+            kind = (
+                'holds no image or video' if path.is_dir() else 'is no image or video by its name'
+            )
+            raise ConfigError(f'{path} {kind} ({", ".join(known)}).')
+        for file in files:
+            if found.setdefault(file.stem, file) is not file:
+                raise ConfigError(
+                    f'{found[file.stem]} and {file} would be written to one file: give them in two '
+                    'runs, with an --out-dir each.'
+                )
+    videos = [path for path in found.values() if path.suffix.lower() in VIDEO_SUFFIXES]
+    return videos, [path for path in found.values() if path not in videos]
+
+
+def make_loader(cfg):
+    """Make the transform that loads an image as the config's test pipeline does.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        LoadReadableImage: Gives None for an image that cannot be read, with a warning.
+
+    Raises:
+        ConfigError: If the config has no test data.
+    """
+    if cfg.get('test_dataloader') is None:
+        raise ConfigError('The config is no whole one: it has no test_dataloader.')
+    load = find_step(test_pipeline(cfg), 'LoadImageFromFile') or {}
+    return TRANSFORMS.build({**load, 'type': 'LoadReadableImage', 'on_error': 'skip'})
+
+
+def test_pipeline(cfg):
+    """The pipeline of the first of the test data sets."""
+    return next(find_datasets(cfg.test_dataloader.dataset)).pipeline
+
+
+def find_step(pipeline, name):
+    """Find a step of a pipeline by its type, or None."""
+    return next((step for step in pipeline if type_name(step) == name), None)
+
+
+def make_predictor(cfg, checkpoint, device, score_thr, draw):
+    """Make a function from images to predictions, by the inferencer of the config's library.
+
+    Args:
+        cfg (Config): The config.
+        checkpoint (str): The weights.
+        device (str | None): Device to run on, the best one if None.
+        score_thr (float): Score from which on a detection is drawn.
+        draw (bool): Whether to make pictures.
+
+    Returns:
+        callable: Maps a list of images of one size, BGR (H, W, 3), to as many pairs of a prediction
+        (dict) and a picture, BGR or None.
+
+    Raises:
+        ConfigError: If the config is none of a known library.
+        CheckpointError: If the checkpoint does not fit the model.
+    """
+    makers = dict(mmdet=make_detector, mmpretrain=make_classifier, mmseg=make_segmentor)
+    library = cfg.get('default_scope')
+    if library not in makers:
+        raise ConfigError(
+            f'default_scope is {library!r}, but must be {", ".join(makers)}: give a whole config '
+            'of one of these libraries.'
+        )
+    inferencer, infer_batch, draw_one = makers[library](cfg, checkpoint, device, score_thr)
+    check_fit(inferencer.model, CheckpointLoader.load_checkpoint(checkpoint, 'cpu'))
+
+    def predict(images):
+        predictions, samples = infer_batch(images)
+        pictures = [
+            swap_red_and_blue(draw_one(swap_red_and_blue(image), sample)) if draw else None
+            for image, sample in zip(images, samples, strict=True)
+        ]
+        return list(zip(predictions, pictures, strict=True))
+
+    return predict
+
+
+def swap_red_and_blue(image):
+    """Turn BGR (H, W, 3) into RGB, or back."""
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def make_detector(cfg, checkpoint, device, score_thr):
+    """Detections by mmdet's ``DetInferencer``, described as it does.
+
+    Args:
+        cfg (Config): The config.
+        checkpoint (str): The weights.
+        device (str | None): Device to run on.
+        score_thr (float): Score from which on a detection is drawn.
+
+    Returns:
+        tuple: The inferencer; a function from images, BGR, to predictions and data samples; and one
+        from an image, RGB, and its sample to a picture, RGB.
+    """
+    from mmdet.apis import DetInferencer
+
+    inferencer = DetInferencer(cfg, checkpoint, device=device, show_progress=False)
+
+    def infer_batch(images):
+        ((_, data),) = inferencer.preprocess(images, batch_size=len(images))
+        samples = inferencer.forward(data)
+        return [inferencer.pred2dict(sample) for sample in samples], samples
+
+    def draw_one(image, sample):
+        return inferencer.visualize([image], [sample], return_vis=True, pred_score_thr=score_thr)[0]
+
+    return inferencer, infer_batch, draw_one
+
+
+def make_segmentor(cfg, checkpoint, device, score_thr):
+    """As :func:`make_detector`, by mmsegmentation: the classes that are found, and their map."""
+    del score_thr
+    from mmseg.apis import MMSegInferencer
+
+    inferencer = MMSegInferencer(cfg, checkpoint, device=device)
+    names = inferencer.model.dataset_meta['classes']
+
+    def infer_batch(images):
+        (data,) = inferencer.preprocess(images, batch_size=len(images))
+        samples = inferencer.forward(data)
+        return [describe(sample.pred_sem_seg.data[0].cpu().numpy()) for sample in samples], samples
+
+    def describe(segments):
+        found = zip(*np.unique(segments, return_counts=True), strict=True)
+        classes = [
+            dict(label=int(label), name=names[label], pixels=int(pixels)) for label, pixels in found
+        ]
+        return dict(classes=classes, segments=segments.astype(np.uint8))
+
+    def draw_one(image, sample):
+        return inferencer.visualize([image], [sample], return_vis=True)[0]
+
+    return inferencer, infer_batch, draw_one
+
+
+def make_classifier(cfg, checkpoint, device, score_thr):
+    """As :func:`make_detector`, by mmpretrain: the class, its score, and the scores of all."""
+    del score_thr
+    from mmpretrain import ImageClassificationInferencer
+    from mmpretrain.visualization import UniversalVisualizer
+
+    inferencer = ImageClassificationInferencer(cfg, checkpoint, device=device)
+    visualizer = UniversalVisualizer()
+    # Data sets that are no files but arrays, such as CIFAR, are RGB.
+    is_rgb = find_step(test_pipeline(cfg), 'LoadImageFromFile') is None
+
+    def infer_batch(images):
+        inputs = [swap_red_and_blue(image) if is_rgb else image for image in images]
+        (data,) = inferencer.preprocess(inputs, batch_size=len(images))
+        samples = inferencer.forward(data)
+        return inferencer.postprocess(samples, None), samples
+
+    def draw_one(image, sample):
+        return visualizer.visualize_cls(image, sample, inferencer.classes, draw_gt=False)
+
+    return inferencer, infer_batch, draw_one
+
+
+def predict_in_batches(predict, named_images, batch_size):
+    """Predict images one batch after the other.
+
+    Args:
+        predict (callable): What :func:`make_predictor` returns.
+        named_images (Iterable[tuple[str, ndarray]]): Names and images.
+        batch_size (int): Number of images at once. Only images of one size are put together, since
+            padding one to the size of another would change what is found in it.
+
+    Yields:
+        tuple[str, dict, ndarray | None]: Name, prediction and picture of each image.
+    """
+    for _, group in groupby(named_images, key=lambda named: named[1].shape):
+        while batch := list(islice(group, batch_size)):
+            names, images = zip(*batch, strict=True)
+            for name, result in zip(names, predict(list(images)), strict=True):
+                yield name, *result
+
+
+def infer_images(paths, load, run, out_dir):
+    """Predict images.
+
+    Args:
+        paths (Sequence[Path]): The images.
+        load (callable): Loads one.
+        run (callable): Maps names and images to names, predictions and pictures.
+        out_dir (Path): Folder to write to.
+
+    Returns:
+        int: Number of images that could be read.
+    """
+    suffixes = {path.stem: path.suffix.lower() for path in paths}
+    loaded = ((path.stem, load(dict(img_path=str(path)))) for path in paths)
+    readable = ((name, results['img']) for name, results in loaded if results is not None)
+    count = 0
+    for name, prediction, picture in run(readable):
+        write_json(move_segments(prediction, name, out_dir), name, out_dir)
+        if picture is not None:
+            suffix = '.jpg' if suffixes[name] in ('.jpg', '.jpeg') else '.png'
+            write_image(picture, out_dir / f'vis/{name}{suffix}')
+        count += 1
+    return count
+
+
+def infer_video(path, run, out_dir):
+    """Predict the frames of a video.
+
+    Args:
+        path (Path): The video.
+        run (callable): Maps names and images to names, predictions and pictures.
+        out_dir (Path): Folder to write to.
+
+    Returns:
+        int: Number of frames that could be read.
+    """
+    video = mmcv.VideoReader(str(path))
+    frames = ((f'{path.stem}/{index:06d}', image) for index, image in enumerate(video))
+    predictions, writer = [], None
+    with contextlib.ExitStack() as stack:
+        for name, prediction, picture in run(frames):
+            predictions.append(move_segments(prediction, name, out_dir))
+            if picture is None:
+                continue
+            if writer is None:
+                target = out_dir / f'vis/{path.stem}.mp4'
+                writer = stack.enter_context(open_writer(target, video.fps, picture.shape[1::-1]))
+            writer.write(picture)
+    if len(predictions) < max(len(video), 1):
+        print_log(
+            f'Of {path} {len(predictions)} of {len(video)} frames can be read.',
+            logger='current',
+            level=logging.WARNING,
+        )
+    if predictions:
+        write_json(dict(frames_per_second=video.fps, frames=predictions), path.stem, out_dir)
+    return len(predictions)
+
+
+def move_segments(prediction, name, out_dir):
+    """Write a prediction's map of segments, if it has one, and put the file's name in its place."""
+    if 'segments' in prediction:
+        write_image(prediction['segments'], out_dir / f'preds/{name}.png')
+        prediction['segments'] = f'{name}.png'
+    return prediction
+
+
+def write_image(image, path):
+    """Write an image, whole or not at all."""
+    with written_whole(path) as file:
+        cv2.imwrite(str(file), image)
+
+
+def write_json(content, name, out_dir):
+    """Write a prediction, whole or not at all."""
+    with written_whole(out_dir / f'preds/{name}.json') as file:
+        mmengine.dump(content, file)

@@ -1,0 +1,107 @@
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+
+from mmevit.engine import ConfigError
+from mmevit.models import EfficientViT
+
+NO_DECAY = dict(
+    norm_decay_mult=0.0,
+    bias_decay_mult=0.0,
+    custom_keys=dict(attention_biases=dict(decay_mult=0.0)),
+)
+
+
+def groups_by_name(model, constructor, **paramwise_cfg):
+    optim_wrapper = build_optim_wrapper(
+        model,
+        dict(
+            constructor=constructor,
+            optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+            paramwise_cfg=paramwise_cfg,
+        ),
+    )
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(parameter)]: (group['lr'], group['weight_decay'])
+        for group in optim_wrapper.optimizer.param_groups
+        for parameter in group['params']
+    }
+
+
+def build(config):
+    cfg = Config.fromfile(f'configs/{config}.py')
+    init_default_scope(cfg.default_scope)
+    if cfg.default_scope == 'mmpretrain':
+        cfg.model.data_preprocessor = cfg.data_preprocessor
+    return MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize('arch', EfficientViT.arch_zoo)
+def test_layers_are_counted_in_the_order_that_the_image_passes_them(arch):
+    backbone = EfficientViT(arch)
+    passed = []
+    layers = [backbone.stem, *(layer for stage in backbone.stages for layer in stage)]
+    for layer in layers:
+        layer.register_forward_hook(lambda module, *_: passed.append(module))
+    backbone.eval()(torch.rand(1, 3, 64, 64))
+    assert passed == layers
+    names = {id(parameter): name for name, parameter in backbone.named_parameters()}
+    for depth, layer in enumerate(passed):
+        for parameter in layer.parameters():
+            name = names.pop(id(parameter))
+            assert backbone.get_layer_depth(name) == (depth, len(passed) + 1)
+    assert not names
+    assert backbone.get_layer_depth('neck.conv.weight', 'backbone.')[0] == len(passed)
+
+
+@pytest.mark.parametrize('config', ['evit_m0_in1k', 'evit_m4_in1k-distill-1000e'])
+def test_groups_of_a_classifier_are_those_of_mmpretrains_constructor(config):
+    model = build(config)
+    settings = dict(layer_decay_rate=0.7, **NO_DECAY)
+    theirs = groups_by_name(model, 'LearningRateDecayOptimWrapperConstructor', **settings)
+    ours = groups_by_name(model, 'LayerDecayOptimWrapperConstructor', **settings)
+    assert ours.keys() == theirs.keys()
+    for name, wanted in theirs.items():
+        assert ours[name] == pytest.approx(wanted), name
+
+
+@pytest.mark.parametrize(
+    'config',
+    ['retinanet_evit_m4_digits', 'mask-rcnn_evit_m4_digits', 'semantic-fpn_evit_m4_digits'],
+)
+def test_rates_of_detectors_and_segmentors_shrink_from_the_head_to_the_stem(config):
+    model = build(config)
+    custom_keys = {'stages.2': dict(lr_mult=0.5)}
+    groups = groups_by_name(
+        model, 'LayerDecayOptimWrapperConstructor', layer_decay_rate=0.8, custom_keys=custom_keys
+    )
+    for name, (rate, _) in groups.items():
+        if not name.startswith('backbone.'):
+            assert rate == 1e-3
+    rates = {
+        'backbone.stem.0.conv.weight': 0.8**9,
+        'backbone.stages.0.0.attention.branch.attention.attention_biases': 0.8**8,
+        'backbone.stages.1.0.expand.conv.weight': 0.8**7,
+        'backbone.stages.1.2.ffn1.branch.expand.conv.weight': 0.8**5,
+        'backbone.stages.2.3.ffn1.branch.reduce.conv.weight': 0.8 * 0.5,
+    }
+    for name, scale in rates.items():
+        assert groups[name][0] == pytest.approx(1e-3 * scale), name
+
+
+@pytest.mark.parametrize('rate', [None, 0, 1.5])
+def test_a_rate_that_is_missing_or_out_of_range_is_told(rate):
+    with pytest.raises(ConfigError, match='above 0 and at most 1'):
+        groups_by_name(
+            EfficientViT('m0'), 'LayerDecayOptimWrapperConstructor', layer_decay_rate=rate
+        )
+
+
+def test_a_model_without_such_a_backbone_is_told():
+    with pytest.raises(ConfigError, match='EfficientViT has NoneType'):
+        groups_by_name(
+            EfficientViT('m0'), 'LayerDecayOptimWrapperConstructor', layer_decay_rate=0.8
+        )
