@@ -8,6 +8,8 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.infer import BaseInferencer
 
+from mmevit.errors import ConfigError
+
 # Where mim and mmengine look in an installed package.
 MIM_FOLDER = Path(__file__).parent / '.mim'
 
@@ -46,7 +48,8 @@ def know_our_models(load_model):
 
     Returns:
         callable: The same, but ``mmevit::efficientvit/retinanet_evit_m4.py`` and names such as
-        ``retinanet_efficientvit-m4_fpn_1x_coco`` are found too.
+        ``retinanet_efficientvit-m4_fpn_1x_coco`` are found too, and it raises a
+        :class:`ConfigError` for a ``mmevit::`` config that there is not.
     """
 
     @wraps(load_model)
@@ -54,9 +57,14 @@ def know_our_models(load_model):
         for model in BaseInferencer._get_models_from_metafile(str(MIM_FOLDER)):
             if name in (model['Name'], f'mmevit::{model["Config"].removeprefix("configs/")}'):
                 return Config.fromfile(MIM_FOLDER / model['Config']), model.get('Weights')
-        if name.startswith('mmevit::'):
-            path = MIM_FOLDER / 'configs' / name.removeprefix('mmevit::')
-            return Config.fromfile(path), None
-        return load_model(inferencer, name)
+        if not name.startswith('mmevit::'):
+            return load_model(inferencer, name)
+        path = MIM_FOLDER / 'configs' / name.removeprefix('mmevit::')
+        if not path.is_file():
+            known = sorted(path.name for path in MIM_FOLDER.glob('configs/efficientvit/*.py'))
+            raise ConfigError(
+                f'{name} is none of the configs mmevit::efficientvit/..., {", ".join(known)}.'
+            )
+        return Config.fromfile(path), None
 
     return load_ours_or_theirs

@@ -21,6 +21,7 @@ MAINTAINED = {
     'onedl-mmcv': '2.3.6',
     'onedl-mmdetection': '3.5.1',
     'onedl-mmpretrain': '1.3.6',
+    'onedl-mmsegmentation': '1.4.2',
 }
 ORIGINAL = {
     'torch': '2.1.2',
@@ -28,6 +29,7 @@ ORIGINAL = {
     'mmcv': '2.1.0',
     'mmdet': '3.3.0',
     'mmpretrain': '1.2.0',
+    'mmsegmentation': '1.2.2',
 }
 
 
@@ -47,6 +49,7 @@ def test_both_families_pass(monkeypatch, installed):
         ({'mmcv': '1.7.0'}, ['mmcv 1.7.0 is installed', 'mmcv>=2.0.0', 'pip install']),
         ({'mmdet': '2.28.2'}, ['mmdet 2.28.2 is installed', 'mmdet>=3.3.0']),
         ({'mmengine': '0.7.4'}, ['mmengine 0.7.4 is installed', 'mmengine>=0.8.3']),
+        ({'mmsegmentation': '0.30.0'}, ['mmsegmentation 0.30.0 is installed', '>=1.2.0']),
         ({'mmpretrain': '2.0.0'}, ['mmpretrain 2.0.0 is installed', '<2.0.0']),
     ],
     ids=str,

@@ -3,15 +3,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmengine.hub
 import mmpretrain
 import pytest
 import torch
 import yaml
+from mmdet.apis import DetInferencer
 from mmpretrain.apis.model import ModelHub
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmevit.errors import ConfigError
 from mmevit.hub import MIM_FOLDER
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +84,30 @@ def test_index_and_configs_agree():
         cfg = mmengine.hub.get_config(f'mmevit::{name}', pretrained='Weights' in model)
         assert cfg.get('model_path') == model.get('Weights')
         assert cfg.model.backbone.type == 'EfficientViT'
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'retinanet_efficientvit-m4_fpn_1x_coco',
+        'mmevit::efficientvit/retinanet_evit_m4.py',
+        'mmevit::efficientvit/retinanet_evit_m3.py',
+        'atss_r50_fpn_1x_coco',
+    ],
+)
+def test_inferencers_find_our_models_beside_those_of_mmdet(name):
+    cfg, weights = DetInferencer._load_model_from_metafile(SimpleNamespace(scope='mmdet'), name)
+    if name.startswith('atss'):
+        assert cfg.model.type == 'ATSS' and weights.startswith('https://')
+    else:
+        assert cfg.model.backbone.arch == ('m3' if 'm3' in name else 'm4')
+        assert weights == (None if 'm3' in name else 'evit://retinanet-m4')
+
+
+def test_a_name_that_is_unknown_is_told():
+    inferencer = SimpleNamespace(scope='mmdet')
+    with pytest.raises(ConfigError, match='mmevit::efficientvit/no.py is none of .* retinanet_'):
+        DetInferencer._load_model_from_metafile(inferencer, 'mmevit::efficientvit/no.py')
 
 
 @pytest.fixture(scope='module')

@@ -32,9 +32,10 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 load_tta, views = _base_.tta_pipeline
-*_, annotations_tta, pack_tta = views['transforms']
 sizes = [{**resize, 'scale': (side, side)} for side in (192, 160, 224)]
-tta_pipeline = [load_tta, {**views, 'transforms': [sizes, annotations_tta, pack_tta]}]
+unflipped = views['transforms'][1][:1]  # mmdet asks whether a view is flipped
+views = {**views, 'transforms': [sizes, unflipped, *views['transforms'][2:]]}
+tta_pipeline = [load_tta, views]
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 

@@ -57,6 +57,12 @@ def test_a_blank_image_is_of_the_kind_that_is_asked_for(tmp_path, log):
     assert grey.shape == (32, 32) and grey.dtype == np.float32
 
 
+def test_a_blank_image_has_the_size_of_its_annotated_segments(tmp_path, log):
+    Image.new('L', (7, 5)).save(tmp_path / 'segments.png')
+    results = dict(img_path='missing.png', seg_map_path=str(tmp_path / 'segments.png'))
+    assert LoadReadableImage('blank')(results)['img'].shape == (5, 7, 3)
+
+
 def test_an_unknown_answer_is_refused():
     with pytest.raises(ValueError, match="'skip' or 'blank'"):
         LoadReadableImage('ignore')

@@ -213,7 +213,15 @@ def test_data_that_are_downloaded_or_remote_need_not_be_there():
         ({'backbone.arch': ['m0']}, ["['m0']", 'm0, m1']),
         ({'backbone.norm_cfg': dict(type='NoSuchNorm')}, ['model.backbone cannot be built']),
         ({'neck.in_channels': 128}, ['model.neck', '128']),
-        ({'neck.num_outs': 3}, ['model.neck', 'num_outs is 3']),
+        ({'neck.num_outs': 1}, ['model.neck', 'num_outs is 1']),
+        (
+            {'neck': [dict(type='EfficientViTFPN', in_channels=[128, 256], out_channels=8)]},
+            ['model.neck', 'num_outs'],
+        ),
+        (
+            {'neck': [dict(type='ChannelMapper', in_channels=[1, 2])]},
+            ['[1, 2]', '[128, 256, 384]'],
+        ),
         ({'neck.conv_confg': None}, ['model.neck', 'conv_confg']),
     ],
     ids=lambda value: str(value)[:40],

@@ -3,6 +3,8 @@ import pickle
 import mmengine
 import pytest
 import torch
+from making_models import build_model, save_model
+from mmengine.dataset import Compose
 from PIL import Image
 
 CONFIG = """
@@ -71,6 +73,30 @@ def test_test_gives_the_accuracy_of_the_predictions_that_it_dumps(trained, run_t
     result = run_tool(*test, '--out', work_dir / 'metrics.json', '--out-item', 'metrics')
     accuracy = mmengine.load(work_dir / 'metrics.json')['accuracy/top1']
     assert accuracy == pytest.approx(100 * sum(right) / 360)
+
+
+def test_tta_of_the_digits_averages_the_scores_of_three_sizes(digits, run_tool, tmp_path):
+    cfg = save_model('evit_m0_digits', tmp_path / 'model.pth')
+    folder = digits / 'classification/val'
+    result = run_tool(
+        *('tools/test.py', 'configs/evit_m0_digits.py', tmp_path / 'model.pth', '--tta'),
+        *('--work-dir', tmp_path, '--out', tmp_path / 'merged.pkl'),
+        *('--cfg-options', f'test_dataloader.dataset.data_root={folder}'),
+    )
+    assert result.returncode == 0, result.stdout
+    model = build_model(cfg).eval()
+    model.load_state_dict(torch.load(tmp_path / 'model.pth')['state_dict'])
+    load, resize, pack = cfg.test_pipeline
+    for prediction in pickle.loads((tmp_path / 'merged.pkl').read_bytes())[:20]:
+        views = []
+        for side in (112, 96, 128):
+            view = Compose([load, {**resize, 'scale': (side, side)}, pack])
+            data = view(dict(img_path=prediction['img_path']))
+            with torch.no_grad():
+                data = dict(inputs=data['inputs'][None], data_samples=[data['data_samples']])
+                views.append(model.test_step(data)[0].pred_score)
+        torch.testing.assert_close(prediction['pred_score'], sum(views) / 3, rtol=1e-4, atol=1e-6)
+        assert (views[1] - views[2]).abs().max() > 1e-3
 
 
 def test_pictures_of_every_so_many_images_are_saved(trained, run_tool):

@@ -177,26 +177,54 @@ def test_pictures_of_every_so_many_images_are_saved_and_corrupt_ones_left_out(
     assert f'{root}/val/000002.png cannot be read and is not drawn' in output
 
 
-def test_tta_merges_the_predictions_of_both_views(predictions, digits, evaluate, tmp_path):
+def test_tta_of_a_config_that_says_nothing_merges_the_image_and_its_mirror_image(
+    predictions, digits, evaluate, tmp_path
+):
     mirrored = tmp_path / 'digits'
     shutil.copytree(digits, mirrored, ignore=shutil.ignore_patterns('classification'))
     for path in (mirrored / 'val').iterdir():
         ImageOps.mirror(Image.open(path)).save(path)
     evaluate('--out', tmp_path / 'mirrored.pkl', root=mirrored)
+    evaluate('--out', tmp_path / 'tta.pkl', '--tta', options=['tta_pipeline=None'])
+    from_mirrored = load_predictions(tmp_path / 'mirrored.pkl')
+    for instances in from_mirrored.values():
+        instances['bboxes'][:, [0, 2]] = 192 - instances['bboxes'][:, [2, 0]]
+    assert_merged(load_predictions(tmp_path / 'tta.pkl'), [predictions, from_mirrored])
+
+
+def test_tta_of_the_digits_merges_three_sizes_and_no_mirror_image(predictions, evaluate, tmp_path):
+    views = [predictions]
+    for side in (160, 224):
+        path = tmp_path / f'{side}.pkl'
+        evaluate(
+            *('--out', path),
+            options=[f'test_dataloader.dataset.pipeline.1.scale=({side},{side})'],
+        )
+        views.append(load_predictions(path))
     evaluate('--out', tmp_path / 'tta.pkl', '--tta')
-    mirrored_predictions = load_predictions(tmp_path / 'mirrored.pkl')
-    merged_predictions = load_predictions(tmp_path / 'tta.pkl')
+    assert_merged(load_predictions(tmp_path / 'tta.pkl'), views)
+
+
+def assert_merged(merged_predictions, views):
+    """Compare with torchvision's suppression of the boxes of all views."""
     assert len(merged_predictions) == 8
     for name, merged in merged_predictions.items():
-        views = [predictions[name], mirrored_predictions[name]]
         boxes, scores, labels = (
-            torch.cat([view[key] for view in views]) for key in ('bboxes', 'scores', 'labels')
+            torch.cat([view[name][key] for view in views]) for key in ('bboxes', 'scores', 'labels')
         )
-        from_mirrored = boxes[len(views[0]['bboxes']) :]
-        from_mirrored[:, [0, 2]] = 192 - from_mirrored[:, [2, 0]]
         kept = torchvision.ops.batched_nms(boxes, scores, labels, iou_threshold=0.5)[:100]
         torch.testing.assert_close(merged['bboxes'], boxes[kept], rtol=1e-4, atol=1e-3)
         assert merged['labels'].equal(labels[kept])
+
+
+def test_tta_of_masks_is_refused_before_anything_is_built(digits, tmp_path, run_tool):
+    (tmp_path / 'x.pth').touch()
+    result = run_tool(
+        *('tools/test.py', 'configs/mask-rcnn_evit_m4_digits.py', tmp_path / 'x.pth', '--tta'),
+        *('--work-dir', tmp_path, '--cfg-options', *data_options(digits)),
+    )
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[-1].startswith('error: mmdet has no test-time augmentation')
 
 
 def test_flags_of_training_reach_the_config(digits, tmp_path, run_tool):

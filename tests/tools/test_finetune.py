@@ -57,6 +57,8 @@ def test_config_holds_the_data_and_the_network_of_the_weights(finetuned, photos,
     assert backbone.init_cfg.checkpoint == f'evit://{weights}'
     assert (head.num_classes, head.in_channels, cfg.data_preprocessor.num_classes) == (3, 192, 3)
     assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size) == (1, 7)
+    (resize,), (pack,) = cfg.tta_pipeline[-1].transforms  # without the mirror image
+    assert (list(resize.scale), pack.type) == ([64, 64], 'PackInputs')
     steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
     assert steps['RandomResizedCrop'].scale == 64 and 'RandomFlip' not in steps
     assert cfg.test_dataloader.dataset.pipeline[1].scale == (64, 64)

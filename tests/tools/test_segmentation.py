@@ -1,0 +1,82 @@
+import pickle
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from making_models import save_model
+from PIL import Image
+
+CONFIG = 'semantic-fpn_evit_m4_digits'
+
+
+@pytest.fixture(scope='module')
+def evaluate(digits, run_tool, tmp_path_factory):
+    """Run tools/test.py on a segmentor of random weights."""
+    folder = tmp_path_factory.mktemp('segmentor')
+    torch.manual_seed(0)
+    save_model(CONFIG, folder / 'model.pth')
+
+    def run(*flags, root=digits):
+        result = run_tool(
+            *('tools/test.py', f'configs/{CONFIG}.py', folder / 'model.pth', '--work-dir', folder),
+            *(*flags, '--cfg-options', f'test_dataloader.dataset.data_root={root}'),
+        )
+        assert result.returncode == 0, result.stdout
+        return result.stdout
+
+    return run
+
+
+def mean_iou(predictions):
+    """Mean over the classes of their intersection over union over all images, in percent."""
+    found, wanted = (
+        np.concatenate([prediction[key]['data'].numpy().ravel() for prediction in predictions])
+        for key in ('pred_sem_seg', 'gt_sem_seg')
+    )
+    overlaps = [
+        ((found == label) & (wanted == label)).sum() / ((found == label) | (wanted == label)).sum()
+        for label in range(11)
+        if ((found == label) | (wanted == label)).any()
+    ]
+    return 100 * np.mean(overlaps)
+
+
+@pytest.mark.parametrize('flags', [[], ['--tta']], ids=['plain', 'tta'])
+def test_evaluation_prints_the_overlap_of_the_predictions_that_it_dumps(evaluate, flags, tmp_path):
+    output = evaluate(*flags, '--out', tmp_path / 'predictions.pkl')
+    predictions = pickle.loads((tmp_path / 'predictions.pkl').read_bytes())
+    assert len(predictions) == 8 and all('seg_logits' not in one for one in predictions)
+    printed = float(re.search(r'mIoU: (\d+\.\d+)', output)[1])
+    assert printed == pytest.approx(mean_iou(predictions), abs=0.01)
+
+
+def test_pictures_of_every_so_many_images_are_saved_truth_on_the_left(evaluate, digits, tmp_path):
+    evaluate('--show-dir', tmp_path, '--interval', 3)
+    names = ['000001.png', '000004.png', '000007.png']
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    picture = np.asarray(Image.open(tmp_path / names[0]))
+    assert picture.shape == (192, 384, 3)
+    # The background's colour is black: what is not a digit is darkened.
+    background = np.asarray(Image.open(digits / 'segments/val' / names[0])) == 0
+    image = np.asarray(Image.open(digits / 'val' / names[0]))
+    assert picture[:, :192][background].mean() < 0.4 * image[background].mean()
+
+
+def test_training_draws_its_curves_and_survives_corrupt_images(digits, run_tool, tmp_path):
+    root = tmp_path / 'digits'
+    shutil.copytree(digits, root, ignore=shutil.ignore_patterns('classification'))
+    (root / 'train/000003.png').write_bytes(b'torn')
+    (root / 'val/000002.png').write_bytes(b'')
+    options = [f'{split}_dataloader.dataset.data_root={root}' for split in ('train', 'val')]
+    options += ['model.backbone.arch=m0', 'model.neck.in_channels=[64,128,192]']
+    result = run_tool(
+        *('tools/train.py', f'configs/{CONFIG}.py', '--work-dir', tmp_path / 'run'),
+        *('--cfg-options', *options, 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1'),
+    )
+    assert result.returncode == 0, result.stdout
+    assert f'{root}/train/000003.png cannot be read and is skipped' in result.stdout
+    assert f'{root}/val/000002.png cannot be read and is taken as a blank' in result.stdout
+    assert 'mIoU: ' in result.stdout
+    assert Image.open(tmp_path / 'run/curves.png').size == (1440, 540)
