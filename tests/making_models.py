@@ -16,7 +16,9 @@ def build_model(cfg):
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if name.endswith(('norm.weight', 'bn.weight', 'running_var')):
             torch.nn.init.uniform_(value, 0.5, 1.5)
-        elif name.endswith(('retina_cls.weight', 'fc_cls.weight', 'linear.weight')):
+        elif name.endswith('linear.weight'):
+            torch.nn.init.normal_(value)
+        elif name.endswith(('retina_cls.weight', 'fc_cls.weight')):
             torch.nn.init.normal_(value, std=0.1)
         elif name.endswith(('retina_cls.bias', 'conv_seg.bias')):
             torch.nn.init.zeros_(value)
