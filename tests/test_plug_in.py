@@ -14,7 +14,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from plug_in_table import NECKS, write_config
 
-import mmevit  # noqa: F401  before a config inherits from mmseg::
+from mmevit.models import EfficientViTFPN
 
 SIZES = dict(mmdet=(320, 384), mmseg=(128, 160))
 
@@ -26,8 +26,41 @@ def test_the_table_names_fifteen_kinds_of_detectors_and_three_of_segmentors():
 
 @pytest.mark.parametrize('name', NECKS, ids=lambda name: Path(name).stem)
 def test_stock_model_with_this_backbone_trains_all_of_it_and_predicts(name, tmp_path):
+    train_and_predict(name, write_config(tmp_path / 'user.py', name, NECKS[name]))
+
+
+@pytest.mark.parametrize(
+    ('name', 'neck', 'others'),
+    [
+        (
+            'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
+            'dict(in_channels=[128, 256, 384])',
+            '',
+        ),
+        (
+            'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py',
+            "dict(type='EfficientViTFPN', in_channels=[128, 256, 384], out_channels=256, "
+            'num_outs=4, num_upsample_levels=2)',
+            'panoptic_head=dict(in_channels=[256, 256, 256, 256])',
+        ),
+    ],
+    ids=['deformable-detr', 'mask2former'],
+)
+def test_the_other_ways_below_the_table_work_too_with_fewer_parameters(
+    name, neck, others, tmp_path
+):
+    lean = train_and_predict(name, write_config(tmp_path / 'lean.py', name, neck, others))
+    table = Config.fromfile(write_config(tmp_path / 'table.py', name, NECKS[name]))
+    assert count_parameters(lean) < count_parameters(MODELS.build(table.model))
+
+
+def count_parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def train_and_predict(name, user_config):
     scope = name.partition('::')[0]
-    cfg = Config.fromfile(write_config(tmp_path / 'user.py', name, NECKS[name]))
+    cfg = Config.fromfile(user_config)
     init_default_scope(scope)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.init_weights()
@@ -54,8 +87,8 @@ def test_stock_model_with_this_backbone_trains_all_of_it_and_predicts(name, tmp_
     gradient = model.backbone.stem[0].conv.weight.grad
     assert gradient.abs().max() > 0 and gradient.isfinite().all()
     # A parameter without a gradient would end distributed training.
-    finer = next(part for part in model.neck.modules() if hasattr(part, 'projections'))
-    for part in (model.backbone, finer):
+    finer = [part for part in model.neck.modules() if isinstance(part, EfficientViTFPN)]
+    for part in (model.backbone, *finer):
         assert [key for key, value in part.named_parameters() if value.grad is None] == []
 
     with torch.no_grad():
@@ -69,6 +102,7 @@ def test_stock_model_with_this_backbone_trains_all_of_it_and_predicts(name, tmp_
         if instances is not None and 'masks' in instances:
             maps.append(instances.masks.shape[-2:])
         assert maps == [size] * len(maps) and (maps or instances.bboxes.shape[1] == 4)
+    return model
 
 
 def make_detection_batch(cfg, size):

@@ -48,12 +48,7 @@ optim_wrapper = dict(
 )
 """,
     RTMDET: """
-batch_norm = dict(type='BN')  # on one device
-model = dict(
-    backbone=dict(norm_cfg=batch_norm, init_cfg=None),
-    neck=dict(norm_cfg=batch_norm),
-    bbox_head=dict(num_classes=10, norm_cfg=batch_norm),
-)
+model = dict(bbox_head=dict(num_classes=10))
 train_cfg = dict(max_epochs=3, val_interval=1, dynamic_intervals=None)
 optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=10.0))
 custom_hooks = [_base_.custom_hooks[0]]  # averaged weights
