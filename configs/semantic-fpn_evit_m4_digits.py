@@ -18,7 +18,7 @@ palette = [
 ]
 
 model = dict(
-    data_preprocessor=dict(size=(192, 192), test_cfg=dict(size_divisor=32)),
+    data_preprocessor=dict(size=(192, 192)),
     backbone=dict(init_cfg=None),
     neck=dict(out_channels=128, norm_cfg=_base_.batch_norm),
     decode_head=dict(

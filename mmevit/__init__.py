@@ -10,10 +10,10 @@ from .compatibility import check_libraries
 check_libraries()
 
 from . import checkpoint, datasets, engine  # noqa: E402
-from .hub import register_names  # noqa: E402
+from .hub import extend_openmmlab  # noqa: E402
 from .models import EfficientViT  # noqa: E402
 from .version import __version__  # noqa: E402
 
 __all__ = ['EfficientViT', '__version__', 'checkpoint', 'datasets', 'engine']
 
-register_names()
+extend_openmmlab()

@@ -1,4 +1,4 @@
-"""Makes the configs and the published models known to OpenMMLab by name."""
+"""Makes the configs and the published models known to OpenMMLab, and videos to its inferencers."""
 
 from functools import wraps
 from importlib.util import find_spec
@@ -8,14 +8,15 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.infer import BaseInferencer
 
+from mmevit.engine.video import accept_videos
 from mmevit.errors import ConfigError
 
 # Where mim and mmengine look in an installed package.
 MIM_FOLDER = Path(__file__).parent / '.mim'
 
 
-def register_names():
-    """Have OpenMMLab find ``mmevit::`` configs and our models by name.
+def extend_openmmlab():
+    """Have OpenMMLab find ``mmevit::`` configs and our models by name, and read videos.
 
     Example:
         >>> import mmengine.hub, mmevit, mmpretrain
@@ -32,6 +33,15 @@ def register_names():
     BaseInferencer._load_model_from_metafile = know_our_models(
         BaseInferencer._load_model_from_metafile
     )
+    # They lack videos too.
+    if find_spec('mmdet'):
+        from mmdet.apis import DetInferencer
+
+        accept_videos(DetInferencer)
+    if find_spec('mmseg'):
+        from mmseg.apis import MMSegInferencer
+
+        accept_videos(MMSegInferencer)
     if find_spec('mmpretrain'):
         from mmpretrain.apis import ModelHub
 

@@ -1,5 +1,6 @@
 """The table in docs/plug_in.md: stock models with another backbone and neck, and nothing else."""
 
+import re
 import warnings
 from pathlib import Path
 
@@ -12,16 +13,16 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
-from plug_in_table import NECKS, write_config
+from plug_in_table import DOCS, NECKS, write_config
 
-from mmevit.models import EfficientViTFPN
+from mmevit.models import EfficientViT, EfficientViTFPN
 
 SIZES = dict(mmdet=(320, 384), mmseg=(128, 160))
 
 
-def test_the_table_names_fifteen_kinds_of_detectors_and_three_of_segmentors():
+def test_the_table_names_26_detectors_and_3_segmentors():
     scopes = [name.partition('::')[0] for name in NECKS]
-    assert scopes.count('mmdet') >= 15 and scopes.count('mmseg') >= 3
+    assert (scopes.count('mmdet'), scopes.count('mmseg')) == (26, 3)
 
 
 @pytest.mark.parametrize('name', NECKS, ids=lambda name: Path(name).stem)
@@ -52,6 +53,26 @@ def test_the_other_ways_below_the_table_work_too_with_fewer_parameters(
     lean = train_and_predict(name, write_config(tmp_path / 'lean.py', name, neck, others))
     table = Config.fromfile(write_config(tmp_path / 'table.py', name, NECKS[name]))
     assert count_parameters(lean) < count_parameters(MODELS.build(table.model))
+
+
+def test_the_lines_above_the_table_load_weights_and_freeze_their_batch_norm(tmp_path):
+    weights = EfficientViT('m4').state_dict()
+    path = tmp_path / 'm4.pth'
+    torch.save(dict(state_dict={f'backbone.{key}': v for key, v in weights.items()}), path)
+    lines = re.search('```python\n(.*?)```', DOCS.read_text(), re.DOTALL)[1]
+    (tmp_path / 'user.py').write_text(lines.replace('evit://m4', f'evit://{path}'))
+    cfg = Config.fromfile(tmp_path / 'user.py')
+    init_default_scope('mmdet')
+    model = MODELS.build(cfg.model).train()
+    model.init_weights()
+    assert all(model.backbone.state_dict()[key].equal(value) for key, value in weights.items())
+    assert not model.backbone.stem[0].norm.training
+
+
+def test_the_lines_for_test_time_augmentation_load():
+    lines = re.findall('```python\n(.*?)```', DOCS.read_text(), re.DOTALL)[-1]
+    cfg = Config.fromstring(lines, '.py')
+    assert cfg.tta_model.type == 'DetTTAModel' and cfg.model.type == 'ATSS'
 
 
 def count_parameters(model):

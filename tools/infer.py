@@ -15,7 +15,7 @@ def parse_args():
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        'config', help='config of mmdet, mmpretrain or mmsegmentation: a file, or mmevit::NAME'
+        'config', help='config file, or a name such as mmevit::efficientvit/retinanet_evit_m4.py'
     )
     parser.add_argument('checkpoint', help='checkpoint file, or evit://NAME')
     parser.add_argument('inputs', nargs='+', metavar='INPUT', help='image, video, or folder')

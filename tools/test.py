@@ -130,9 +130,12 @@ def enable_tta(cfg):
     Raises:
         ConfigError: If the model finds masks of objects, which mmdet cannot merge.
     """
-    library = cfg.get('default_scope', 'mmdet')
-    heads = (cfg.model, cfg.model.get('roi_head') or {})
-    if library == 'mmdet' and any(head.get('mask_head') for head in heads):
+    library = cfg.get('default_scope')
+    if library not in TTA_MODELS:
+        raise ConfigError(
+            f'--tta is for configs with default_scope {", ".join(TTA_MODELS)}, not {library!r}.'
+        )
+    if library == 'mmdet' and finds_masks(cfg):
         raise ConfigError(
             'mmdet has no test-time augmentation for masks of objects: leave out --tta.'
         )
@@ -152,6 +155,17 @@ def enable_tta(cfg):
     for dataset in datasets:
         dataset.pipeline = cfg.tta_pipeline
         load_readable_images(dataset, on_error='blank')
+
+
+def finds_masks(cfg):
+    """Whether a detector has a head for masks, or is measured by some."""
+    heads = (cfg.model, cfg.model.get('roi_head') or {})
+    evaluators = cfg.test_evaluator
+    evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
+    return any(head.get('mask_head') for head in heads) or any(
+        'segm' in evaluator.get('metric', ()) or 'Panoptic' in type_name(evaluator)
+        for evaluator in evaluators
+    )
 
 
 def make_dump(cfg, path):

@@ -1,4 +1,4 @@
-# The backbone of every detector and segmentor: the authors' weights, their batch norm frozen.
+# The backbone of the detectors: the authors' weights, their batch norm frozen.
 evit_m4 = dict(
     type='EfficientViT',
     arch='m4',

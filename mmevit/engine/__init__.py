@@ -2,22 +2,20 @@
 
 from mmevit.errors import CheckpointError, ConfigError
 
+from . import visualization
 from .adaptive_clipping import AdaptiveClipAmpOptimWrapper, AdaptiveClipOptimWrapper
 from .checks import check_config
 from .hooks import TrainingCurveHook, WholeCheckpointHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
-from .video import accept_videos
-from .visualization import IntervalDrawing
 
 __all__ = [
     'AdaptiveClipAmpOptimWrapper',
     'AdaptiveClipOptimWrapper',
     'CheckpointError',
     'ConfigError',
-    'IntervalDrawing',
     'LayerDecayOptimWrapperConstructor',
     'TrainingCurveHook',
     'WholeCheckpointHook',
-    'accept_videos',
     'check_config',
+    'visualization',
 ]

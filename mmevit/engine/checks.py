@@ -18,6 +18,8 @@ DIGITS_CONFIGS = dict(
     mmpretrain='configs/evit_m0_digits.py',
     mmseg='configs/semantic-fpn_evit_m4_digits.py',
 )
+# How mmdet and mmsegmentation write what the released weights were trained on.
+IMAGENET_PIXELS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 # What mmdet's CocoDataset reads of each entry.
 COCO_FIELDS = dict(
     images={'id', 'file_name', 'height', 'width'},
@@ -52,6 +54,7 @@ def check_config(cfg, splits):
         return
     if 'train' in splits:
         warn_of_random_statistics(cfg)
+        warn_of_other_pixels(cfg)
     for split in splits:
         check_data(cfg, split)
 
@@ -255,6 +258,26 @@ def warn_of_random_statistics(cfg):
         print_log(
             'model.backbone.norm_eval freezes batch norm, but the backbone starts from random '
             'weights: name trained ones in model.backbone.init_cfg, or set norm_eval=False.',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def warn_of_other_pixels(cfg):
+    """Warn where trained weights would see other pixels than those that they were trained on.
+
+    Args:
+        cfg (Config): The config; stock ones of FCOS, SSD, YOLOX and RTMDet are such.
+    """
+    backbone, preprocessor = (
+        cfg.model.get(name) or {} for name in ('backbone', 'data_preprocessor')
+    )
+    is_loaded = type_name(backbone) == 'EfficientViT' and backbone.get('init_cfg')
+    given = {name: preprocessor.get(name) for name in IMAGENET_PIXELS}
+    if is_loaded and preprocessor and given != IMAGENET_PIXELS:
+        print_log(
+            f'The weights in model.backbone.init_cfg are for {IMAGENET_PIXELS}, but '
+            f'model.data_preprocessor has {given}: write those there if they are of ImageNet.',
             logger='current',
             level=logging.WARNING,
         )

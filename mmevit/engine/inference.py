@@ -1,16 +1,18 @@
 """Predictions for images, folders and videos, written as JSON and as pictures."""
 
 import contextlib
+import copy
 import logging
+from collections import Counter
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 
 import cv2
-import mmcv
 import mmengine
 import numpy as np
 from mmengine.logging import print_log
-from mmengine.registry import TRANSFORMS
+from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.runner import CheckpointLoader
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -20,7 +22,7 @@ from mmevit.files import written_whole
 
 from .checks import find_datasets, type_name
 from .hooks import check_fit
-from .video import VIDEO_SUFFIXES, open_writer
+from .video import VIDEO_SUFFIXES, Frames, open_writer
 
 
 def infer(cfg, checkpoint, inputs, out_dir, batch_size=1, score_thr=0.3, device=None, draw=True):
@@ -51,10 +53,14 @@ def infer(cfg, checkpoint, inputs, out_dir, batch_size=1, score_thr=0.3, device=
         ConfigError: If an input is missing or of no known kind, or the config is no whole one.
         CheckpointError: If the checkpoint does not fit the model.
     """
-    videos, images = split_inputs(inputs)
-    load, predict = make_loader(cfg), make_predictor(cfg, checkpoint, device, score_thr, draw)
-    out_dir = Path(out_dir)
-    num_frames = sum(len(mmcv.VideoReader(str(path))) for path in videos)
+    files, out_dir = name_inputs(inputs), Path(out_dir)
+    videos, images = (
+        {name: path for name, path in files.items() if is_video(path) == wanted}
+        for wanted in (True, False)
+    )
+    cfg = simplify_test_data(cfg)
+    predict = make_predictor(cfg, checkpoint, device, score_thr, draw)
+    num_frames = sum(len(Frames(str(path))) for path in videos.values())
     columns = TextColumn('Inference'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns) as progress:
         task = progress.add_task('', total=len(images) + num_frames)
@@ -64,27 +70,28 @@ def infer(cfg, checkpoint, inputs, out_dir, batch_size=1, score_thr=0.3, device=
                 progress.advance(task)
                 yield result
 
-        counts = [infer_images(images, load, run, out_dir)]
-        counts += [infer_video(path, run, out_dir) for path in videos]
+        counts = [infer_images(images, make_loader(cfg), run, out_dir)]
+        counts += [infer_video(name, path, run, out_dir) for name, path in videos.items()]
     num_left_out = len(images) - counts[0] + counts[1:].count(0)
     return sum(counts), num_left_out
 
 
-def split_inputs(inputs):
-    """List the videos and the images that are asked for.
+def name_inputs(inputs):
+    """List the images and videos that are asked for, by the names of what is written for them.
 
     Args:
         inputs (Sequence[str]): Files and folders.
 
     Returns:
-        tuple[list[Path], list[Path]]: The videos and the images, those of a folder by name.
+        dict[str, Path]: The files, those of a folder in order. A name is that of the file without
+        its suffix, or with it where several differ in that alone.
 
     Raises:
-        ConfigError: If one is missing or of no known kind, a folder holds none, or two would be
-            written to the same file.
+        ConfigError: If a file is missing or of no known kind, a folder holds none, or two files
+            have the same name.
     """
     known = IMAGE_SUFFIXES + VIDEO_SUFFIXES
-    found = {}
+    paths = {}
     for path in map(Path, inputs):
         if not path.exists():
             raise ConfigError(f'{path} is missing: name an image, a video, or a folder of them.')
@@ -95,14 +102,53 @@ def split_inputs(inputs):
                 'holds no image or video' if path.is_dir() else 'is no image or video by its name'
             )
             raise ConfigError(f'{path} {kind} ({", ".join(known)}).')
-        for file in files:
-            if found.setdefault(file.stem, file) is not file:
-                raise ConfigError(
-                    f'{found[file.stem]} and {file} would be written to one file: give them in two '
-                    'runs, with an --out-dir each.'
-                )
-    videos = [path for path in found.values() if path.suffix.lower() in VIDEO_SUFFIXES]
-    return videos, [path for path in found.values() if path not in videos]
+        paths.update({file.resolve(): file for file in files})
+    stems = Counter(path.stem for path in paths.values())
+    named = {}
+    for path in paths.values():
+        name = path.stem if stems[path.stem] == 1 else path.name
+        if name in named:
+            raise ConfigError(
+                f'{named[name]} and {path} would be written to one file: give them in two runs, '
+                'with an --out-dir each.'
+            )
+        named[name] = path
+    return named
+
+
+def is_video(path):
+    """Whether a file is a video by its name."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def simplify_test_data(cfg):
+    """Have a config test on one data set that is not wrapped, which is all that inferencers know.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        Config: A copy, whose images are loaded by ``LoadImageFromFile`` if they are by a transform
+        of its kind.
+
+    Raises:
+        ConfigError: If the config has no test data.
+    """
+    if cfg.get('test_dataloader') is None:
+        raise ConfigError('The config is no whole one: it has no test_dataloader.')
+    cfg = copy.deepcopy(cfg)
+    dataset = next(find_datasets(cfg.test_dataloader.dataset))
+    # As tools/test.py leaves it in the configs that it keeps.
+    if load := find_step(dataset.pipeline, 'LoadReadableImage'):
+        load.pop('on_error', None)
+        load.type = 'LoadImageFromFile'
+    cfg.test_dataloader.dataset = dataset
+    return cfg
+
+
+def find_step(pipeline, name):
+    """Find a step of a pipeline by its type, or None."""
+    return next((step for step in pipeline if type_name(step) == name), None)
 
 
 def make_loader(cfg):
@@ -113,24 +159,9 @@ def make_loader(cfg):
 
     Returns:
         LoadReadableImage: Gives None for an image that cannot be read, with a warning.
-
-    Raises:
-        ConfigError: If the config has no test data.
     """
-    if cfg.get('test_dataloader') is None:
-        raise ConfigError('The config is no whole one: it has no test_dataloader.')
-    load = find_step(test_pipeline(cfg), 'LoadImageFromFile') or {}
+    load = find_step(cfg.test_dataloader.dataset.pipeline, 'LoadImageFromFile') or {}
     return TRANSFORMS.build({**load, 'type': 'LoadReadableImage', 'on_error': 'skip'})
-
-
-def test_pipeline(cfg):
-    """The pipeline of the first of the test data sets."""
-    return next(find_datasets(cfg.test_dataloader.dataset)).pipeline
-
-
-def find_step(pipeline, name):
-    """Find a step of a pipeline by its type, or None."""
-    return next((step for step in pipeline if type_name(step) == name), None)
 
 
 def make_predictor(cfg, checkpoint, device, score_thr, draw):
@@ -151,15 +182,25 @@ def make_predictor(cfg, checkpoint, device, score_thr, draw):
         ConfigError: If the config is none of a known library.
         CheckpointError: If the checkpoint does not fit the model.
     """
-    makers = dict(mmdet=make_detector, mmpretrain=make_classifier, mmseg=make_segmentor)
+    makers = dict(
+        mmdet=partial(make_detector, score_thr=score_thr),
+        mmpretrain=make_classifier,
+        mmseg=make_segmentor,
+    )
     library = cfg.get('default_scope')
     if library not in makers:
         raise ConfigError(
             f'default_scope is {library!r}, but must be {", ".join(makers)}: give a whole config '
             'of one of these libraries.'
         )
-    inferencer, infer_batch, draw_one = makers[library](cfg, checkpoint, device, score_thr)
-    check_fit(inferencer.model, CheckpointLoader.load_checkpoint(checkpoint, 'cpu'))
+    inferencer, infer_batch, draw_one = makers[library](cfg, checkpoint, device)
+    content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+    check_fit(inferencer.model, content)
+    if library != 'mmpretrain' and 'dataset_meta' not in content.get('meta', {}):
+        # The inferencers would take the names of COCO or Cityscapes.
+        meta = DATASETS.build({**cfg.test_dataloader.dataset, 'lazy_init': True}).metainfo
+        named = {name: meta[name] for name in ('classes', 'palette') if name in meta}
+        inferencer.model.dataset_meta.update(named)
 
     def predict(images):
         predictions, samples = infer_batch(images)
@@ -189,9 +230,17 @@ def make_detector(cfg, checkpoint, device, score_thr):
     Returns:
         tuple: The inferencer; a function from images, BGR, to predictions and data samples; and one
         from an image, RGB, and its sample to a picture, RGB.
+
+    Raises:
+        ConfigError: If the model is a panoptic one.
     """
     from mmdet.apis import DetInferencer
 
+    if 'Panoptic' in type_name(cfg.test_dataloader.dataset):
+        raise ConfigError(
+            'The config is of a panoptic model, whose maps cannot be written here: use '
+            'mmdet.apis.DetInferencer, with panopticapi installed.'
+        )
     inferencer = DetInferencer(cfg, checkpoint, device=device, show_progress=False)
 
     def infer_batch(images):
@@ -205,13 +254,11 @@ def make_detector(cfg, checkpoint, device, score_thr):
     return inferencer, infer_batch, draw_one
 
 
-def make_segmentor(cfg, checkpoint, device, score_thr):
+def make_segmentor(cfg, checkpoint, device):
     """As :func:`make_detector`, by mmsegmentation: the classes that are found, and their map."""
-    del score_thr
     from mmseg.apis import MMSegInferencer
 
     inferencer = MMSegInferencer(cfg, checkpoint, device=device)
-    names = inferencer.model.dataset_meta['classes']
 
     def infer_batch(images):
         (data,) = inferencer.preprocess(images, batch_size=len(images))
@@ -219,11 +266,14 @@ def make_segmentor(cfg, checkpoint, device, score_thr):
         return [describe(sample.pred_sem_seg.data[0].cpu().numpy()) for sample in samples], samples
 
     def describe(segments):
+        names = inferencer.model.dataset_meta['classes']
         found = zip(*np.unique(segments, return_counts=True), strict=True)
         classes = [
             dict(label=int(label), name=names[label], pixels=int(pixels)) for label, pixels in found
         ]
-        return dict(classes=classes, segments=segments.astype(np.uint8))
+        return dict(
+            classes=classes, segments=segments.astype(np.uint8 if len(names) < 256 else np.uint16)
+        )
 
     def draw_one(image, sample):
         return inferencer.visualize([image], [sample], return_vis=True)[0]
@@ -231,16 +281,15 @@ def make_segmentor(cfg, checkpoint, device, score_thr):
     return inferencer, infer_batch, draw_one
 
 
-def make_classifier(cfg, checkpoint, device, score_thr):
+def make_classifier(cfg, checkpoint, device):
     """As :func:`make_detector`, by mmpretrain: the class, its score, and the scores of all."""
-    del score_thr
     from mmpretrain import ImageClassificationInferencer
     from mmpretrain.visualization import UniversalVisualizer
 
     inferencer = ImageClassificationInferencer(cfg, checkpoint, device=device)
     visualizer = UniversalVisualizer()
     # Data sets that are no files but arrays, such as CIFAR, are RGB.
-    is_rgb = find_step(test_pipeline(cfg), 'LoadImageFromFile') is None
+    is_rgb = find_step(cfg.test_dataloader.dataset.pipeline, 'LoadImageFromFile') is None
 
     def infer_batch(images):
         inputs = [swap_red_and_blue(image) if is_rgb else image for image in images]
@@ -277,7 +326,7 @@ def infer_images(paths, load, run, out_dir):
     """Predict images.
 
     Args:
-        paths (Sequence[Path]): The images.
+        paths (dict[str, Path]): The images by their names.
         load (callable): Loads one.
         run (callable): Maps names and images to names, predictions and pictures.
         out_dir (Path): Folder to write to.
@@ -285,23 +334,23 @@ def infer_images(paths, load, run, out_dir):
     Returns:
         int: Number of images that could be read.
     """
-    suffixes = {path.stem: path.suffix.lower() for path in paths}
-    loaded = ((path.stem, load(dict(img_path=str(path)))) for path in paths)
+    loaded = ((name, load(dict(img_path=str(path)))) for name, path in paths.items())
     readable = ((name, results['img']) for name, results in loaded if results is not None)
     count = 0
     for name, prediction, picture in run(readable):
         write_json(move_segments(prediction, name, out_dir), name, out_dir)
         if picture is not None:
-            suffix = '.jpg' if suffixes[name] in ('.jpg', '.jpeg') else '.png'
+            suffix = '.jpg' if paths[name].suffix.lower() in ('.jpg', '.jpeg') else '.png'
             write_image(picture, out_dir / f'vis/{name}{suffix}')
         count += 1
     return count
 
 
-def infer_video(path, run, out_dir):
+def infer_video(name, path, run, out_dir):
     """Predict the frames of a video.
 
     Args:
+        name (str): Its name.
         path (Path): The video.
         run (callable): Maps names and images to names, predictions and pictures.
         out_dir (Path): Folder to write to.
@@ -309,16 +358,16 @@ def infer_video(path, run, out_dir):
     Returns:
         int: Number of frames that could be read.
     """
-    video = mmcv.VideoReader(str(path))
-    frames = ((f'{path.stem}/{index:06d}', image) for index, image in enumerate(video))
+    video = Frames(str(path))
+    frames = ((f'{name}/{index:06d}', image) for index, image in enumerate(video))
     predictions, writer = [], None
     with contextlib.ExitStack() as stack:
-        for name, prediction, picture in run(frames):
-            predictions.append(move_segments(prediction, name, out_dir))
+        for frame, prediction, picture in run(frames):
+            predictions.append(move_segments(prediction, frame, out_dir))
             if picture is None:
                 continue
             if writer is None:
-                target = out_dir / f'vis/{path.stem}.mp4'
+                target = out_dir / f'vis/{name}.mp4'
                 writer = stack.enter_context(open_writer(target, video.fps, picture.shape[1::-1]))
             writer.write(picture)
     if len(predictions) < max(len(video), 1):
@@ -328,7 +377,7 @@ def infer_video(path, run, out_dir):
             level=logging.WARNING,
         )
     if predictions:
-        write_json(dict(frames_per_second=video.fps, frames=predictions), path.stem, out_dir)
+        write_json(dict(frames_per_second=video.fps, frames=predictions), name, out_dir)
     return len(predictions)
 
 

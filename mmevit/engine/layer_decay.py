@@ -30,8 +30,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             :class:`mmengine.optim.DefaultOptimWrapperConstructor` takes.
 
     Raises:
-        ConfigError: If the rate is missing or out of range, or the model's backbone has no
-            ``get_layer_depth()``.
+        ConfigError: If the rate is missing or out of range, the optimizer's ``lr`` is missing, or
+            the model's backbone has no ``get_layer_depth()``.
     """
 
     def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
@@ -41,6 +41,10 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise ConfigError(
                 f'optim_wrapper.paramwise_cfg.layer_decay_rate is {rate}, but '
                 f'{type(self).__name__} needs one above 0 and at most 1.'
+            )
+        if self.base_lr is None:
+            raise ConfigError(
+                f'optim_wrapper.optimizer has no lr, which {type(self).__name__} scales: give one.'
             )
 
     def add_params(self, params, module, prefix='', **kwargs):

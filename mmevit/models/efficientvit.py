@@ -214,9 +214,9 @@ class EfficientViT(BaseModule):
         """
         num_layers = [len(stage) for stage in self.stages]
         total = sum(num_layers) + 2
-        if not param_name.startswith(prefix):
-            return total - 1, total
         part, *indices = param_name.removeprefix(prefix).split('.')
+        if not param_name.startswith(prefix) or part not in ('stem', 'stages'):
+            return total - 1, total
         if part == 'stem':
             return 0, total
         stage, layer = map(int, indices[:2])

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 
 from mmevit.engine import ConfigError, check_config
-from mmevit.engine.checks import check_device, check_model
+from mmevit.engine.checks import check_device, check_model, warn_of_other_pixels
 from mmevit.models import EfficientViT
 
 DIGITS_CONFIG = 'configs/retinanet_evit_m4_digits.py'
@@ -326,3 +326,15 @@ def test_one_process_of_a_machine_reads_the_annotations(cfg, copy, monkeypatch):
     check_config(make_cfg(copy), splits=['train'])
     monkeypatch.setenv('LOCAL_RANK', '0')
     expect_sentence(make_cfg(copy), 'instances_train.json')
+
+
+def test_weights_that_would_see_other_pixels_than_they_were_trained_on_are_warned_of(log):
+    backbone = dict(type='EfficientViT', init_cfg=dict(checkpoint='evit://m4'))
+    for index, name in enumerate(('yolox_s_8xb8-300e', 'rtmdet_tiny_8xb32-300e'), start=1):
+        stock = get_config(f'mmdet::{name.partition("_")[0]}/{name}_coco.py')
+        stock.model.backbone = backbone
+        warn_of_other_pixels(stock)
+        assert log.read_text().count('model.data_preprocessor has') == index
+    for name in ('retinanet_evit_m4', 'semantic-fpn_evit_m4', 'evit_m5_pets'):
+        warn_of_other_pixels(Config.fromfile(f'configs/{name}.py'))
+    assert log.read_text().count('model.data_preprocessor has') == 2

@@ -55,6 +55,7 @@ def test_layers_are_counted_in_the_order_that_the_image_passes_them(arch):
             assert backbone.get_layer_depth(name) == (depth, len(passed) + 1)
     assert not names
     assert backbone.get_layer_depth('neck.conv.weight', 'backbone.')[0] == len(passed)
+    assert backbone.get_layer_depth('head.weight')[0] == len(passed)
 
 
 @pytest.mark.parametrize('config', ['evit_m0_in1k', 'evit_m4_in1k-distill-1000e'])
@@ -97,6 +98,18 @@ def test_a_rate_that_is_missing_or_out_of_range_is_told(rate):
     with pytest.raises(ConfigError, match='above 0 and at most 1'):
         groups_by_name(
             EfficientViT('m0'), 'LayerDecayOptimWrapperConstructor', layer_decay_rate=rate
+        )
+
+
+def test_an_optimizer_without_a_rate_is_told():
+    with pytest.raises(ConfigError, match='has no lr'):
+        build_optim_wrapper(
+            EfficientViT('m0'),
+            dict(
+                constructor='LayerDecayOptimWrapperConstructor',
+                optimizer=dict(type='AdamW'),
+                paramwise_cfg=dict(layer_decay_rate=0.8),
+            ),
         )
 
 

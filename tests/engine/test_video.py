@@ -1,12 +1,13 @@
-import cv2
 import mmcv
 import numpy as np
 import pytest
 import torch
 from making_models import save_model
+from making_videos import write_video
 from mmdet.apis import DetInferencer
 from mmseg.apis import MMSegInferencer
 
+from mmevit.engine.video import Frames, open_writer
 from mmevit.errors import ConfigError
 
 CONFIGS = {
@@ -29,6 +30,14 @@ def predictions(inferencer, inputs, **options):
     return found if isinstance(found, list) else [found]
 
 
+def is_same(found, wanted):
+    try:
+        assert_same(found, wanted)
+    except AssertionError:
+        return False
+    return True
+
+
 def assert_same(found, wanted):
     if isinstance(found, dict):
         assert len(found['scores']) > 10
@@ -47,14 +56,11 @@ def test_path_array_folder_and_list_give_the_same_predictions(inferencer, digits
         assert_same(found, wanted)
     found = predictions(inferencer, str(digits / 'val'), batch_size=8)
     assert len(found) == 8
+    assert any(is_same(one, singly[0]) for one in found)
 
 
 def test_a_video_gives_the_predictions_of_its_frames_and_pictures(inferencer, digits, tmp_path):
-    video = tmp_path / 'clip.MP4'
-    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*'mp4v'), 5, (192, 192))
-    for path in sorted((digits / 'val').iterdir())[:5]:
-        writer.write(cv2.imread(str(path)))
-    writer.release()
+    video = write_video(tmp_path / 'clip.MP4', sorted((digits / 'val').iterdir())[:5])
     out = tmp_path / 'out'
     found = predictions(inferencer, str(video), batch_size=2, out_dir=str(out))
     frames = list(mmcv.VideoReader(str(video)))
@@ -67,3 +73,29 @@ def test_a_video_that_cannot_be_read_is_told(inferencer, tmp_path):
     (tmp_path / 'torn.mp4').write_bytes(b'torn')
     with pytest.raises(ConfigError, match=r'torn\.mp4 cannot be read'):
         inferencer(str(tmp_path / 'torn.mp4'))
+
+
+def test_frames_of_a_video_that_does_not_tell_their_number_are_read(digits, tmp_path, monkeypatch):
+    path = write_video(tmp_path / 'clip.mp4', sorted((digits / 'val').iterdir())[:3])
+    frames = Frames(str(path))
+    # As OpenCV says of files that a browser has recorded.
+    monkeypatch.setattr(frames, '_frame_cnt', -46116860184273879)
+    assert len(frames) == 0 and len(list(frames)) == 3
+
+
+@pytest.mark.parametrize(('rate', 'written'), [(12.5, 12.5), (0, 25), (90000, 25)])
+def test_a_video_is_written_at_its_rate_or_at_a_usual_one(rate, written, tmp_path):
+    image = np.zeros((64, 96, 3), dtype=np.uint8)
+    with open_writer(tmp_path / 'clip.mp4', rate, (96, 64)) as writer:
+        writer.write(image)
+    video = mmcv.VideoReader(str(tmp_path / 'clip.mp4'))
+    assert (len(video), video.fps, video.resolution) == (1, written, (96, 64))
+
+
+def test_a_video_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path):
+    with (
+        pytest.raises(ConfigError, match='OpenCV cannot write'),
+        open_writer(tmp_path / 'clip.mp4', 25, (0, 0)),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 import json
 import pickle
+import runpy
 import shutil
 import socket
 from pathlib import Path, PurePosixPath
@@ -9,11 +10,13 @@ import pytest
 import torch
 import torchvision
 from mmengine.config import Config
+from mmengine.hub import get_config
 from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmevit.checkpoint import read_checkpoint
+from mmevit.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/retinanet_evit_m4_digits.py'
@@ -217,14 +220,24 @@ def assert_merged(merged_predictions, views):
         assert merged['labels'].equal(labels[kept])
 
 
-def test_tta_of_masks_is_refused_before_anything_is_built(digits, tmp_path, run_tool):
-    (tmp_path / 'x.pth').touch()
-    result = run_tool(
-        *('tools/test.py', 'configs/mask-rcnn_evit_m4_digits.py', tmp_path / 'x.pth', '--tta'),
-        *('--work-dir', tmp_path, '--cfg-options', *data_options(digits)),
-    )
-    assert result.returncode == 1
-    assert result.stdout.splitlines()[-1].startswith('error: mmdet has no test-time augmentation')
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mmevit::efficientvit/mask-rcnn_evit_m4_digits.py',
+        'mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py',
+        'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py',
+    ],
+)
+def test_tta_of_masks_is_refused(name):
+    enable_tta = runpy.run_path('tools/test.py')['enable_tta']
+    with pytest.raises(ConfigError, match='no test-time augmentation for masks'):
+        enable_tta(get_config(name))
+
+
+def test_tta_of_another_library_is_refused():
+    enable_tta = runpy.run_path('tools/test.py')['enable_tta']
+    with pytest.raises(ConfigError, match="not 'mmpose'"):
+        enable_tta(Config(dict(default_scope='mmpose')))
 
 
 def test_flags_of_training_reach_the_config(digits, tmp_path, run_tool):

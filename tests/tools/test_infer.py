@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from making_models import build_model, save_model
+from making_videos import write_video
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from PIL import Image
+from plug_in_table import NECKS, write_config
 from pycocotools import mask as mask_api
 
-from mmevit.engine.inference import infer, make_predictor, split_inputs
+from mmevit.engine.inference import infer, make_predictor, name_inputs, simplify_test_data
 from mmevit.errors import CheckpointError, ConfigError
 
 CONFIGS = dict(
@@ -38,11 +40,7 @@ def models(tmp_path_factory):
 @pytest.fixture(scope='module')
 def video(digits, tmp_path_factory):
     path = tmp_path_factory.mktemp('video') / 'clip.mp4'
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 5, (192, 192))
-    for image in sorted((digits / 'val').iterdir())[:5]:
-        writer.write(cv2.imread(str(image)))
-    writer.release()
-    return path
+    return write_video(path, sorted((digits / 'val').iterdir())[:5])
 
 
 def data_options(name, root):
@@ -208,7 +206,7 @@ def test_images_for_a_classifier_of_arrays_come_as_rgb(tmp_path):
     cfg = save_model('evit_m0_cifar10', tmp_path / 'cifar.pth')
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     image[..., 0] //= 8
-    predict = make_predictor(cfg, str(tmp_path / 'cifar.pth'), 'cpu', 0.3, False)
+    predict = make_predictor(cfg, str(tmp_path / 'cifar.pth'), 'cpu', 0.3, draw=False)
     ((found, _),) = predict([image[..., ::-1].copy()])
 
     model = build_model(cfg).eval()
@@ -226,16 +224,61 @@ def test_images_for_a_classifier_of_arrays_come_as_rgb(tmp_path):
         (['missing.png'], 'missing.png is missing'),
         (['notes.txt'], 'notes.txt is no image or video by its name'),
         (['empty'], 'empty holds no image or video'),
-        (['a/1.png', 'b/1.jpg'], 'would be written to one file'),
+        (['a/1.png', 'b/1.png'], 'would be written to one file'),
     ],
 )
 def test_inputs_that_cannot_be_used_are_told_in_one_sentence(inputs, sentence, tmp_path):
     for name in ('empty', 'a', 'b'):
         (tmp_path / name).mkdir()
-    for name in ('notes.txt', 'a/1.png', 'b/1.jpg'):
+    for name in ('notes.txt', 'a/1.png', 'b/1.png'):
         (tmp_path / name).touch()
     with pytest.raises(ConfigError, match=sentence):
-        split_inputs([tmp_path / name for name in inputs])
+        name_inputs([tmp_path / name for name in inputs])
+
+
+def test_names_keep_their_suffix_where_they_differ_in_that_alone(tmp_path):
+    for name in ('1.jpg', '1.mov', '2.png'):
+        (tmp_path / name).touch()
+    named = name_inputs([tmp_path, tmp_path / '2.png'])
+    assert {name: path.name for name, path in named.items()} == {
+        '1.jpg': '1.jpg',
+        '1.mov': '1.mov',
+        '2': '2.png',
+    }
+
+
+def test_a_wrapped_test_set_and_one_of_a_kept_config_serve(models, digits, tmp_path):
+    cfg = Config.fromfile('configs/evit_m0_digits.py')
+    dataset = cfg.test_dataloader.dataset
+    dataset.pipeline[0] = dict(type='LoadReadableImage', on_error='blank')
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[dataset, dataset])
+    assert simplify_test_data(cfg).test_dataloader.dataset.type == 'CustomDataset'
+    image = str(digits / 'val/000001.png')
+    assert infer(cfg, str(models / 'classifier.pth'), [image], tmp_path) == (1, 0)
+
+
+@pytest.mark.parametrize('name', ['retinanet', 'segmentor'])
+def test_classes_are_those_of_the_config_where_the_checkpoint_has_none(name, models, digits):
+    cfg = simplify_test_data(Config.fromfile(f'configs/{CONFIGS[name]}.py'))
+    bare = models / f'bare-{name}.pth'
+    torch.save(dict(state_dict=torch.load(models / f'{name}.pth')['state_dict']), bare)
+    image = cv2.imread(str(digits / 'val/000001.png'))
+    ours, theirs = (
+        make_predictor(cfg, str(path), 'cpu', 0.0, draw=True)([image])[0]
+        for path in (bare, models / f'{name}.pth')
+    )
+    assert ours[0].keys() == theirs[0].keys()
+    if name == 'segmentor':
+        assert ours[0]['classes'] == theirs[0]['classes']
+    assert (ours[1] == theirs[1]).all()  # the labels that are drawn
+
+
+def test_a_panoptic_model_is_refused_in_one_sentence(digits, tmp_path):
+    path = tmp_path / 'panoptic.py'
+    name = 'mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py'
+    cfg = Config.fromfile(write_config(path, name, NECKS[name]))
+    with pytest.raises(ConfigError, match='panoptic model'):
+        infer(cfg, 'none.pth', [str(digits / 'val/000001.png')], tmp_path)
 
 
 def test_a_config_of_another_library_or_without_data_is_told(digits, tmp_path):

@@ -5,23 +5,31 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from making_models import save_model
+from making_models import build_model, save_model
+from mmengine.dataset import Compose, pseudo_collate
 from PIL import Image
 
 CONFIG = 'semantic-fpn_evit_m4_digits'
 
 
 @pytest.fixture(scope='module')
-def evaluate(digits, run_tool, tmp_path_factory):
-    """Run tools/test.py on a segmentor of random weights."""
-    folder = tmp_path_factory.mktemp('segmentor')
+def trained(tmp_path_factory):
+    """Config and checkpoint of a segmentor of random weights."""
+    checkpoint = tmp_path_factory.mktemp('segmentor') / 'model.pth'
     torch.manual_seed(0)
-    save_model(CONFIG, folder / 'model.pth')
+    return save_model(CONFIG, checkpoint), checkpoint
 
-    def run(*flags, root=digits):
+
+@pytest.fixture(scope='module')
+def evaluate(trained, digits, run_tool):
+    """Run tools/test.py on it."""
+    _, checkpoint = trained
+    work_dir = checkpoint.parent
+
+    def run(*flags, options=()):
         result = run_tool(
-            *('tools/test.py', f'configs/{CONFIG}.py', folder / 'model.pth', '--work-dir', folder),
-            *(*flags, '--cfg-options', f'test_dataloader.dataset.data_root={root}'),
+            *('tools/test.py', f'configs/{CONFIG}.py', checkpoint, '--work-dir', work_dir, *flags),
+            *('--cfg-options', f'test_dataloader.dataset.data_root={digits}', *options),
         )
         assert result.returncode == 0, result.stdout
         return result.stdout
@@ -43,13 +51,38 @@ def mean_iou(predictions):
     return 100 * np.mean(overlaps)
 
 
-@pytest.mark.parametrize('flags', [[], ['--tta']], ids=['plain', 'tta'])
-def test_evaluation_prints_the_overlap_of_the_predictions_that_it_dumps(evaluate, flags, tmp_path):
-    output = evaluate(*flags, '--out', tmp_path / 'predictions.pkl')
+def test_evaluation_prints_the_overlap_of_the_predictions_that_it_dumps(evaluate, tmp_path):
+    output = evaluate('--out', tmp_path / 'predictions.pkl')
     predictions = pickle.loads((tmp_path / 'predictions.pkl').read_bytes())
     assert len(predictions) == 8 and all('seg_logits' not in one for one in predictions)
     printed = float(re.search(r'mIoU: (\d+\.\d+)', output)[1])
     assert printed == pytest.approx(mean_iou(predictions), abs=0.01)
+
+
+SIZES = [[dict(type='Resize', scale_factor=factor)] for factor in (0.75, 1.0, 1.25)]
+MIRRORED = [[], [dict(type='RandomFlip', prob=1.0)]]
+
+
+@pytest.mark.parametrize(
+    ('views', 'options'), [(SIZES, []), (MIRRORED, ['tta_pipeline=None'])], ids=['config', 'none']
+)
+def test_tta_averages_the_probabilities_of_the_views(views, options, evaluate, trained, tmp_path):
+    evaluate('--tta', '--out', tmp_path / 'merged.pkl', options=options)
+    cfg, checkpoint = trained
+    model = build_model(cfg).eval()
+    model.load_state_dict(torch.load(checkpoint)['state_dict'])
+    for prediction in pickle.loads((tmp_path / 'merged.pkl').read_bytes())[:3]:
+        probabilities = []
+        for view in views:
+            pipeline = Compose([cfg.load, *view, cfg.pack])
+            with torch.no_grad():
+                (sample,) = model.test_step(
+                    pseudo_collate([pipeline(dict(img_path=prediction['img_path']))])
+                )
+            probabilities.append(sample.seg_logits.data.softmax(0))
+        found = prediction['pred_sem_seg']['data'][0]
+        assert (found != sum(probabilities).argmax(0)).float().mean() < 1e-3
+        assert (found != probabilities[0].argmax(0)).float().mean() > 0.01
 
 
 def test_pictures_of_every_so_many_images_are_saved_truth_on_the_left(evaluate, digits, tmp_path):
