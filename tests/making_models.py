@@ -17,7 +17,7 @@ def build_model(cfg):
         if name.endswith(('norm.weight', 'bn.weight', 'running_var')):
             torch.nn.init.uniform_(value, 0.5, 1.5)
         elif name.endswith('linear.weight'):
-            torch.nn.init.normal_(value)
+            torch.nn.init.normal_(value, std=30)  # features of random weights hardly differ
         elif name.endswith(('retina_cls.weight', 'fc_cls.weight')):
             torch.nn.init.normal_(value, std=0.1)
         elif name.endswith(('retina_cls.bias', 'conv_seg.bias')):
