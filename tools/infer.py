@@ -3,12 +3,16 @@
 import argparse
 
 import torch
-from mmengine.config import DictAction
 
 from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.engine import ConfigError, check_config
 from mmevit.engine.inference import infer
-from mmevit.engine.launch import check_checkpoint, one_sentence_errors, read_config
+from mmevit.engine.launch import (
+    add_config_arguments,
+    check_checkpoint,
+    one_sentence_errors,
+    read_config,
+)
 
 
 def parse_args():
@@ -26,8 +30,7 @@ def parse_args():
     )
     parser.add_argument('--device', type=device, help='such as cpu or cuda:0')
     parser.add_argument('--no-save-vis', action='store_true', help='make no pictures')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
-    parser.add_argument('--trust-checkpoint', action='store_true', help='run code that is in it')
+    add_config_arguments(parser)
     args = parser.parse_args()
     if args.batch_size < 1:
         parser.error(f'--batch-size {args.batch_size} must be at least 1.')

@@ -9,7 +9,7 @@ from mmengine.evaluator import DumpResults
 
 from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.engine import ConfigError, check_config
-from mmevit.engine.checks import find_datasets, type_name
+from mmevit.engine.checks import as_list, find_datasets, type_name
 from mmevit.engine.launch import (
     build_runner,
     check_checkpoint,
@@ -145,8 +145,8 @@ def enable_tta(cfg):
     if cfg.get('tta_pipeline') is None:
         *transforms, pack = deepcopy(datasets[0].pipeline)
         if library == 'mmdet':
-            keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-            pack.meta_keys = (*keys, 'flip', 'flip_direction')
+            # Unlike its test pipelines, its defaults tell whether a view is flipped.
+            pack.pop('meta_keys', None)
         # Merged predictions are drawn and measured on the first view, so that is not flipped.
         flips = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]
         augmentation = dict(type='TestTimeAug', transforms=[flips, [pack]])
@@ -160,11 +160,9 @@ def enable_tta(cfg):
 def finds_masks(cfg):
     """Whether a detector has a head for masks, or is measured by some."""
     heads = (cfg.model, cfg.model.get('roi_head') or {})
-    evaluators = cfg.test_evaluator
-    evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
     return any(head.get('mask_head') for head in heads) or any(
         'segm' in evaluator.get('metric', ()) or 'Panoptic' in type_name(evaluator)
-        for evaluator in evaluators
+        for evaluator in as_list(cfg.test_evaluator)
     )
 
 

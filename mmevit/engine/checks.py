@@ -141,8 +141,7 @@ def check_schedule(cfg):
         ConfigError: If one begins after the end.
     """
     max_epochs = cfg.get('train_cfg', {}).get('max_epochs')
-    schedulers = cfg.get('param_scheduler') or []
-    for scheduler in [schedulers] if isinstance(schedulers, dict) else schedulers:
+    for scheduler in as_list(cfg.get('param_scheduler') or []):
         begin = scheduler.get('begin', 0)
         if max_epochs and scheduler.get('by_epoch', True) and begin >= max_epochs:
             raise ConfigError(
@@ -169,6 +168,22 @@ def type_name(cfg):
     return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
 
 
+def as_list(cfg):
+    """Make a list of what a config may hold one or several of, such as evaluators.
+
+    Args:
+        cfg (dict | Sequence[dict]): The one, or several.
+
+    Returns:
+        Sequence[dict]: The several.
+
+    Example:
+        >>> as_list(dict(type='CocoMetric'))
+        [{'type': 'CocoMetric'}]
+    """
+    return [cfg] if isinstance(cfg, dict) else cfg
+
+
 def check_model(model):
     """Check the arguments of an EfficientViT backbone, and that neck and head fit what it gives.
 
@@ -188,8 +203,7 @@ def check_model(model):
             f'model.head.in_channels is {head.get("in_channels")}, but the backbone, '
             f'arch={arch!r}, gives {out_channels[-1]} channels: make them agree.'
         )
-    if isinstance(neck, (list, tuple)):
-        neck = neck[0]
+    neck = as_list(neck)[0]
     if type_name(neck) == 'EfficientViTFPN':
         build_without_memory(neck, 'neck')
     in_channels = neck.get('in_channels')
@@ -296,11 +310,10 @@ def check_data(cfg, split):
     dataloader = cfg.get(f'{split}_dataloader')
     if dataloader is None:
         return
-    evaluators = cfg.get(f'{split}_evaluator') or []
     try:
         for dataset in find_datasets(dataloader['dataset']):
             check_dataset(dataset, split)
-        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+        for evaluator in as_list(cfg.get(f'{split}_evaluator') or []):
             check_evaluator(evaluator, split)
     except ConfigError as error:
         digits_config = DIGITS_CONFIGS.get(cfg.get('default_scope'), DIGITS_CONFIGS['mmdet'])

@@ -9,6 +9,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 import cv2
+import mmcv
 import mmengine
 import numpy as np
 from mmengine.logging import print_log
@@ -205,17 +206,12 @@ def make_predictor(cfg, checkpoint, device, score_thr, draw):
     def predict(images):
         predictions, samples = infer_batch(images)
         pictures = [
-            swap_red_and_blue(draw_one(swap_red_and_blue(image), sample)) if draw else None
+            mmcv.rgb2bgr(draw_one(mmcv.bgr2rgb(image), sample)) if draw else None
             for image, sample in zip(images, samples, strict=True)
         ]
         return list(zip(predictions, pictures, strict=True))
 
     return predict
-
-
-def swap_red_and_blue(image):
-    """Turn BGR (H, W, 3) into RGB, or back."""
-    return np.ascontiguousarray(image[..., ::-1])
 
 
 def make_detector(cfg, checkpoint, device, score_thr):
@@ -292,7 +288,7 @@ def make_classifier(cfg, checkpoint, device):
     is_rgb = find_step(cfg.test_dataloader.dataset.pipeline, 'LoadImageFromFile') is None
 
     def infer_batch(images):
-        inputs = [swap_red_and_blue(image) if is_rgb else image for image in images]
+        inputs = [mmcv.bgr2rgb(image) if is_rgb else image for image in images]
         (data,) = inferencer.preprocess(inputs, batch_size=len(images))
         samples = inferencer.forward(data)
         return inferencer.postprocess(samples, None), samples

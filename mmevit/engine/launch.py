@@ -31,13 +31,7 @@ def common_parser(description):
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config, such as model.backbone.arch=m0 or key="[a,b]"',
-    )
+    add_config_arguments(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -46,14 +40,29 @@ def common_parser(description):
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument(
+        '--no-pin-memory', action='store_true', help='do not pin the memory of the data loaders'
+    )
+    return parser
+
+
+def add_config_arguments(parser):
+    """Add the arguments of all that takes a config and a checkpoint.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser, which is added to.
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, such as model.backbone.arch=m0 or key="[a,b]"',
+    )
+    parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
         help='load checkpoints that hold more than weights; this runs code that is in them',
     )
-    parser.add_argument(
-        '--no-pin-memory', action='store_true', help='do not pin the memory of the data loaders'
-    )
-    return parser
 
 
 def load_config(args, splits, needs):

@@ -4,7 +4,6 @@ import argparse
 
 import cv2
 import torch
-from mmengine.config import DictAction
 from mmengine.runner import CheckpointLoader
 from mmpretrain import ImageClassificationInferencer
 
@@ -13,7 +12,12 @@ from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.engine import ConfigError
 from mmevit.engine.checks import type_name
 from mmevit.engine.hooks import check_fit
-from mmevit.engine.launch import check_checkpoint, one_sentence_errors, read_config
+from mmevit.engine.launch import (
+    add_config_arguments,
+    check_checkpoint,
+    one_sentence_errors,
+    read_config,
+)
 from mmevit.files import written_whole
 
 
@@ -24,8 +28,7 @@ def parse_args():
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
     parser.add_argument('--out', default='grad_cam.png', help='picture to write')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
-    parser.add_argument('--trust-checkpoint', action='store_true', help='run code that is in it')
+    add_config_arguments(parser)
     return parser.parse_args()
 
 
