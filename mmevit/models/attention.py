@@ -41,13 +41,19 @@ class WindowAttention(nn.Module):
         rows, columns = (height + size - 1) // size, (width + size - 1) // size
         x = F.pad(x, (0, columns * size - width, 0, rows * size - height))
 
-        windows = x.view(batch, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
-        windows = windows.clone(memory_format=torch.contiguous_format)
-        windows = self.attention(windows.view(-1, channels, size, size))
+        # Channels go last: what is copied is then contiguous, and the layout suits convolutions.
+        # reshape() would ask for the strides, which ties an exported model to its size as well.
+        windows = x.permute(0, 2, 3, 1).view(batch, rows, size, columns, size, channels)
+        windows = windows.transpose(2, 3).clone(memory_format=torch.contiguous_format)
+        windows = windows.view(-1, size, size, channels).permute(0, 3, 1, 2)
+        if isinstance(batch * rows * columns, torch.SymInt):
+            # To tell which layout this is, torch.export() would count on more than one window.
+            windows = windows.clone(memory_format=torch.contiguous_format)
 
-        # pixel_shuffle() lays windows out as a map: on a CPU several times faster than a permute.
-        x = windows.reshape(batch, rows, columns, channels * size**2).permute(0, 3, 1, 2)
-        x = F.pixel_shuffle(x, size)
+        windows = self.attention(windows).permute(0, 2, 3, 1)
+        x = windows.view(batch, rows, columns, size, size, channels).transpose(2, 3)
+        x = x.clone(memory_format=torch.contiguous_format)
+        x = x.view(batch, rows * size, columns * size, channels).permute(0, 3, 1, 2)
         return F.pad(x, (0, width - columns * size, 0, height - rows * size))
 
 
@@ -132,7 +138,8 @@ class CascadedGroupAttention(nn.Module):
             query = query * self.scale
         attention = torch.bmm(query.transpose(1, 2), key) + bias
         attention = attention.softmax(dim=-1)
-        return torch.bmm(value, attention.transpose(1, 2)).unflatten(2, x.shape[2:])
+        output = torch.bmm(attention, value.transpose(1, 2)).transpose(1, 2)
+        return output.unflatten(2, x.shape[2:])
 
     def switch_to_deploy(self):
         """Fold the scale into the queries' convolutions and expand the bias table once."""

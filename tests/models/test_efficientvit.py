@@ -89,7 +89,9 @@ def test_maps_and_gradients_equal_timms(arch, dtype, randomised):
         # A gradient that is a sum to zero, such as of a bias before batch norm, has no relative
         # error of its own: the largest of the model is the measure then.
         scale = max(wanted.abs().max(), 1e-3 * max(g.grad.abs().max() for g in gradients.values()))
-        assert (parameter.grad - wanted).abs().max() / scale < tolerance, name
+        # In float32 the order shows in which so many values are summed.
+        error = (parameter.grad - wanted).abs().max() / scale
+        assert error < (tolerance if dtype == torch.float64 else 1e-4), name
 
 
 @pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
