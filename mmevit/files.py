@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -11,10 +12,11 @@ def written_whole(destination):
     """Give a path to write to, which takes the place of ``destination`` if the block succeeds.
 
     Args:
-        destination (str | Path): The file to be; its folder is made if need be.
+        destination (str | Path): The file or folder to be; its parent is made if need be.
 
     Yields:
-        Path: A file of that name on the same disk.
+        Path: A path of that name on the same disk. What else the block writes beside it comes
+        along.
 
     Example:
         >>> import tempfile
@@ -29,4 +31,9 @@ def written_whole(destination):
     with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
         part = Path(folder, destination.name)
         yield part
-        os.replace(part, destination)
+        # What others wait for comes last.
+        for written in sorted(Path(folder).iterdir(), key=lambda path: path == part):
+            replaced = destination.parent / written.name
+            if replaced.is_dir():
+                shutil.rmtree(replaced)
+            os.replace(written, replaced)

@@ -2,6 +2,7 @@
 
 import logging
 
+import torch
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from mmpretrain.models.heads import LeViTClsHead
@@ -21,6 +22,8 @@ class EfficientViTClsHead(LeViTClsHead):
         num_classes (int): Number of classes. Defaults to 1000.
         distillation (bool): Whether there is a second such head, to learn from a teacher.
             Defaults to False.
+        deploy (bool): Whether to build the folded form, to load the weights of a head after
+            :meth:`switch_to_deploy`. Defaults to False.
         init_cfg (dict, optional): Config of the initialisation. Defaults to a truncated normal
             distribution of standard deviation 0.02 for the linear layers.
         **kwargs: The arguments of :class:`mmpretrain.models.heads.ClsHead`, such as ``loss``.
@@ -37,6 +40,7 @@ class EfficientViTClsHead(LeViTClsHead):
         in_channels,
         num_classes=1000,
         distillation=False,
+        deploy=False,
         init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02),
         **kwargs,
     ):
@@ -47,6 +51,8 @@ class EfficientViTClsHead(LeViTClsHead):
             init_cfg=init_cfg,
             **kwargs,
         )
+        if deploy:
+            self.switch_to_deploy()
 
     def forward(self, feats):
         """Score the classes, in training and evaluation alike.
@@ -57,7 +63,7 @@ class EfficientViTClsHead(LeViTClsHead):
         Returns:
             Tensor: (N, num_classes), before softmax.
         """
-        if not self.distillation:
+        if self.deploy or not self.distillation:
             return self.head(self.pre_logits(feats))
         scores, imitating_scores = self.forward_separately(feats)
         return (scores + imitating_scores) / 2
@@ -75,9 +81,28 @@ class EfficientViTClsHead(LeViTClsHead):
         pooled = self.pre_logits(feats)
         return self.head(pooled), self.head_dist(pooled)
 
+    def switch_to_deploy(self):
+        """Fold batch norm into the linear layer, and the mean of two heads into one, for inference.
+
+        The folded head gives the same scores as this one in evaluation mode. It is not for
+        training.
+        """
+        if self.deploy:
+            return
+        linear = self.head.fuse()
+        if self.distillation:
+            imitating = self.head_dist.fuse()
+            with torch.no_grad():
+                linear.weight.add_(imitating.weight).div_(2)
+                linear.bias.add_(imitating.bias).div_(2)
+            del self.head_dist
+        self.head = linear
+        self.deploy = True
+
     def _load_from_state_dict(self, state_dict, prefix, *args):
         """Keep a head of another number of classes out."""
-        weight = state_dict.get(f'{prefix}head.linear.weight')
+        name = 'head.weight' if self.deploy else 'head.linear.weight'
+        weight = state_dict.get(prefix + name)
         if weight is not None and weight.shape[0] != self.num_classes:
             print_log(
                 f'The weights are for {weight.shape[0]} classes and this model has '

@@ -155,6 +155,8 @@ class EfficientViT(BaseModule):
                 )
             self.stages.append(layers)
         self._freeze_stages()
+        if deploy:
+            self._put_channels_last()
 
     @property
     def out_channels(self):
@@ -226,12 +228,18 @@ class EfficientViT(BaseModule):
         """Fold every norm layer, identity and constant into the convolutions, for inference.
 
         The folded model gives the same maps as this one in evaluation mode. It is not for
-        training.
+        training. Its maps have their channels last in memory, whatever layout the images have.
         """
         for module in list(self.modules())[1:]:
             if hasattr(module, 'switch_to_deploy'):
                 module.switch_to_deploy()
+        self._put_channels_last()
         self.deploy = True
+
+    def _put_channels_last(self):
+        # Convolutions pass the layout of their weights on to their output. This one is up to a
+        # quarter faster, and windows are then copied in whole rows.
+        self.to(memory_format=torch.channels_last)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         """Refuse weights that do not fit: mmengine would load what does, and only log the rest."""

@@ -6,6 +6,8 @@ from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS
 from torch import nn
 
+from .layers import fold_norm
+
 # mmsegmentation has a copy of mmdet's, for those who have only that.
 if find_spec('mmdet'):
     from mmdet.models.necks import FPN
@@ -32,6 +34,8 @@ class EfficientViTFPN(FPN):
             take part in the top-down sum.
         num_upsample_levels (int): Number of finer levels. 1 takes the pyramid to stride 8, as for
             RetinaNet; 2 takes it to stride 4, as for Mask R-CNN. Defaults to 1.
+        deploy (bool): Whether to build the folded form, to load the weights of a neck after
+            :meth:`switch_to_deploy`. Defaults to False.
         **kwargs: The other arguments of :class:`mmdet.models.necks.FPN`.
 
     Raises:
@@ -50,7 +54,11 @@ class EfficientViTFPN(FPN):
         (1, 32, 1, 2)
     """
 
-    def __init__(self, in_channels, out_channels, num_outs, num_upsample_levels=1, **kwargs):
+    def __init__(
+        self, in_channels, out_channels, num_outs, num_upsample_levels=1, deploy=False, **kwargs
+    ):
+        if deploy:
+            kwargs['norm_cfg'] = None
         widths = [out_channels] * num_outs if isinstance(out_channels, int) else out_channels
         num_levels = self._count_levels(
             in_channels, widths, num_outs, num_upsample_levels, **kwargs
@@ -92,6 +100,18 @@ class EfficientViTFPN(FPN):
                 self.projections, (*finest_levels, *coarser_levels), strict=False
             )
         )
+
+    def switch_to_deploy(self):
+        """Fold the norm layers, if there are any, into the convolutions, for inference.
+
+        Raises:
+            ValueError: If they are of another kind than batch norm.
+        """
+        for module in self.modules():
+            if isinstance(module, ConvModule) and module.with_norm:
+                fold_norm(module.conv, module.norm)
+                setattr(module, module.norm_name, nn.Identity())
+                module.with_norm = False
 
     @staticmethod
     def _count_levels(

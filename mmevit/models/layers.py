@@ -65,24 +65,37 @@ class ConvNorm(nn.Module):
             ValueError: If the normalisation depends on its input even in evaluation (GN, LN, ...)
                 and so is no fixed scale and shift.
         """
-        if isinstance(self.norm, nn.Identity):
-            return
-        if not isinstance(self.norm, _BatchNorm):
-            raise ValueError(
-                f'{type(self.norm).__name__} cannot be folded into a convolution: '
-                'switch_to_deploy() and deploy=True need batch normalisation.'
-            )
-        norm = self.norm
-        self.conv.weight, self.conv.bias = fuse_conv_bn_weights(
-            self.conv.weight,
-            self.conv.bias,
-            norm.running_mean,
-            norm.running_var,
-            norm.eps,
-            norm.weight,
-            norm.bias,
+        if not isinstance(self.norm, nn.Identity):
+            fold_norm(self.conv, self.norm)
+            self.norm = nn.Identity()
+
+
+def fold_norm(conv, norm):
+    """Fold a batch normalisation, as it stands in evaluation, into the convolution before it.
+
+    Args:
+        conv (nn.Conv2d | nn.ConvTranspose2d): The convolution, which is changed.
+        norm (nn.Module): The normalisation.
+
+    Raises:
+        ValueError: If the normalisation depends on its input even in evaluation (GN, LN, ...) and
+            so is no fixed scale and shift.
+    """
+    if not isinstance(norm, _BatchNorm):
+        raise ValueError(
+            f'{type(norm).__name__} cannot be folded into a convolution: '
+            'switch_to_deploy() and deploy=True need batch normalisation.'
         )
-        self.norm = nn.Identity()
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight,
+        conv.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+        transpose=conv.transposed,
+    )
 
 
 class ResidualDepthwise(ConvNorm):

@@ -1,0 +1,6 @@
+"""Folding, exporting, and running what was exported. Importing this needs PyTorch alone."""
+
+from .exporting import TARGETS, export, load_exported
+from .folding import FoldHook, fold
+
+__all__ = ['TARGETS', 'FoldHook', 'export', 'fold', 'load_exported']

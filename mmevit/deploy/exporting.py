@@ -1,0 +1,133 @@
+"""Exporting a network to a file that runs elsewhere, and checking that it gives the same."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from mmevit.errors import ConfigError
+from mmevit.files import written_whole
+
+# What a target's file is called; its module is ``to_<target>.py`` in this folder.
+TARGETS = dict(
+    onnx='.onnx', openvino='.xml', coreml='.mlpackage', torchscript='.torchscript', aoti='.pt2'
+)
+
+
+def export(network, inputs, path, target, dynamic=None, dtype='float32', metadata=None):
+    """Write a network to a file for another runtime.
+
+    Args:
+        network (nn.Module): What goes into the file, in evaluation mode; :func:`fold` it first. It
+            maps the inputs to a tensor or a tuple of tensors, whose names are its
+            ``output_names``, if it has these.
+        inputs (Tensor | tuple[Tensor]): Example inputs, of which the first is images
+            (N, 3, H, W). Use a batch of two or more for a dynamic one.
+        path (str | Path): File to write, with the suffix of the target in ``TARGETS``. A file that
+            is there is replaced once the new one is whole.
+        target (str): ``'onnx'``, ``'openvino'``, ``'coreml'``, ``'torchscript'`` or ``'aoti'``, a
+            library that runs without this package.
+        dynamic (Collection[str], optional): Which of ``'batch'`` and ``'size'``, height and width,
+            may be others than those of the example. Defaults to the batch, but for coreml, which
+            takes neither.
+        dtype (str): Type that it computes in; inputs and outputs stay float32. ``'float32'``;
+            ``'bfloat16'`` for aoti and torchscript; ``'float16'`` for onnx, openvino and coreml.
+        metadata (dict, optional): What is kept in the file as JSON, such as the preprocessing.
+
+    Raises:
+        ConfigError: If the target is unknown, not installed, or does not take the type or what is
+            dynamic.
+
+    Example:
+        >>> import torch
+        >>> from mmevit.models import EfficientViT
+        >>> export(fold(EfficientViT('m0')), torch.rand(2, 3, 224, 224), 'm0.onnx', 'onnx')
+        >>> [tuple(map_.shape) for map_ in load_exported('m0.onnx')(torch.rand(5, 3, 224, 224))]
+        [(5, 64, 14, 14), (5, 128, 7, 7), (5, 192, 4, 4)]
+    """
+    module = find_target(target)
+    if dtype not in module.DTYPES:
+        raise ConfigError(f'{target} takes {", ".join(module.DTYPES)}, not {dtype}.')
+    dynamic = {'batch'} & module.DYNAMIC if dynamic is None else set(dynamic)
+    if surplus := dynamic - module.DYNAMIC:
+        raise ConfigError(f'{target} takes no other {" and ".join(sorted(surplus))} than exported.')
+    if Path(path).suffix != TARGETS[target]:
+        raise ConfigError(f'{path} must end in {TARGETS[target]}, as files for {target} do.')
+    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    metadata = json.dumps(metadata or {})
+    try:
+        with torch.no_grad(), written_whole(path) as unfinished:
+            module.write(network.eval(), inputs, unfinished, dynamic, dtype, metadata)
+    except OSError as error:
+        raise ConfigError(f'{path} cannot be written ({error}).') from error
+
+
+def load_exported(path, num_threads=None):
+    """Load an exported file for running.
+
+    Args:
+        path (str | Path): The file.
+        num_threads (int, optional): CPU threads to run on. Defaults to those of PyTorch.
+
+    Returns:
+        Callable: Maps input tensors to a tuple of tensors. Its ``metadata`` is what
+        :func:`export` was given.
+
+    Raises:
+        ConfigError: If it is missing, of no known kind, or cannot be read.
+    """
+    targets = {suffix: target for target, suffix in TARGETS.items()}
+    if Path(path).suffix not in targets:
+        raise ConfigError(f'{path} must end in {", ".join(targets)} to be run.')
+    if not Path(path).exists():
+        raise ConfigError(f'The exported file {path} is missing: tools/export.py writes them.')
+    module = find_target(targets[Path(path).suffix])
+    try:
+        return module.Session(str(path), num_threads or torch.get_num_threads())
+    # The runtimes have errors of their own.
+    except Exception as error:
+        reason = ' '.join(str(error).split())
+        raise ConfigError(f'{path} cannot be loaded: {reason}') from error
+
+
+def find_target(target):
+    """Import the module of a target.
+
+    Args:
+        target (str): Its name in ``TARGETS``.
+
+    Returns:
+        module: It has ``DTYPES``, ``DYNAMIC``, ``write()`` and ``Session``.
+
+    Raises:
+        ConfigError: If it is unknown, or what it needs is not installed.
+    """
+    if target not in TARGETS:
+        raise ConfigError(f'There is no target {target!r}: choose from {", ".join(TARGETS)}.')
+    try:
+        return import_module(f'.to_{target}', __package__)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f'{target} needs {error.name}, which is not installed: pip install "mmevit[{target}]".'
+        ) from error
+
+
+def compare(network, session, inputs):
+    """Compare an exported file with the network that it was made of.
+
+    Args:
+        network (nn.Module): The network.
+        session (Callable): The file, from :func:`load_exported`.
+        inputs (tuple[Tensor]): Inputs for both.
+
+    Returns:
+        float: Largest difference of an output, relative to the largest value of that output.
+    """
+    with torch.no_grad():
+        expected = network(*inputs)
+    expected = (expected,) if isinstance(expected, torch.Tensor) else expected
+    return max(
+        float((actual - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12))
+        for actual, wanted in zip(session(*inputs), expected, strict=True)
+    )

@@ -1,0 +1,49 @@
+"""Folding a whole model for inference."""
+
+from copy import deepcopy
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+def fold(model):
+    """Fold every part of a model that knows its folded form, for inference.
+
+    These are our backbone, neck and head, and all else with a ``switch_to_deploy()``, as
+    mmpretrain's re-parameterised networks have it.
+
+    Args:
+        model (nn.Module): The model, which is changed and left in evaluation mode.
+
+    Returns:
+        nn.Module: The model.
+
+    Example:
+        >>> from mmevit.models import EfficientViT
+        >>> fold(EfficientViT('m0')).deploy
+        True
+    """
+    model.eval()
+    if hasattr(model, 'switch_to_deploy'):
+        model.switch_to_deploy()
+    else:
+        for part in model.children():
+            fold(part)
+    return model
+
+
+@HOOKS.register_module()
+class FoldHook(Hook):
+    """Evaluate a folded copy of the model."""
+
+    # After the hook that puts averaged weights in place, and a copy, since that takes them out.
+    priority = 'LOWEST'
+
+    def before_test_epoch(self, runner):
+        """Put the folded copy in the model's place."""
+        self.unfolded = runner.model
+        runner.model = fold(deepcopy(runner.model))
+
+    def after_test_epoch(self, runner, metrics=None):
+        """Put the model back."""
+        runner.model = self.unfolded

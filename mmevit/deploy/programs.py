@@ -1,0 +1,63 @@
+"""Exporting to a program of PyTorch's, from which others are made."""
+
+from copy import deepcopy
+
+import torch
+from torch import nn
+from torch.export import Dim
+from torch.fx.experimental import _config as symbolic_shapes
+
+
+def make_program(network, inputs, dynamic, dtype):
+    """Export a network with ``torch.export``.
+
+    Args:
+        network (nn.Module): The network.
+        inputs (tuple[Tensor]): Images (N, 3, H, W), perhaps followed by others (N, ...).
+        dynamic (Collection[str]): Which of ``'batch'`` and ``'size'`` may change.
+        dtype (str): Type that it computes in.
+
+    Returns:
+        torch.export.ExportedProgram: The program.
+    """
+    network = InDtype(network, dtype).eval()
+    if 'size' in dynamic:
+        # A map of one pixel has no telling layout, and so no size that may change.
+        network.to(memory_format=torch.contiguous_format)
+    batch = {0: Dim('batch', min=1, max=4096)} if 'batch' in dynamic else {}
+    sides = {2: Dim('height', min=32, max=8192), 3: Dim('width', min=32, max=8192)}
+    images = {**batch, **(sides if 'size' in dynamic else {})}
+    shapes = ((images, *(batch for _ in inputs[1:])),)
+    # Without this, a dimension that can be 1 is taken for one that cannot: maps of stride 64 are a
+    # pixel high from 32 pixels on.
+    with symbolic_shapes.patch(backed_size_oblivious=True):
+        return torch.export.export(network, inputs, dynamic_shapes=shapes)
+
+
+class InDtype(nn.Module):
+    """A copy of a network that computes in another type between float32 inputs and outputs.
+
+    Args:
+        network (nn.Module): The network.
+        dtype (str): Name of the type, such as ``'bfloat16'``.
+
+    Example:
+        >>> InDtype(nn.Linear(2, 3), 'bfloat16')(torch.rand(1, 2)).dtype
+        torch.float32
+    """
+
+    def __init__(self, network, dtype):
+        super().__init__()
+        self.dtype = getattr(torch, dtype)
+        self.network = deepcopy(network).to(self.dtype)
+
+    def forward(self, *inputs):
+        """Map float32 tensors to float32 tensors."""
+        outputs = self.network(*(tensor.to(self.dtype) for tensor in inputs))
+        if isinstance(outputs, torch.Tensor):
+            return self.widen(outputs)
+        return tuple(map(self.widen, outputs))
+
+    def widen(self, output):
+        """Give float32 for the type that is computed in; labels stay whole numbers."""
+        return output.float() if output.is_floating_point() else output

@@ -1,0 +1,58 @@
+"""Core ML packages. They run on macOS only; elsewhere they are written and read."""
+
+import json
+from collections import Counter
+
+import coremltools
+import torch
+
+from .to_onnx import input_names
+
+DTYPES = ('float32', 'float16')
+DYNAMIC = frozenset()
+
+
+def write(network, inputs, path, dynamic, dtype, metadata):
+    """Write an ML program; see :func:`mmevit.deploy.export`."""
+    model = coremltools.convert(
+        torch.jit.trace(network, inputs),
+        inputs=[
+            coremltools.TensorType(name, tensor.shape)
+            for name, tensor in zip(input_names(inputs), inputs, strict=True)
+        ],
+        outputs=[coremltools.TensorType(name) for name in network.output_names],
+        convert_to='mlprogram',
+        compute_precision=getattr(coremltools.precision, dtype.upper()),
+        minimum_deployment_target=coremltools.target.iOS16,
+    )
+    model.user_defined_metadata['mmevit'] = metadata
+    model.save(str(path))
+
+
+class Session:
+    """A Core ML package.
+
+    Args:
+        path (str): The package.
+        num_threads (int): Not used: macOS decides.
+    """
+
+    def __init__(self, path, num_threads):
+        self.model = coremltools.models.MLModel(path)
+        self.metadata = json.loads(self.model.user_defined_metadata['mmevit'])
+        description = self.model.get_spec().description
+        self.inputs = [feature.name for feature in description.input]
+        self.outputs = [feature.name for feature in description.output]
+
+    @property
+    def operators(self):
+        """Counter[str]: How many of each operator there are."""
+        (function,) = self.model.get_spec().mlProgram.functions.values()
+        (block,) = function.block_specializations.values()
+        return Counter(operation.type for operation in block.operations)
+
+    def __call__(self, *inputs):
+        """Map input tensors to a tuple of tensors; on macOS."""
+        arrays = {name: x.numpy() for name, x in zip(self.inputs, inputs, strict=True)}
+        outputs = self.model.predict(arrays)
+        return tuple(torch.from_numpy(outputs[name]) for name in self.outputs)
