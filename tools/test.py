@@ -1,13 +1,17 @@
-"""Evaluate a checkpoint of an mmdet, mmpretrain or mmsegmentation config."""
+"""Evaluate a checkpoint, or an exported file, of an mmdet, mmpretrain or mmsegmentation config."""
 
 import os
 from copy import deepcopy
+from pathlib import Path
 
 import mmengine
 from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
 
 from mmevit.checkpoint import forbid_code_in_checkpoints
+from mmevit.deploy import TARGETS
+from mmevit.deploy.evaluation import evaluate_exported
 from mmevit.engine import ConfigError, check_config
 from mmevit.engine.checks import as_list, find_datasets, type_name
 from mmevit.engine.launch import (
@@ -39,7 +43,7 @@ def parse_args():
     """Parse the command line."""
     parser = common_parser(__doc__)
     parser.add_argument('config', help='config file, of mmdet, mmpretrain or mmsegmentation')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint file, or one that tools/export.py wrote')
     parser.add_argument('--out', metavar='FILE', help='write predictions (.pkl) or metrics here')
     parser.add_argument(
         '--out-item',
@@ -54,6 +58,9 @@ def parse_args():
     )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument('--amp', action='store_true', help='evaluate in mixed precision')
+    parser.add_argument(
+        '--deploy', action='store_true', help='fold the model for inference and evaluate that'
+    )
     args = parser.parse_args()
     if args.out_item and not args.out:
         parser.error('--out-item needs --out.')
@@ -72,10 +79,15 @@ def main():
     splits = ('test',)
     needs = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg')
     cfg = load_config(args, splits, needs)
-    cfg.load_from = args.checkpoint
-    check_checkpoint(args.checkpoint)
+    is_exported = Path(args.checkpoint).suffix in TARGETS.values()
+    cfg.load_from = None if is_exported else args.checkpoint
+    check_checkpoint(None if is_exported else args.checkpoint)
     check_config(cfg, splits)
+    if is_exported:
+        evaluate_exported(cfg, args.checkpoint)
     if args.amp:
+        if cfg.get('default_scope') == 'mmdet' and get_device() == 'cpu':
+            raise ConfigError("--amp needs a GPU for detectors: mmcv's nms has no bfloat16 on CPUs.")
         cfg.test_cfg.fp16 = True
     if args.show or args.show_dir:
         enable_drawing(cfg, args)
@@ -83,6 +95,8 @@ def main():
         enable_tta(cfg)
 
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='WholeCheckpointHook')]
+    if args.deploy:
+        cfg.custom_hooks.append(dict(type='FoldHook'))
     # Without its file's name, the config is kept beside the one that training kept, not over it.
     runner = build_runner(Config(cfg.to_dict()))
     if args.out and args.out_item != 'metrics':

@@ -156,7 +156,7 @@ def benchmark(models, forms, setting=Setting(), baseline=None):
         >>> [(row['model'], row['form'], round(row['params'], 3)) for row in rows]
         [('efficientvit-m0', 'eager', 2.349), ('efficientvit-m0', 'folded', 2.349)]
     """
-    check(forms, setting)
+    check(models, forms, setting, baseline)
     with process_settings(setting), tempfile.TemporaryDirectory() as folder:
         entries = [
             entry
@@ -170,12 +170,14 @@ def benchmark(models, forms, setting=Setting(), baseline=None):
     return [summarise(entry, reference, best_products) for entry in entries]
 
 
-def check(forms, setting):
-    """Check what does not depend on the networks.
+def check(models, forms, setting, baseline):
+    """Check all that can be checked before a network is built.
 
     Args:
+        models (Sequence[Model]): The networks.
         forms (Sequence[str]): Names of forms.
         setting (Setting): How they are run.
+        baseline (str | None): ``'MODEL:FORM'`` that the ratios are to.
 
     Raises:
         ConfigError: If any of it cannot be used.
@@ -187,6 +189,9 @@ def check(forms, setting):
         raise ConfigError('Batch size, threads, rounds and image size must be 1 or more.')
     if setting.device == 'cuda' and not torch.cuda.is_available():
         raise ConfigError('PyTorch finds no GPU here: leave --device at cpu.')
+    names = [f'{model.label}:{form}' for model in models for form in forms]
+    if baseline not in (None, *names):
+        raise ConfigError(f'The baseline {baseline} is none of those run: {", ".join(names)}.')
 
 
 @contextmanager
@@ -237,12 +242,7 @@ def prepare(model, forms, setting, folder):
         message = f'{model.label} cannot be run on images of {size[0]} x {size[1]}'
         raise ConfigError(f'{message}: {one_line(error)}') from error
     folded = fold_all(network, images[:1])
-    published = dict(
-        top1=model.top1,
-        published_params=model.params,
-        published_macs=model.macs,
-        cpu_speed=model.cpu_speed,
-    )
+    published = publications(model) if size == (model.size, model.size) else {}
     for form in forms:
         entry = Entry(model.label, form, items=setting.batch_size, facts=dict(published))
         entry.macs = count_macs(network if form == 'eager' else folded, images[:1])
@@ -258,6 +258,16 @@ def prepare(model, forms, setting, folder):
         yield entry
 
 
+def publications(model):
+    """Collect what is published about a network, by the names of the columns."""
+    return dict(
+        top1=model.top1,
+        published_params=model.params,
+        published_macs=model.macs,
+        cpu_speed=model.cpu_speed,
+    )
+
+
 def one_line(error):
     """Say in one line what an error is."""
     lines = [line for line in str(error).splitlines() if line.strip()]
@@ -270,22 +280,20 @@ def find_baseline(entries, name):
 
     Args:
         entries (list[Entry]): All that is run.
-        name (str | None): ``'MODEL:FORM'``.
+        name (str | None): ``'MODEL:FORM'`` of one of them.
 
     Returns:
-        Entry: That one, or the first.
+        Entry: That one, or the first that can be run.
 
     Raises:
-        ConfigError: If it is not there, or cannot be run.
+        ConfigError: If it cannot be run.
     """
-    names = {f'{entry.model}:{entry.form}': entry for entry in entries}
     if name is None:
         return next((entry for entry in entries if entry.run), entries[0])
-    if name not in names:
-        raise ConfigError(f'The baseline {name} is none of those run: {", ".join(names)}.')
-    if names[name].run is None:
-        raise ConfigError(f'The baseline {name} cannot be run: {names[name].facts["problem"]}')
-    return names[name]
+    found = next(entry for entry in entries if f'{entry.model}:{entry.form}' == name)
+    if found.run is None:
+        raise ConfigError(f'The baseline {name} cannot be run: {found.facts["problem"]}')
+    return found
 
 
 def take_turns(entries, setting):
@@ -414,7 +422,8 @@ class Flat(nn.Module):
             ``mode='tensor'`` does, before any decoding.
 
     Example:
-        >>> [feature.shape[1] for feature in Flat(EfficientViT('m0'))(torch.rand(1, 3, 64, 64))]
+        >>> network = Flat(EfficientViT('m0')).eval()
+        >>> [feature.shape[1] for feature in network(torch.rand(1, 3, 64, 64))]
         [64, 128, 192]
     """
 
@@ -676,7 +685,8 @@ def run_for_memory(run, device):
     what was kept from loading it are not in it. This works on Linux.
 
     Args:
-        run (callable): Computes a batch for the first time since it was loaded.
+        run (callable): Computes a batch. A runtime that keeps its memory does it for the first
+            time.
         device (str): ``'cpu'`` or ``'cuda'``.
 
     Returns:
@@ -718,12 +728,12 @@ def make_eager(network, folded, images, setting, folder):
         callable: Computes the batch and gives a tuple of tensors. All functions in ``FORMS`` take
         and return the same.
     """
-    return partial(*convert(network, images, setting, setting.channels_last))
+    return warm(partial(*convert(network, images, setting, setting.channels_last)))
 
 
 def make_folded(network, folded, images, setting, folder):
     """Run the folded network; see :func:`make_eager`."""
-    return partial(*convert(folded, images, setting, setting.channels_last))
+    return warm(partial(*convert(folded, images, setting, setting.channels_last)))
 
 
 def make_compiled(network, folded, images, setting, folder):
@@ -758,7 +768,7 @@ def convert(network, images, setting, channels_last):
 
 
 def warm(run):
-    """Run until nothing more is compiled."""
+    """Run until nothing more is compiled, nor kept for later runs."""
     for _ in range(3):
         run()
     return run
@@ -867,7 +877,7 @@ def format_table(rows):
         | a | eager | 12.3 | 1.00 (0.90 to 1.10) |
         | a | aoti | No compiler. |  |
     """
-    names = [name for name in COLUMNS if any(is_known(row, name) for row in rows)]
+    names = [name for name in COLUMNS if any(is_known(row, name) for row in rows)] or ['speed']
     headings = ['model', 'form', *(COLUMNS[name][0] for name in names)]
     lines = [headings, *(format_row(row, names) for row in rows)]
     table = ['| ' + ' | '.join(cells) + ' |' for cells in lines]
@@ -900,11 +910,11 @@ def describe(setting):
     Returns:
         str: The line.
     """
-    size = ' x '.join(map(str, setting.size)) if setting.size else 'published size'
+    size = ' x '.join(map(str, setting.size)) if setting.size else 'their published size'
     return (
         f'{processor(setting.device)}, PyTorch {torch.__version__}: batch {setting.batch_size}, '
         f'{setting.threads} thread{"s" * (setting.threads > 1)}, images of {size}, '
-        f'{setting.dtype}, {setting.rounds} rounds.'
+        f'{setting.dtype}, {setting.rounds} round{"s" * (setting.rounds > 1)}.'
     )
 
 
@@ -957,10 +967,12 @@ def plot(rows, setting):
         matplotlib.figure.Figure: A line through ours, and a named point for each other.
     """
     # Not at the top: the smallest build of mmengine comes without matplotlib.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, ScalarFormatter
 
     figure = Figure(figsize=(9, 6), layout='constrained')
+    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_xscale('log')
     is_ours = [re.match('EfficientViT-M', row['model'], re.IGNORECASE) for row in rows]
@@ -1005,10 +1017,10 @@ def place_names(figure, axes, rows, colors):
         for start, end in itertools.pairwise(ends):
             taken += [Bbox.from_bounds(x, y, 1, 1) for x, y in start + (end - start) * steps]
     for row, color in zip(rows, colors, strict=True):
-        place_name(figure, axes, row, color, taken)
+        place_name(axes, row, color, taken)
 
 
-def place_name(figure, axes, row, color, taken):
+def place_name(axes, row, color, taken):
     """Write one name, at the nearest free place, or beside the point if there is none."""
     for distance, (x, y) in itertools.product((7, 13, 20, 28), PLACES):
         name = axes.annotate(
@@ -1023,13 +1035,11 @@ def place_name(figure, axes, row, color, taken):
             parse_math=False,
             arrowprops=dict(arrowstyle='-', color='0.7', lw=0.6) if distance > 7 else None,
         )
-        box = name.get_window_extent(figure.canvas.get_renderer())
-        if box.count_overlaps(taken) == 0 and axes.bbox.containsx(box.x0) * axes.bbox.containsx(
-            box.x1
-        ):
+        box = name.get_window_extent()
+        if box.count_overlaps(taken) == 0 and axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1:
             break
-        if (distance, (x, y)) != (28, PLACES[-1]):
-            name.remove()
+        name.set_visible(False)
+    name.set_visible(True)
     taken.append(box)
 
 
@@ -1052,9 +1062,14 @@ def find_model(name):
     """
     short = name.removeprefix('mmpretrain::').removesuffix('_8xb256_in1k')
     for model in PAPER_MODELS:
-        if short in (model.label, model.name):
+        if {name, short, name.removeprefix('mmpretrain::')} & names_of(model):
             return dataclasses.replace(model, label=name)
     return Model(label=name, name=name)
+
+
+def names_of(model):
+    """Collect what a network is called: its label, and the name if that alone makes it."""
+    return {model.label} if model.options else {model.label, model.name}
 
 
 def select_paper_models(names):
@@ -1073,11 +1088,10 @@ def select_paper_models(names):
         >>> [model.label for model in select_paper_models(['efficientvit-m1', 'Swin-T'])]
         ['Swin-T', 'EfficientViT-M1']
     """
-    known = {name for model in PAPER_MODELS for name in (model.label, model.name)}
-    if unknown := sorted(set(names) - known):
+    if unknown := sorted(set(names).difference(*map(names_of, PAPER_MODELS))):
         labels = ', '.join(model.label for model in PAPER_MODELS)
         raise ConfigError(f'{", ".join(unknown)} is none of {labels}.')
-    return [model for model in PAPER_MODELS if not names or {model.label, model.name} & set(names)]
+    return [model for model in PAPER_MODELS if not names or names_of(model) & set(names)]
 
 
 T2T_7 = {

@@ -1,6 +1,7 @@
 """ONNX files, and running them with ONNX Runtime."""
 
 import json
+import warnings
 
 import onnx
 import onnxruntime
@@ -16,13 +17,16 @@ DYNAMIC = frozenset({'batch', 'size'})
 
 def write(network, inputs, path, dynamic, dtype, metadata):
     """Write an ONNX file; see :func:`mmevit.deploy.export`."""
-    program = torch.onnx.export(
-        make_program(network, inputs, dynamic, dtype),
-        input_names=input_names(inputs),
-        output_names=getattr(network, 'output_names', None),
-        custom_translation_table={select_boxes._opoverload: translate_select_boxes},
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # PyTorch's exporter uses what PyTorch is about to rename.
+        warnings.simplefilter('ignore', FutureWarning)
+        program = torch.onnx.export(
+            make_program(network, inputs, dynamic, dtype),
+            input_names=input_names(inputs),
+            output_names=getattr(network, 'output_names', None),
+            custom_translation_table={select_boxes._opoverload: translate_select_boxes},
+            verbose=False,
+        )
     model = program.model_proto
     onnx.helper.set_model_props(model, {'mmevit': metadata})
     onnx.checker.check_model(model)

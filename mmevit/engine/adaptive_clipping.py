@@ -5,6 +5,8 @@ from mmengine.registry import OPTIM_WRAPPERS
 
 from mmevit.errors import ConfigError
 
+from .mixed_precision import Bfloat16OptimWrapper
+
 
 class AdaptiveClipping:
     """Clip each unit's gradient in proportion to the norm of its weights.
@@ -61,3 +63,8 @@ class AdaptiveClipOptimWrapper(AdaptiveClipping, OptimWrapper):
 @OPTIM_WRAPPERS.register_module()
 class AdaptiveClipAmpOptimWrapper(AdaptiveClipping, AmpOptimWrapper):
     """:class:`mmengine.optim.AmpOptimWrapper` with adaptive gradient clipping."""
+
+
+@OPTIM_WRAPPERS.register_module()
+class AdaptiveClipBfloat16OptimWrapper(AdaptiveClipping, Bfloat16OptimWrapper):
+    """:class:`Bfloat16OptimWrapper` with adaptive gradient clipping."""

@@ -115,19 +115,29 @@ def check_cpu(cfg, launcher):
 
 
 def check_mixed_precision(cfg):
-    """Check that there is a GPU if a config trains in mixed precision.
+    """Check that a config that trains in mixed precision on a CPU does so in bfloat16.
 
     Args:
         cfg (Config): The config.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If it names another type, such as float16, which needs a GPU, or the model is
+            a detector in two stages, for which mmcv has only operators in float32.
     """
-    wrapper = type_name(cfg.get('optim_wrapper', {}))
-    if get_device() == 'cpu' and wrapper.endswith('AmpOptimWrapper'):
+    wrapper = cfg.get('optim_wrapper') or {}
+    dtype = str(wrapper.get('dtype') or 'bfloat16').removeprefix('torch.')
+    mixed = ('AmpOptimWrapper', 'Bfloat16OptimWrapper')
+    if get_device() != 'cpu' or not type_name(wrapper).endswith(mixed):
+        return
+    if cfg.model.get('roi_head'):
         raise ConfigError(
-            f'Mixed precision (--amp or {wrapper}) asks for a GPU, but PyTorch sees none: '
-            'leave it out to run on the CPU.'
+            f'{type_name(cfg.model)} proposes regions, for which mmcv has no operators in bfloat16 '
+            'on a CPU: leave out mixed precision (--amp), or train on a GPU.'
+        )
+    if dtype != 'bfloat16':
+        raise ConfigError(
+            f'optim_wrapper.dtype is {dtype}, but PyTorch sees no GPU, and on a CPU mixed '
+            'precision is in bfloat16: give --cfg-options optim_wrapper.dtype=bfloat16.'
         )
 
 

@@ -2,10 +2,64 @@
 
 from pathlib import Path
 
+import torch
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
-from mmevit.errors import CheckpointError, list_problems
+from mmevit.errors import CheckpointError, ConfigError, list_problems
+
+
+@HOOKS.register_module()
+class CompileHook(Hook):
+    """Compile the backbone by ``torch.compile`` before training, and other parts if they are named.
+
+    mmengine's own ``compile=True`` compiles whole training steps, which break up at the data, the
+    losses and the optimizer. On a CPU the first step takes minutes. Names in checkpoints are those
+    without compilation. For images of other sizes it compiles once more, then for any size::
+
+        custom_hooks = [dict(type='CompileHook', parts=('backbone', 'neck'))]
+
+    Args:
+        parts (str | Sequence[str]): Names of modules in the model. Defaults to ``'backbone'``.
+        **options: The arguments of :func:`torch.compile`.
+    """
+
+    # After the hooks that change or copy the model.
+    priority = 'LOWEST'
+
+    def __init__(self, parts='backbone', **options):
+        self.parts = [parts] if isinstance(parts, str) else parts
+        self.options = options
+
+    def before_train(self, runner):
+        """Have the parts compile themselves at their first call.
+
+        Raises:
+            ConfigError: If the model has no such part.
+        """
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        modules = dict(model.named_modules())
+        for part in self.parts:
+            if part not in modules:
+                raise ConfigError(
+                    f'CompileHook is to compile {part}, but {type(model).__name__} has none: name '
+                    'modules of the model in parts.'
+                )
+            modules[part].compile(**self.options)
+
+
+@HOOKS.register_module()
+class ChannelsLastHook(Hook):
+    """Keep the weights of the model, and so its maps, with their channels last in memory.
+
+    Convolutions are faster so, on CPUs and in mixed precision on GPUs, and pass the layout of their
+    weights on. Results are the same but for rounding, and so are checkpoints.
+    """
+
+    def before_train(self, runner):
+        """Change the layout once the weights are loaded."""
+        runner.model.to(memory_format=torch.channels_last)
 
 
 @HOOKS.register_module()

@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from mmevit.errors import ConfigError, UserError
 
 from .checks import find_datasets, type_name
+from .mixed_precision import train_in_bfloat16
 
 
 def common_parser(description):
@@ -165,7 +166,7 @@ def check_checkpoint(path):
 
 
 def build_runner(cfg):
-    """Build the runner of a config; on CPUs, join its processes first.
+    """Build the runner of a config; on CPUs, in bfloat16 if in mixed precision, processes joined.
 
     Args:
         cfg (Config): The config, with ``launcher`` set.
@@ -173,7 +174,10 @@ def build_runner(cfg):
     Returns:
         Runner: The runner.
     """
-    if cfg.launcher == 'pytorch' and get_device() == 'cpu':
+    on_cpu = get_device() == 'cpu'
+    if on_cpu:
+        train_in_bfloat16(cfg)
+    if on_cpu and cfg.launcher == 'pytorch':
         # mmengine's own launcher selects a GPU and wraps the model for one, even without any.
         torch.distributed.init_process_group(cfg.env_cfg.dist_cfg.backend)
         wrapper = dict(

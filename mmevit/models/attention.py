@@ -54,7 +54,10 @@ class WindowAttention(nn.Module):
         x = windows.view(batch, rows, columns, size, size, channels).transpose(2, 3)
         x = x.clone(memory_format=torch.contiguous_format)
         x = x.view(batch, rows * size, columns * size, channels).permute(0, 3, 1, 2)
-        return F.pad(x, (0, width - columns * size, 0, height - rows * size))
+        if isinstance(height, torch.SymInt):
+            # A slice would have torch.export() ask how the sizes compare.
+            return F.pad(x, (0, width - columns * size, 0, height - rows * size))
+        return x[:, :, :height, :width]
 
 
 class CascadedGroupAttention(nn.Module):

@@ -305,7 +305,31 @@ def test_schedule_that_begins_after_the_end_of_training_is_named():
     expect_sentence(cfg, 'data/imagenet/train is missing')
 
 
-def test_launchers_and_mixed_precision_without_a_gpu_are_named(cfg, monkeypatch):
+@no_gpu
+@pytest.mark.parametrize('dtype', ['float16', torch.float16])
+def test_float16_without_a_gpu_is_named(cfg, dtype):
+    cfg.optim_wrapper.merge(dict(type='AmpOptimWrapper', dtype=dtype))
+    expect_sentence(cfg, 'optim_wrapper.dtype is float16', 'no GPU', 'bfloat16')
+    check_config(cfg, splits=['val'])
+
+
+@no_gpu
+@pytest.mark.parametrize('dtype', [None, 'bfloat16', torch.bfloat16])
+def test_bfloat16_needs_no_gpu(cfg, dtype):
+    cfg.optim_wrapper.merge(dict(type='AmpOptimWrapper', dtype=dtype))
+    check_config(cfg, splits=['train'])
+
+
+@no_gpu
+@pytest.mark.parametrize('kind', ['AmpOptimWrapper', 'Bfloat16OptimWrapper'])
+def test_detectors_in_two_stages_are_not_trained_in_bfloat16_on_a_cpu(kind):
+    cfg = Config.fromfile('configs/mask-rcnn_evit_m4_digits.py')
+    cfg.optim_wrapper.type = kind
+    expect_sentence(cfg, 'MaskRCNN proposes regions', 'bfloat16')
+
+
+@no_gpu
+def test_launchers_without_a_gpu_are_named(cfg, monkeypatch):
     cfg.launcher = 'pytorch'
     expect_sentence(cfg, '--launcher pytorch', 'torchrun')
     monkeypatch.setenv('RANK', '0')
@@ -314,10 +338,6 @@ def test_launchers_and_mixed_precision_without_a_gpu_are_named(cfg, monkeypatch)
     check_device(cfg)
     cfg.launcher = 'slurm'
     assert 'gloo' not in expect_sentence(cfg, '--launcher slurm', 'GPUs')
-    cfg.launcher = 'none'
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    expect_sentence(cfg, '--amp')
-    check_config(cfg, splits=['val'])
 
 
 def test_one_process_of_a_machine_reads_the_annotations(cfg, copy, monkeypatch):

@@ -1,6 +1,83 @@
-import numpy as np
+import copy
+from types import SimpleNamespace
 
-from mmevit.engine.hooks import plot_curves
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+
+from mmevit.engine.hooks import ChannelsLastHook, CompileHook, plot_curves
+from mmevit.errors import ConfigError
+from mmevit.models import EfficientViT
+
+
+@pytest.fixture
+def model():
+    """A model with a backbone small enough to be compiled in a moment."""
+    arch = dict(embed_dims=(16,), depths=(1,), num_heads=(1,), kernel_sizes=(3,))
+    backbone = EfficientViT(arch, window_sizes=(7,), out_indices=(0,))
+    return nn.ModuleDict(dict(backbone=backbone, head=nn.Conv2d(16, 10, 1)))
+
+
+def compile_parts(model, **options):
+    """Compile as a run does: how often that has happened is in the counter."""
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    CompileHook(backend=counter, **options).before_train(SimpleNamespace(model=model))
+    return counter
+
+
+def loss_of(model, images):
+    return model['head'](model['backbone'](images)[0]).square().sum()
+
+
+def test_the_backbone_is_compiled_whole_and_keeps_its_names_and_results(model):
+    images = torch.rand(2, 3, 128, 96)
+    plain = copy.deepcopy(model)
+    counter = compile_parts(model, fullgraph=True)
+    torch.testing.assert_close(loss_of(model, images), loss_of(plain, images))
+    assert counter.frame_count == 1
+    assert list(model.state_dict()) == list(plain.state_dict())
+    copy.deepcopy(model).load_state_dict(plain.state_dict())
+
+
+def test_images_of_many_sizes_are_compiled_for_twice(model):
+    counter = compile_parts(model)
+    for height, width in ((256, 320), (288, 352), (320, 256), (384, 448), (416, 288), (352, 352)):
+        loss_of(model, torch.rand(2, 3, height, width)).backward()
+    assert counter.frame_count <= 2
+
+
+def test_named_parts_are_compiled_inside_a_wrapper_for_several_devices(model):
+    counter = compile_parts(nn.DataParallel(model), parts=('backbone.stem.0', 'backbone.stem.2'))
+    loss_of(model, torch.rand(2, 3, 64, 64))
+    assert counter.frame_count == 2
+
+
+def test_a_part_that_is_not_there_is_told(model):
+    with pytest.raises(ConfigError, match='is to compile neck, but ModuleDict has none'):
+        compile_parts(model, parts='neck')
+
+
+def test_channels_last_gives_the_same_losses_and_gradients_and_loads_the_same(model):
+    images = torch.rand(2, 3, 128, 96)
+    plain = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ChannelsLastHook().before_train(SimpleNamespace(model=model))
+    features = model['backbone'](images)[0]
+    assert features.is_contiguous(memory_format=torch.channels_last)
+    for one in (model, plain):
+        loss_of(one, images).backward()
+    torch.testing.assert_close(loss_of(model, images), loss_of(plain, images))
+    for ours, wanted in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, wanted.grad, rtol=1e-3, atol=1e-4)
+    before = model['head'].bias.detach().clone()
+    optimizer.step()
+    assert not torch.equal(model['head'].bias, before)  # it still has the model's parameters
+    plain.load_state_dict(model.state_dict())
+    for ours, wanted in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours, wanted)
 
 
 def lines(axes):

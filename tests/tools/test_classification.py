@@ -168,13 +168,3 @@ def test_maps_of_images_are_drawn(trained, digits, run_tool, tmp_path):
     assert result.stdout.splitlines()[-1].startswith(
         f'error: {tmp_path}/maps.foo cannot be written'
     )
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU, on which it would train')
-def test_mixed_precision_keeps_the_adaptive_clipping(run_tool, digits):
-    options = [f'{s}_dataloader.dataset.data_root={digits}' for s in ('train', 'val')]
-    result = run_tool(
-        'tools/train.py', 'configs/evit_m0_digits.py', '--amp', '--cfg-options', *options
-    )
-    assert result.returncode == 1
-    assert 'error: Mixed precision (--amp or AdaptiveClipAmpOptimWrapper)' in result.stdout

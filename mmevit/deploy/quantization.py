@@ -1,0 +1,70 @@
+"""Integers of eight bits: ONNX files quantised with the activations of real images."""
+
+import contextlib
+import logging
+import tempfile
+
+import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quant_pre_process,
+    quantize_static,
+)
+
+from mmevit.files import written_whole
+
+
+def quantize(path, batches):
+    """Quantise an ONNX file in place: convolutions and linear layers, channel by channel.
+
+    Args:
+        path (str | Path): The file, in float32.
+        batches (Iterable[Tensor]): Images to see, (N, 3, H, W), normalised.
+    """
+    metadata = {item.key: item.value for item in onnx.load(path).metadata_props}
+    with tempfile.TemporaryDirectory() as folder, written_whole(path) as quantized:
+        prepared = f'{folder}/prepared.onnx'
+        with quiet():
+            quant_pre_process(str(path), prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            str(quantized),
+            Images(batches),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=['Conv', 'Gemm'],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            extra_options=dict(ActivationSymmetric=False, WeightSymmetric=True),
+        )
+        model = onnx.load(quantized)
+        onnx.helper.set_model_props(model, metadata)
+        onnx.save(model, quantized)
+
+
+class Images(CalibrationDataReader):
+    """Batches as ONNX Runtime reads them.
+
+    Args:
+        batches (Iterable[Tensor]): Images (N, 3, H, W).
+    """
+
+    def __init__(self, batches):
+        self.batches = iter(batches)
+
+    def get_next(self):
+        """Give the next batch, or None after the last."""
+        images = next(self.batches, None)
+        return None if images is None else dict(images=images.numpy())
+
+
+@contextlib.contextmanager
+def quiet():
+    """Keep advice about other models than this out of the output."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

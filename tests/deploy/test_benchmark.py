@@ -1,0 +1,288 @@
+import csv
+import json
+import re
+
+import matplotlib.image
+import pytest
+import torch
+from torch import nn
+
+from mmevit.deploy.benchmark import (
+    COLUMNS,
+    FORMS,
+    PAPER_MODELS,
+    Entry,
+    Flat,
+    Model,
+    Setting,
+    benchmark,
+    best_of_each_round,
+    build,
+    calibrate,
+    count_macs,
+    find_model,
+    find_pairs,
+    fold_all,
+    format_table,
+    largest_difference,
+    run_for_memory,
+    select_paper_models,
+    summarise,
+    write_plot,
+    write_table,
+)
+from mmevit.errors import ConfigError
+
+QUICK = Setting(batch_size=2, size=(64, 64), rounds=2, seconds=0)
+# Design figures of the whole classifiers: millions of parameters and multiply-accumulates.
+KNOWN = dict(
+    m0=(2.349, 79.2),
+    m1=(2.981, 167.1),
+    m2=(4.188, 201.0),
+    m3=(6.901, 262.7),
+    m4=(8.804, 299.3),
+    m5=(12.474, 521.6),
+)
+PEERS = """MobileNetV2 MobileNetV3-Small MobileNetV3-Large ShuffleNetV2_1x ShuffleNetV2_2x
+MobileViT-XXS MobileViT-XS MobileViTv2-0.5 MobileViTv2-0.75 MobileOne-S0 MobileOne-S1 GhostNet
+EfficientNet-B0 PVTv2-B0 T2T-ViT-7 DeiT-T PoolFormer-S12 EfficientFormer-L1 Swin-T LeViT-128S"""
+
+
+@pytest.mark.parametrize('arch', KNOWN)
+def test_params_and_macs_are_the_known_ones(arch):
+    model = build(f'efficientvit-{arch}').eval()
+    params = sum(weight.numel() for weight in model.parameters()) / 1e6
+    macs = count_macs(Flat(model), torch.rand(1, 3, 224, 224)) / 1e6
+    assert (round(params, 3), round(macs, 1)) == KNOWN[arch]
+
+
+def test_attention_in_one_kernel_is_counted():
+    model = build('timm::deit_tiny_patch16_224').eval()
+    assert count_macs(model, torch.rand(1, 3, 224, 224)) / 1e9 == pytest.approx(1.25, abs=0.02)
+
+
+# Compilers take a minute.
+FORMS_BY_TIME = [
+    ['eager', 'folded', 'traced', 'onnxruntime', 'openvino'],
+    pytest.param(['compiled', 'aoti'], marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize('forms', FORMS_BY_TIME)
+def test_every_form_gives_what_the_eager_one_does(forms):
+    rows = benchmark([find_model('backbone::m0')], forms, QUICK)
+    assert [row['form'] for row in rows] == forms
+    for row in rows:
+        if 'problem' in row:
+            assert 'not installed' in row['problem']
+        else:
+            assert row['difference'] < 1e-4, row['form']
+            assert row['latency'] > 0 and len(row['speeds']) == QUICK.rounds
+
+
+def test_no_form_is_left_out_above():
+    fast, slow = FORMS_BY_TIME
+    assert {*fast, *slow.values[0]} == set(FORMS)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'timm::efficientvit_m0',
+        'timm::mobilenetv3_small_100',
+        'timm::mobileone_s0',
+        'timm::levit_128s',
+        'shufflenet-v2-1x_16xb64_in1k',
+        'mmpretrain::mobileone-s0_8xb32_in1k',
+        'configs/retinanet_evit_m0.py',
+        'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+    ],
+)
+def test_all_batch_norm_that_follows_a_layer_is_folded(name):
+    size = (224, 224) if 'levit' in name else (64, 64)
+    network = Flat(build(name)).eval()
+    images = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        calibrate(network, size)
+        expected = network(images)
+        folded = fold_all(network, images)
+        assert largest_difference(folded(images), expected) < 1e-4
+        assert largest_difference(network(images), expected) == 0  # it was a copy
+        assert not find_pairs(folded, images)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+
+
+def test_batch_norm_of_a_shared_layer_is_left():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.norm(self.conv(self.norm(self.conv(x))))
+
+    assert find_pairs(Shared().eval(), torch.rand(1, 3, 4, 4)) == []
+
+
+def test_two_stage_detectors_run_without_annotations():
+    network = Flat(build('configs/mask-rcnn_evit_m0.py')).eval()
+    with torch.no_grad():
+        outputs = network(torch.rand(1, 3, 64, 96))
+    assert len(outputs) > 2 and all(isinstance(output, torch.Tensor) for output in outputs)
+
+
+def test_bfloat16_and_channels_last():
+    setting = Setting(batch_size=1, size=(224, 224), rounds=1, seconds=0, dtype='bfloat16')
+    (row,) = benchmark([find_model('backbone::m0')], ['folded'], setting)
+    assert 1e-4 < row['difference'] < 0.1
+    setting = Setting(batch_size=1, size=(64, 64), rounds=1, seconds=0, channels_last=True)
+    (row,) = benchmark([find_model('timm::mobilenetv3_small_100')], ['eager'], setting)
+    assert row['difference'] < 1e-4
+
+
+def test_ratios_are_taken_within_a_round():
+    fast = Entry('a', 'eager', items=4, macs=100, rounds=[[0.1, 0.3], [0.4], [0.8]])
+    slow = Entry('b', 'eager', items=4, macs=100, rounds=[[0.4], [0.4], [2.4]])
+    products = [
+        Entry('matrix product', '1', macs=1000, rounds=[[1], [0.5], [1]]),
+        Entry('matrix product', '2', macs=8000, rounds=[[4], [8], [2]]),
+    ]
+    best = best_of_each_round(products)
+    assert best == [2000, 2000, 4000]
+    row = summarise(fast, slow, best)
+    assert row['speeds'] == pytest.approx([20, 10, 5])
+    assert row['speed'] == pytest.approx(10)
+    assert (row['ratio_low'], row['ratio'], row['ratio_high']) == pytest.approx((1.5, 2, 2.5))
+    assert row['latency'] == pytest.approx(350)
+    assert row['latency95'] == pytest.approx(740)
+    assert row['peak'] == pytest.approx(0.5)  # the median of 1, 0.5 and 0.125
+
+
+def test_memory_is_what_a_run_takes():
+    run_for_memory(lambda: torch.ones(10), 'cpu')
+    _, memory = run_for_memory(lambda: float(torch.ones(64, 2**18).sum()), 'cpu')
+    if memory is None:
+        pytest.skip('The kernel does not tell.')
+    assert 60 < memory < 80
+
+
+def test_a_form_that_a_network_cannot_take_is_a_row(monkeypatch):
+    def refuse(*args):
+        raise RuntimeError('unsupported | operator\nand more')
+
+    monkeypatch.setitem(FORMS, 'traced', refuse)
+    rows = benchmark([find_model('backbone::m0')], ['traced', 'folded'], QUICK)
+    assert rows[0]['problem'] == 'RuntimeError: unsupported | operator'
+    assert rows[1]['ratio'] == 1
+    assert '| traced | RuntimeError: unsupported / operator |' in format_table(rows)
+    assert 'unsupported' in format_table(rows[:1])
+    with pytest.raises(ConfigError, match='cannot be run: RuntimeError'):
+        benchmark([find_model('backbone::m0')], ['traced'], QUICK, 'backbone::m0:traced')
+
+
+def test_threads_are_put_back():
+    before = torch.get_num_threads()
+    benchmark(
+        [find_model('backbone::m0')],
+        ['eager'],
+        Setting(1, before + 1, (64, 64), rounds=1, seconds=0),
+    )
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(forms=['magic']), 'no form magic: choose from eager'),
+        (dict(name='timm::magic'), 'timm::magic cannot be built'),
+        (dict(name='magic'), 'knows no model magic'),
+        (dict(name='magic::m0'), 'of no known library'),
+        (dict(name='backbone::m9'), 'choose from m0'),
+        (dict(name='configs/magic.py'), 'configs/magic.py is missing'),
+        (dict(name='configs/_base_/datasets/digits.py'), 'has no model|is missing'),
+        (dict(setting=Setting(rounds=0)), '1 or more'),
+        (dict(setting=Setting(size=(0, 64))), '1 or more'),
+        (dict(name='timm::deit_tiny_patch16_224'), 'cannot be run on images of 64 x 64'),
+        (dict(baseline='backbone::m0:traced'), 'none of those run: backbone::m0:eager'),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_a_sentence(arguments, message):
+    name = arguments.pop('name', 'backbone::m0')
+    arguments = dict(dict(forms=['eager'], setting=QUICK), **arguments)
+    with pytest.raises(ConfigError, match=message) as caught:
+        benchmark([find_model(name)], **arguments)
+    assert '\n' not in str(caught.value)
+
+
+def test_the_paper_has_every_peer():
+    labels = [model.label for model in PAPER_MODELS]
+    for peer in PEERS.split():
+        assert sum(label.startswith(peer.replace('_', ' ')) for label in labels) == 1, peer
+    ours = {model.label: model.top1 for model in PAPER_MODELS if 'efficientvit' in model.name}
+    assert ours == {
+        f'EfficientViT-M{index}': top1
+        for index, top1 in enumerate([63.2, 68.4, 70.8, 73.4, 74.3, 77.1])
+    }
+    assert len(labels) == len(set(labels)) == 26
+
+
+@pytest.mark.parametrize(
+    'label', ['ShuffleNetV2 2x', 'T2T-ViT-7, no performer', 'MobileViTv2-0.5', 'GhostNet']
+)
+def test_peers_are_those_published(label):
+    (model,) = select_paper_models([label])
+    network = build(model.name, model.options).eval()
+    params = sum(weight.numel() for weight in network.parameters()) / 1e6
+    assert params == pytest.approx(model.params, abs=0.06)
+    if 'performer' not in label:
+        macs = count_macs(network, torch.rand(1, 3, model.size, model.size)) / 1e6
+        assert macs == pytest.approx(model.macs, rel=0.02)
+
+
+def test_published_figures_come_by_name_and_for_their_size_only():
+    assert find_model('efficientvit-m4_8xb256_in1k').top1 == 74.3
+    assert find_model('mmpretrain::shufflenet-v2-1x_16xb64_in1k').top1 == 69.4
+    assert find_model('t2t-vit-t-14_8xb64_in1k') == Model(*['t2t-vit-t-14_8xb64_in1k'] * 2)
+    (row,) = benchmark([find_model('efficientvit-m0')], ['eager'], QUICK)
+    assert 'top1' not in row
+
+
+@pytest.fixture
+def rows():
+    measured = dict(ratio=1.0, ratio_low=0.9, ratio_high=1.1, latency=2.0, speeds=[1.0])
+    return [
+        *(
+            dict(
+                model=model.label, form='folded', speed=10.0 + index**2, top1=model.top1, **measured
+            )
+            for index, model in enumerate(PAPER_MODELS)
+        ),
+        dict(model='odd', form='traced', problem='It cannot be traced.'),
+    ]
+
+
+def test_tables(rows, tmp_path):
+    for ending in ('md', 'csv', 'json'):
+        write_table(rows, QUICK, tmp_path / f'new/table.{ending}')
+    markdown = (tmp_path / 'new/table.md').read_text()
+    assert 'batch 2, 1 thread, images of 64 x 64, float32, 2 rounds.' in markdown
+    assert '| EfficientViT-M0 | folded | 410.0 | 1.00 (0.90 to 1.10) | 2.0 | 63.2 |' in markdown
+    widths = {line.count('|') for line in markdown.splitlines()[2:]}
+    assert len(widths) == 1
+    with (tmp_path / 'new/table.csv').open() as file:
+        table = list(csv.DictReader(file))
+    assert set(COLUMNS) < set(table[0]) and len(table) == len(rows)
+    assert float(table[1]['speed']) == 11 and table[-1]['problem'] == 'It cannot be traced.'
+    content = json.loads((tmp_path / 'new/table.json').read_text())
+    assert content['rows'] == rows and content['setting']['batch_size'] == 2
+    with pytest.raises(ConfigError, match=re.escape('must end in .md or .csv or .json')):
+        write_table(rows, QUICK, tmp_path / 'table.txt')
+
+
+def test_picture(rows, tmp_path):
+    write_plot(rows, QUICK, tmp_path / 'new/picture.png')
+    assert matplotlib.image.imread(tmp_path / 'new/picture.png').shape[:2] == (900, 1350)
+    with pytest.raises(ConfigError, match='nothing can be drawn'):
+        write_plot(rows[-1:], QUICK, tmp_path / 'picture.png')
+    with pytest.raises(ConfigError, match='must end in'):
+        write_plot(rows, QUICK, tmp_path / 'picture.md')

@@ -1,0 +1,93 @@
+import pytest
+import torch
+from making_models import build_model
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+
+from mmevit.deploy import export, fold, load_exported
+from mmevit.deploy.networks import network_of
+from mmevit.errors import ConfigError
+
+SIZES = ((150, 200), (160, 197))
+
+
+def make_detector(class_agnostic):
+    cfg = Config.fromfile('configs/retinanet_evit_m4_digits.py')
+    cfg.model.backbone.arch = 'm0'
+    cfg.model.neck.in_channels = [64, 128, 192]
+    cfg.model.test_cfg.nms = dict(type='nms', iou_threshold=0.5, class_agnostic=class_agnostic)
+    return fold(build_model(cfg))
+
+
+def predict(detector, images):
+    samples = [
+        DetDataSample(
+            metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0)),
+        )
+        for size in SIZES
+    ]
+    with torch.no_grad():
+        samples = detector(images, samples, mode='predict')
+    return [sample.pred_instances for sample in samples]
+
+
+def check_equal(outputs, expected, tolerance):
+    for boxes, scores, labels, wanted in zip(*outputs, expected, strict=True):
+        count = len(wanted)
+        assert count > 20
+        assert torch.allclose(scores[:count], wanted.scores, atol=tolerance)
+        assert (labels[count:] == -1).all()
+        assert (scores[count:] == 0).all()
+        # Those of nearly the same score may change places.
+        rows, wanted_rows = (
+            torch.cat([boxes, 1e3 * labels[:, None], 1e3 * scores[:, None]], dim=1)
+            for boxes, labels, scores in (
+                (boxes[:count], labels[:count], scores[:count]),
+                (wanted.bboxes, wanted.labels, wanted.scores),
+            )
+        )
+        nearest = (rows[:, None] - wanted_rows[None]).abs().amax(dim=2).amin(dim=0)
+        assert nearest.max() < tolerance
+
+
+@pytest.mark.parametrize('class_agnostic', [True, False], ids=['agnostic', 'by-class'])
+def test_a_detector_as_one_onnx_file_finds_what_mmdets_predict_finds(class_agnostic, tmp_path):
+    detector = make_detector(class_agnostic)
+    network = network_of(detector)
+    images, sizes = torch.rand(2, 3, 160, 224), torch.tensor(SIZES, dtype=torch.float32)
+    expected = predict(detector, images)
+    with torch.no_grad():
+        check_equal(network(images, sizes), expected, 1e-6)
+
+    export(network, (images, sizes), tmp_path / 'detector.onnx', 'onnx', ('batch', 'size'))
+    session = load_exported(tmp_path / 'detector.onnx')
+    check_equal(session(images, sizes), expected, 1e-3)
+
+    # Another batch and size than it was exported with.
+    image = torch.rand(1, 3, 256, 192)
+    with torch.no_grad():
+        wanted = network(image, torch.tensor([[250.0, 192.0]]))
+    wanted = [InstanceData(bboxes=wanted[0][0], scores=wanted[1][0], labels=wanted[2][0])]
+    check_equal(session(image, torch.tensor([[250.0, 192.0]])), wanted, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ('config', 'message'),
+    [
+        ('mask-rcnn_evit_m4_digits', 'MaskRCNN cannot be exported whole, since its second stage'),
+        ('semantic-fpn_evit_m4_digits', 'EncoderDecoder cannot be exported whole'),
+    ],
+)
+def test_models_that_cannot_be_exported_whole_are_named_and_their_backbones_can(config, message):
+    model = build_model(Config.fromfile(f'configs/{config}.py'))
+    with pytest.raises(ConfigError, match=message):
+        network_of(model)
+    assert network_of(model, 'backbone').output_names == ('stage_0', 'stage_1', 'stage_2')
+
+
+def test_a_detector_that_decodes_otherwise_is_refused():
+    cfg = Config.fromfile('configs/retinanet_evit_m4_digits.py')
+    cfg.model.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.5)
+    with pytest.raises(ConfigError, match='RetinaNet with RetinaHead cannot be exported whole'):
+        network_of(build_model(cfg))

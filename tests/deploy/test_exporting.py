@@ -1,0 +1,135 @@
+import subprocess
+import sys
+
+import onnx
+import pytest
+import torch
+
+from mmevit.deploy import TARGETS, export, fold, load_exported
+from mmevit.deploy.exporting import compare
+from mmevit.deploy.networks import Backbone
+from mmevit.errors import ConfigError
+
+METADATA = dict(task='features', input=dict(mean=[1.5, 2.0, 3.0]))
+
+
+@pytest.fixture
+def network(randomised):
+    return Backbone(fold(randomised('m0'))).eval()
+
+
+@pytest.mark.parametrize('target', ['onnx', 'openvino', 'torchscript'])
+def test_an_export_gives_the_same_maps_for_any_batch_and_keeps_its_metadata(
+    target, network, tmp_path
+):
+    path = tmp_path / f'm0{TARGETS[target]}'
+    export(network, torch.rand(2, 3, 96, 64), path, target, metadata=METADATA)
+    session = load_exported(path)
+    assert session.metadata == METADATA
+    for batch in (1, 2, 5):
+        assert compare(network, session, (torch.rand(batch, 3, 96, 64),)) < 1e-5
+
+
+@pytest.mark.parametrize('target', ['onnx', 'torchscript'])
+def test_an_export_of_dynamic_size_agrees_at_sizes_the_windows_do_not_divide(
+    target, network, tmp_path
+):
+    path = tmp_path / f'm0{TARGETS[target]}'
+    images = torch.rand(2, 3, 160, 224)
+    export(network, images, path, target, dynamic=('batch', 'size'))
+    session = load_exported(path)
+    for shape in ((1, 3, 32, 32), (3, 3, 33, 470), (1, 3, 320, 320)):
+        assert compare(network, session, (torch.rand(shape),)) < 1e-5
+
+
+def test_a_compiled_package_runs_without_this_package(network, tmp_path):
+    path = tmp_path / 'm0.pt2'
+    images = torch.rand(3, 3, 64, 64)
+    export(network, images, path, 'aoti', dynamic=(), metadata=METADATA)
+    session = load_exported(path)
+    assert session.metadata == METADATA
+    assert compare(network, session, (images,)) < 1e-5
+
+    torch.save(images, tmp_path / 'images.pt')
+    code = (
+        'import sys, torch; sys.modules.update(mmevit=None, mmcv=None, mmengine=None)\n'
+        f"package = torch._inductor.aoti_load_package('{path}')\n"
+        f"maps = package(torch.load('{tmp_path}/images.pt'))\n"
+        f"torch.save(tuple(maps), '{tmp_path}/maps.pt')"
+    )
+    subprocess.run([sys.executable, '-c', code], check=True)
+    for actual, wanted in zip(torch.load(tmp_path / 'maps.pt'), session(images), strict=True):
+        assert torch.equal(actual, wanted)
+
+
+def test_a_core_ml_package_has_the_inputs_outputs_and_operators_of_the_network(network, tmp_path):
+    path = tmp_path / 'm0.mlpackage'
+    for _ in range(2):  # the second one replaces the first
+        export(network, torch.rand(1, 3, 64, 64), path, 'coreml', metadata=METADATA)
+    session = load_exported(path)
+    assert session.metadata == METADATA
+    assert session.inputs == ['images']
+    assert session.outputs == ['stage_0', 'stage_1', 'stage_2']
+    num_convs = sum(isinstance(module, torch.nn.Conv2d) for module in network.modules())
+    assert session.operators['conv'] == num_convs
+    assert session.operators['softmax'] == 24  # 6 blocks of 4 heads
+    assert session.operators['batch_norm'] == 0
+
+
+@pytest.mark.parametrize(
+    ('target', 'dtype', 'tolerance'),
+    [
+        ('onnx', 'float16', 1e-2),
+        ('openvino', 'float16', 1e-2),
+        ('openvino', 'bfloat16', 1e-1),
+        ('torchscript', 'bfloat16', 1e-1),
+    ],
+)
+def test_low_precision_is_close_and_keeps_float32_inputs_and_outputs(
+    target, dtype, tolerance, network, tmp_path
+):
+    path = tmp_path / f'm0{TARGETS[target]}'
+    images = torch.rand(2, 3, 64, 64)
+    export(network, images, path, target, dtype=dtype)
+    session = load_exported(path)
+    assert 1e-6 < compare(network, session, (images,)) < tolerance
+    assert all(map_.dtype == torch.float32 for map_ in session(images))
+
+
+def test_the_onnx_file_is_valid_and_names_what_goes_in_and_out(network, tmp_path):
+    export(network, torch.rand(2, 3, 64, 64), tmp_path / 'm0.onnx', 'onnx')
+    model = onnx.load(tmp_path / 'm0.onnx')
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.name for node in model.graph.input] == ['images']
+    assert [node.name for node in model.graph.output] == ['stage_0', 'stage_1', 'stage_2']
+    assert not [node for node in model.graph.node if node.op_type == 'BatchNormalization']
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(target='tflite'), "no target 'tflite': choose from onnx"),
+        (dict(path='model.pt'), r'must end in \.onnx'),
+        (dict(dtype='bfloat16'), 'onnx takes float32, float16, not bfloat16'),
+        (dict(target='coreml', dynamic=('batch',)), 'coreml takes no other batch'),
+        (dict(target='aoti', dynamic=('size',)), 'aoti takes no other size'),
+        (dict(path='/proc/model.onnx'), '/proc/model.onnx cannot be written'),
+    ],
+    ids=lambda value: '-'.join(value) if isinstance(value, dict) else None,
+)
+def test_what_cannot_be_exported_is_refused_in_one_sentence(change, message, network, tmp_path):
+    arguments = dict(path=tmp_path / 'model.onnx', target='onnx') | change
+    with pytest.raises(ConfigError, match=message):
+        export(network, torch.rand(2, 3, 64, 64), **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_loaded_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match=r'must end in \.onnx'):
+        load_exported('model.pth')
+    with pytest.raises(ConfigError, match=r'model\.onnx is missing'):
+        load_exported(tmp_path / 'model.onnx')
+    for suffix in ('.onnx', '.xml', '.torchscript', '.pt2'):
+        (tmp_path / f'torn{suffix}').write_bytes(b'not a model')
+        with pytest.raises(ConfigError, match=f'torn{suffix} cannot be loaded: '):
+            load_exported(tmp_path / f'torn{suffix}')

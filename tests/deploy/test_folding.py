@@ -1,0 +1,128 @@
+from copy import deepcopy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from making_models import build_model, save_model
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from mmevit.deploy import FoldHook, fold
+from mmevit.models import EfficientViTClsHead, EfficientViTFPN
+
+TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+def relative_error(actual, wanted):
+    return float((actual - wanted).abs().max() / wanted.abs().max())
+
+
+def randomise_norms(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            for value in (module.weight, module.running_var):
+                torch.nn.init.uniform_(value, 0.5, 1.5)
+            for value in (module.bias, module.running_mean):
+                torch.nn.init.normal_(value, std=0.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
+@pytest.mark.parametrize('distillation', [False, True], ids=['one-head', 'two-heads'])
+def test_folded_head_is_one_linear_layer_and_loads_into_the_deploy_form(distillation, dtype):
+    settings = dict(in_channels=192, num_classes=10, distillation=distillation)
+    head = randomise_norms(EfficientViTClsHead(**settings)).to(dtype)
+    features = (torch.randn(5, 192, dtype=dtype),)
+    expected = head(features)
+    head.switch_to_deploy()
+    head.switch_to_deploy()  # a second time is harmless
+    assert relative_error(head(features), expected) < TOLERANCES[dtype]
+    assert sum(p.numel() for p in head.parameters()) == 192 * 10 + 10
+
+    loaded = EfficientViTClsHead(**settings, deploy=True).to(dtype)
+    loaded.load_state_dict(head.state_dict())
+    assert relative_error(loaded(features), expected) < TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
+def test_folded_neck_has_no_norm_and_loads_into_the_deploy_form(dtype):
+    settings = dict(
+        in_channels=[64, 128, 192],
+        out_channels=32,
+        num_outs=5,
+        num_upsample_levels=2,
+        norm_cfg=dict(type='BN'),
+        act_cfg=dict(type='ReLU'),
+    )
+    neck = randomise_norms(EfficientViTFPN(**settings)).to(dtype)
+    maps = [torch.randn(2, c, s, s, dtype=dtype) for c, s in ((64, 8), (128, 4), (192, 2))]
+    expected = neck(maps)
+    neck.switch_to_deploy()
+    assert not any('norm' in type(module).__name__.lower() for module in neck.modules())
+
+    loaded = EfficientViTFPN(**settings, deploy=True).to(dtype).eval()
+    loaded.load_state_dict(neck.state_dict())
+    for model in (neck, loaded):
+        for actual, wanted in zip(model(maps), expected, strict=True):
+            assert relative_error(actual, wanted) < TOLERANCES[dtype]
+
+
+def test_a_neck_whose_norm_cannot_be_folded_is_refused():
+    neck = EfficientViTFPN([64, 128], 32, num_outs=3, norm_cfg=dict(type='GN', num_groups=4))
+    with pytest.raises(ValueError, match='GroupNorm cannot be folded'):
+        neck.switch_to_deploy()
+
+
+@pytest.mark.parametrize('config', ['evit_m0_digits', 'retinanet_evit_m4_digits'])
+def test_a_folded_model_predicts_the_same(config):
+    model = build_model(Config.fromfile(f'configs/{config}.py')).eval()
+    images = torch.rand(2, 3, 112, 112)
+    with torch.no_grad():
+        expected = model(images, mode='tensor')
+        folded = fold(model)(images, mode='tensor')
+    flat = (lambda out: [out]) if config.startswith('evit') else (lambda out: [*out[0], *out[1]])
+    for actual, wanted in zip(flat(folded), flat(expected), strict=True):
+        assert relative_error(actual, wanted) < 1e-5
+    assert model.backbone.deploy
+    assert not any(
+        isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules()
+    )
+
+
+def test_the_hook_evaluates_a_folded_copy_and_gives_the_model_back():
+    init_default_scope('mmpretrain')
+    model = MODELS.build(Config.fromfile('configs/evit_m0_digits.py').model)
+    before = deepcopy(model.state_dict())
+    runner, hook = SimpleNamespace(model=model), FoldHook()
+    hook.before_test_epoch(runner)
+    assert runner.model.backbone.deploy
+    hook.after_test_epoch(runner)
+    assert runner.model is model
+    assert not model.backbone.deploy
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_folded_maps_have_their_channels_last_whatever_the_images_have(randomised):
+    backbone = fold(randomised('m0'))
+    for map_ in backbone(torch.rand(2, 3, 128, 192)):
+        assert map_.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_mmpretrains_reparameterisation_tool_folds_our_classifier(tmp_path, run_tool):
+    import mmpretrain
+
+    cfg = save_model('evit_m0_digits', tmp_path / 'model.pth')
+    tool = f'{mmpretrain.__path__[0]}/.mim/tools/model_converters/reparameterize_model.py'
+    run_tool(tool, 'configs/evit_m0_digits.py', tmp_path / 'model.pth', tmp_path / 'folded.pth')
+
+    init_default_scope('mmpretrain')
+    models = []
+    for name, deploy in (('model', False), ('folded', True)):
+        cfg.model.backbone.deploy = deploy
+        model = MODELS.build(cfg.model).eval()
+        model.load_state_dict(torch.load(tmp_path / f'{name}.pth')['state_dict'])
+        models.append(model)
+    images = torch.rand(2, 3, 112, 112)
+    with torch.no_grad():
+        expected, actual = (model(images, mode='tensor') for model in models)
+    assert relative_error(actual, expected) < 1e-5

@@ -1,0 +1,112 @@
+import copy
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.optim import AmpOptimWrapper, build_optim_wrapper
+from torch import nn
+
+from mmevit.engine.mixed_precision import train_in_bfloat16
+from mmevit.models import EfficientViT
+
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = EfficientViT('m0', out_indices=(2,))
+        self.head = nn.Linear(192, 10)
+
+    def loss(self, images, labels):
+        scores = self.head(self.backbone(images)[0].mean((2, 3)))
+        return nn.functional.cross_entropy(scores.float(), labels), scores.dtype
+
+
+@pytest.fixture
+def batches():
+    return [(torch.randn(8, 3, 64, 64), torch.arange(8)) for _ in range(4)]
+
+
+def make_wrapper(model, kind, **kwargs):
+    optimizer = dict(type='AdamW', lr=1e-3)
+    return build_optim_wrapper(model, ConfigDict(type=kind, optimizer=optimizer, **kwargs))
+
+
+def train(model, batches, kind, **kwargs):
+    """Train a copy: its weights, the losses of each step and the types of the scores."""
+    model = copy.deepcopy(model)
+    wrapper = make_wrapper(model, kind, **kwargs)
+    losses, types = [], set()
+    for images, labels in batches:
+        with wrapper.optim_context(model):
+            loss, dtype = model.loss(images, labels)
+        wrapper.update_params(loss)
+        losses.append(loss.item())
+        types.add(dtype)
+    return model, torch.tensor(losses), types
+
+
+@pytest.mark.parametrize(
+    ('prefix', 'settings'),
+    [
+        ('', {}),
+        ('', dict(accumulative_counts=2, clip_grad=dict(max_norm=1.0))),
+        ('AdaptiveClip', dict(accumulative_counts=2, clip_grad=dict(clip_factor=0.02))),
+    ],
+    ids=['plain', 'accumulated', 'adaptive'],
+)
+def test_losses_in_bfloat16_are_near_those_in_float32(batches, prefix, settings):
+    model = Classifier()
+    exact, wanted, types = train(model, batches, f'{prefix}OptimWrapper', **settings)
+    assert types == {torch.float32}
+    mixed, losses, types = train(model, batches, f'{prefix}Bfloat16OptimWrapper', **settings)
+    assert types == {torch.bfloat16}
+    # bfloat16 has 8 bits: 2**-8 is the rounding of one number.
+    torch.testing.assert_close(losses, wanted, rtol=2**-6, atol=0)
+    assert {p.dtype for p in mixed.parameters()} == {torch.float32}
+    for before, one, other in zip(*(m.parameters() for m in (model, mixed, exact)), strict=True):
+        assert torch.equal(one, before) == torch.equal(other, before)
+
+
+def test_accumulated_gradients_step_once_in_bfloat16(batches):
+    model = Classifier()
+    wrapper = make_wrapper(model, 'Bfloat16OptimWrapper', accumulative_counts=2)
+    before = model.head.weight.detach().clone()
+    for index, (images, labels) in enumerate(batches[:2]):
+        assert torch.equal(model.head.weight, before)
+        with wrapper.optim_context(model):
+            wrapper.update_params(model.loss(images, labels)[0])
+        assert index == 0 or not torch.equal(model.head.weight, before)
+
+
+def test_what_a_gpu_saved_in_mixed_precision_is_gone_on_with():
+    model = Classifier()
+    state = make_wrapper(model, 'OptimWrapper').state_dict()
+    state['loss_scaler'] = dict(scale=65536.0)
+    wrapper = make_wrapper(model, 'Bfloat16OptimWrapper')
+    wrapper.load_state_dict(state)
+    assert 'loss_scaler' not in wrapper.state_dict()
+
+
+@pytest.mark.parametrize(
+    ('kind', 'stand_in'),
+    [
+        ('AmpOptimWrapper', 'Bfloat16OptimWrapper'),
+        ('mmengine.AmpOptimWrapper', 'Bfloat16OptimWrapper'),
+        (AmpOptimWrapper, 'Bfloat16OptimWrapper'),
+        ('AdaptiveClipAmpOptimWrapper', 'AdaptiveClipBfloat16OptimWrapper'),
+    ],
+)
+def test_wrappers_for_gpus_are_replaced_with_their_settings(kind, stand_in):
+    rest = dict(clip_grad=dict(clip_factor=0.02), accumulative_counts=4)
+    amp = dict(type=kind, dtype='bfloat16', loss_scale='dynamic')
+    cfg = ConfigDict(optim_wrapper=dict(**amp, **rest))
+    train_in_bfloat16(cfg)
+    assert cfg.optim_wrapper == dict(type=stand_in, **rest)
+
+
+def test_other_wrappers_are_left_alone():
+    for cfg in (dict(optim_wrapper=dict(type='OptimWrapper')), dict(), dict(optim_wrapper=None)):
+        cfg = ConfigDict(cfg)
+        before = copy.deepcopy(cfg)
+        train_in_bfloat16(cfg)
+        assert cfg == before

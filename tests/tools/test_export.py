@@ -1,0 +1,89 @@
+import json
+
+import onnx
+import pytest
+from making_models import save_model
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory):
+    path = tmp_path_factory.mktemp('classifier') / 'model.pth'
+    save_model('evit_m0_digits', path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def detector(tmp_path_factory):
+    path = tmp_path_factory.mktemp('detector') / 'model.pth'
+    save_model('retinanet_evit_m4_digits', path)
+    return path
+
+
+def evaluate(run_tool, folder, config, weights, digits, *flags):
+    """The metrics that tools/test.py writes."""
+    if config.startswith('evit'):
+        options = [f'test_dataloader.dataset.data_root={digits}/classification/val']
+    else:
+        options = [
+            f'test_dataloader.dataset.data_root={digits}',
+            f'test_evaluator.ann_file={digits}/annotations/instances_val.json',
+        ]
+    path = folder / 'metrics.json'
+    flags = ['--out', path, '--out-item', 'metrics', '--work-dir', folder / 'work', *flags]
+    config = f'configs/{config}.py'
+    run_tool('tools/test.py', config, weights, *flags, '--cfg-options', *options)
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize('target', ['onnx', 'openvino'])
+def test_an_exported_classifier_is_evaluated_as_its_checkpoint_is(
+    target, classifier, digits, run_tool, tmp_path
+):
+    config, file = 'evit_m0_digits', tmp_path / f'model.{dict(openvino="xml").get(target, target)}'
+    printed = run_tool(
+        'tools/export.py', f'configs/{config}.py', classifier, '--to', target, '--out', file
+    )
+    assert 'Largest difference from PyTorch: ' in printed
+    metrics = [
+        evaluate(run_tool, tmp_path, config, weights, digits, *flags)
+        for weights, flags in ((classifier, ()), (classifier, ('--deploy',)), (file, ()))
+    ]
+    assert metrics[0] == metrics[1] == metrics[2]
+
+
+def test_an_exported_detector_gives_the_coco_table_of_its_checkpoint_and_says_how_to_use_it(
+    detector, digits, run_tool, tmp_path
+):
+    config, file = 'retinanet_evit_m4_digits', tmp_path / 'model.onnx'
+    run_tool('tools/export.py', f'configs/{config}.py', detector, '--out', file)
+    checkpoint, exported = (
+        evaluate(run_tool, tmp_path, config, weights, digits) for weights in (detector, file)
+    )
+    assert exported == pytest.approx(checkpoint, abs=1e-3)
+
+    (item,) = onnx.load(file).metadata_props
+    metadata = json.loads(item.value)
+    assert metadata['task'] == 'detection'
+    assert metadata['classes'] == [str(digit) for digit in range(10)]
+    assert metadata['input']['mean'] == [123.675, 116.28, 103.53]
+    assert metadata['input']['channels'] == 'RGB'
+    assert metadata['input']['pipeline'][1]['type'] == 'Resize'
+
+
+def test_int8_looks_at_training_images_and_is_evaluated(classifier, digits, run_tool, tmp_path):
+    file, config = tmp_path / 'int8.onnx', 'evit_m0_digits'
+    arguments = ['--dtype', 'int8', '--calibration-images', 20, '--out', file]
+    root = f'train_dataloader.dataset.data_root={digits}/classification/train'
+    run_tool(
+        'tools/export.py', f'configs/{config}.py', classifier, *arguments, '--cfg-options', root
+    )
+    operators = [node.op_type for node in onnx.load(file).graph.node]
+    assert operators.count('QuantizeLinear') > 50
+    assert 0 <= evaluate(run_tool, tmp_path, config, file, digits)['accuracy/top1'] <= 100
+
+
+def test_a_backbone_is_not_evaluated(classifier, digits, run_tool, tmp_path):
+    file, config = tmp_path / 'backbone.onnx', 'configs/evit_m0_digits.py'
+    run_tool('tools/export.py', config, classifier, '--part', 'backbone', '--out', file)
+    with pytest.raises(AssertionError, match='is for features, and the config for classification'):
+        evaluate(run_tool, tmp_path, 'evit_m0_digits', file, digits)
