@@ -87,7 +87,7 @@ def main():
         evaluate_exported(cfg, args.checkpoint)
     if args.amp:
         if cfg.get('default_scope') == 'mmdet' and get_device() == 'cpu':
-            raise ConfigError("--amp needs a GPU for detectors: mmcv's nms has no bfloat16 on CPUs.")
+            raise ConfigError("--amp needs a GPU for detectors: on CPUs mmcv's nms takes float32.")
         cfg.test_cfg.fp16 = True
     if args.show or args.show_dir:
         enable_drawing(cfg, args)

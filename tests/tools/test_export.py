@@ -31,7 +31,8 @@ def evaluate(run_tool, folder, config, weights, digits, *flags):
     path = folder / 'metrics.json'
     flags = ['--out', path, '--out-item', 'metrics', '--work-dir', folder / 'work', *flags]
     config = f'configs/{config}.py'
-    run_tool('tools/test.py', config, weights, *flags, '--cfg-options', *options)
+    result = run_tool('tools/test.py', config, weights, *flags, '--cfg-options', *options)
+    assert result.returncode == 0, result.stdout
     return json.loads(path.read_text())
 
 
@@ -40,10 +41,10 @@ def test_an_exported_classifier_is_evaluated_as_its_checkpoint_is(
     target, classifier, digits, run_tool, tmp_path
 ):
     config, file = 'evit_m0_digits', tmp_path / f'model.{dict(openvino="xml").get(target, target)}'
-    printed = run_tool(
+    result = run_tool(
         'tools/export.py', f'configs/{config}.py', classifier, '--to', target, '--out', file
     )
-    assert 'Largest difference from PyTorch: ' in printed
+    assert 'Largest difference from PyTorch: ' in result.stdout
     metrics = [
         evaluate(run_tool, tmp_path, config, weights, digits, *flags)
         for weights, flags in ((classifier, ()), (classifier, ('--deploy',)), (file, ()))
