@@ -40,11 +40,14 @@ def export(network, inputs, path, target, dynamic=None, dtype='float32', metadat
             dynamic.
 
     Example:
-        >>> import torch
+        >>> import tempfile
         >>> from mmevit.models import EfficientViT
-        >>> export(fold(EfficientViT('m0')), torch.rand(2, 3, 224, 224), 'm0.onnx', 'onnx')
-        >>> [tuple(map_.shape) for map_ in load_exported('m0.onnx')(torch.rand(5, 3, 224, 224))]
-        [(5, 64, 14, 14), (5, 128, 7, 7), (5, 192, 4, 4)]
+        >>> backbone = EfficientViT('m0').eval()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = folder + '/m0.torchscript'
+        ...     export(backbone, torch.rand(2, 3, 64, 64), path, 'torchscript')
+        ...     [tuple(map_.shape) for map_ in load_exported(path)(torch.rand(5, 3, 64, 64))]
+        [(5, 64, 4, 4), (5, 128, 2, 2), (5, 192, 1, 1)]
     """
     module = find_target(target)
     if dtype not in module.DTYPES:
@@ -127,7 +130,10 @@ def compare(network, session, inputs):
     with torch.no_grad():
         expected = network(*inputs)
     expected = (expected,) if isinstance(expected, torch.Tensor) else expected
+    outputs = session(*inputs)
+    if hasattr(network, 'in_order'):
+        outputs, expected = network.in_order(outputs, expected)
     return max(
         float((actual - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12))
-        for actual, wanted in zip(session(*inputs), expected, strict=True)
+        for actual, wanted in zip(outputs, expected, strict=True)
     )

@@ -142,6 +142,26 @@ class AnchorDetector(nn.Module):
         scores = scores.gather(1, index) * found
         return boxes, scores, torch.where(found, labels.gather(1, index), -1)
 
+    @staticmethod
+    def in_order(outputs, expected):
+        """Put detections in the order of others, since those of nearly one score change places.
+
+        Args:
+            outputs (tuple[Tensor]): Boxes, scores and labels.
+            expected (tuple[Tensor]): Others.
+
+        Returns:
+            tuple[tuple, tuple]: For each of ``expected`` the nearest one of ``outputs``, and
+            ``expected``.
+        """
+        boxes, scores, labels = outputs
+        distances = (boxes[:, None] - expected[0][:, :, None]).abs().amax(dim=3)
+        distances += 1e3 * (labels[:, None] != expected[2][:, :, None])
+        distances += 1e3 * (scores[:, None] - expected[1][:, :, None]).abs()
+        nearest = distances.argmin(dim=2)
+        boxes = boxes.gather(1, nearest[..., None].expand(-1, -1, 4))
+        return (boxes, scores.gather(1, nearest), labels.gather(1, nearest)), expected
+
     def find_candidates(self, images, image_sizes):
         """Find the best ``nms_pre`` anchors and classes of each level, and decode the boxes."""
         cls_scores, bbox_preds = self.model(images, mode='tensor')

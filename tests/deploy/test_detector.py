@@ -51,7 +51,13 @@ def check_equal(outputs, expected, tolerance):
         assert nearest.max() < tolerance
 
 
-@pytest.mark.parametrize('class_agnostic', [True, False], ids=['agnostic', 'by-class'])
+@pytest.mark.parametrize(
+    'class_agnostic',
+    [
+        pytest.param(True, id='agnostic'),
+        pytest.param(False, id='by-class', marks=pytest.mark.slow),
+    ],
+)
 def test_a_detector_as_one_onnx_file_finds_what_mmdets_predict_finds(class_agnostic, tmp_path):
     detector = make_detector(class_agnostic)
     network = network_of(detector)

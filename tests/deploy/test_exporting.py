@@ -42,6 +42,7 @@ def test_an_export_of_dynamic_size_agrees_at_sizes_the_windows_do_not_divide(
         assert compare(network, session, (torch.rand(shape),)) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_compiled_package_runs_without_this_package(network, tmp_path):
     path = tmp_path / 'm0.pt2'
     images = torch.rand(3, 3, 64, 64)

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmevit.deploy import FoldHook, fold
+from mmevit.deploy.channels_first import put_channels_first
 from mmevit.models import EfficientViTClsHead, EfficientViTFPN
 
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -126,3 +127,21 @@ def test_mmpretrains_reparameterisation_tool_folds_our_classifier(tmp_path, run_
     with torch.no_grad():
         expected, actual = (model(images, mode='tensor') for model in models)
     assert relative_error(actual, expected) < 1e-5
+
+
+@pytest.mark.parametrize('size', [(96, 96), (112, 240), (33, 470)], ids=str)
+@pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
+def test_the_attention_with_channels_first_gives_the_same(dtype, size, randomised):
+    backbone = fold(randomised('m1', window_sizes=(6, 3, 4)).to(dtype))
+    images = torch.rand(2, 3, *size, dtype=dtype)
+    with torch.no_grad():
+        expected = backbone(images)
+        actual = put_channels_first(deepcopy(backbone))(images)
+    for actual_map, wanted in zip(actual, expected, strict=True):
+        assert relative_error(actual_map, wanted) < TOLERANCES[dtype]
+
+
+def test_the_attention_is_left_as_it_is_where_it_is_not_folded(randomised):
+    backbone = randomised('m0')
+    names = [name for name, _ in put_channels_first(backbone).named_modules()]
+    assert names == [name for name, _ in randomised('m0').named_modules()]

@@ -36,7 +36,7 @@ def evaluate(run_tool, folder, config, weights, digits, *flags):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize('target', ['onnx', 'openvino'])
+@pytest.mark.parametrize('target', ['onnx', pytest.param('openvino', marks=pytest.mark.slow)])
 def test_an_exported_classifier_is_evaluated_as_its_checkpoint_is(
     target, classifier, digits, run_tool, tmp_path
 ):
@@ -71,6 +71,7 @@ def test_an_exported_detector_gives_the_coco_table_of_its_checkpoint_and_says_ho
     assert metadata['input']['pipeline'][1]['type'] == 'Resize'
 
 
+@pytest.mark.slow
 def test_int8_looks_at_training_images_and_is_evaluated(classifier, digits, run_tool, tmp_path):
     file, config = tmp_path / 'int8.onnx', 'evit_m0_digits'
     arguments = ['--dtype', 'int8', '--calibration-images', 20, '--out', file]

@@ -34,7 +34,9 @@ def train(run_tool, digits, tmp_path):
     return run
 
 
-@pytest.mark.parametrize('config', [CLASSIFICATION, DETECTION])
+@pytest.mark.parametrize(
+    'config', [CLASSIFICATION, pytest.param(DETECTION, marks=pytest.mark.slow)]
+)
 def test_all_that_makes_training_faster_together_trains_as_without_on_a_cpu(train, config):
     wanted, weights, _ = train(config)
     hooks = ['compile.type=CompileHook', 'compile.backend=eager', 'layout.type=ChannelsLastHook']

@@ -1,0 +1,97 @@
+"""The attention as runtimes like it that keep channels first, such as ONNX Runtime."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmevit.models.attention import WindowAttention
+
+
+def put_channels_first(network):
+    """Replace the attention of a folded network by what computes the same with channels first.
+
+    Args:
+        network (nn.Module): The network, which is changed. What is not folded stays as it is.
+
+    Returns:
+        nn.Module: The network.
+    """
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, WindowAttention) and child.attention.deploy:
+                setattr(parent, name, ChannelsFirstWindows(child))
+    return network
+
+
+class ChannelsFirstWindows(nn.Module):
+    """:class:`WindowAttention`, whose windows are copied channel by channel.
+
+    Args:
+        windows (WindowAttention): The folded form.
+    """
+
+    def __init__(self, windows):
+        super().__init__()
+        self.size = windows.window_size
+        self.attention = ChannelsFirstAttention(windows.attention)
+
+    def forward(self, x):
+        """Map ``x`` (N, C, H, W), of any height and width, to the same shape."""
+        batch, channels, height, width = x.shape
+        size = self.size
+        if isinstance(height, int) and height == width == size:
+            return self.attention(x)
+        rows, columns = (height + size - 1) // size, (width + size - 1) // size
+        x = F.pad(x, (0, columns * size - width, 0, rows * size - height))
+        windows = x.view(batch, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
+        windows = windows.clone(memory_format=torch.contiguous_format)
+        windows = self.attention(windows.view(-1, channels, size, size))
+        x = windows.view(batch, rows, columns, channels, size, size).permute(0, 3, 1, 4, 2, 5)
+        x = x.clone(memory_format=torch.contiguous_format)
+        x = x.view(batch, channels, rows * size, columns * size)
+        return F.pad(x, (0, width - columns * size, 0, height - rows * size))
+
+
+class ChannelsFirstAttention(nn.Module):
+    """:class:`CascadedGroupAttention`, whose queries come from a convolution of their own.
+
+    The depthwise convolution then follows it at once, without a change of layout between them.
+
+    Args:
+        attention (CascadedGroupAttention): The folded form.
+    """
+
+    def __init__(self, attention):
+        super().__init__()
+        self.splits = (attention.key_channels, attention.value_channels)
+        parts = [slice_outputs(head.conv, attention.key_channels) for head in attention.qkvs]
+        self.queries = nn.ModuleList(
+            nn.Sequential(pointwise, depthwise.conv)
+            for (pointwise, _), depthwise in zip(parts, attention.query_convs, strict=True)
+        )
+        self.keys_and_values = nn.ModuleList(rest for _, rest in parts)
+        self.register_buffer('biases', attention.expanded_biases)
+        self.act, self.proj = attention.act, attention.proj
+
+    def forward(self, x):
+        """Map windows ``x`` (N, C, window_size, window_size) to the same shape."""
+        outputs = []
+        for head, split in enumerate(x.chunk(len(self.queries), dim=1)):
+            if head > 0:
+                split = split + outputs[-1]
+            query = self.queries[head](split).flatten(2)
+            key, value = self.keys_and_values[head](split).flatten(2).split(self.splits, dim=1)
+            attention = torch.bmm(query.transpose(1, 2), key) + self.biases[head]
+            output = torch.bmm(value, attention.softmax(dim=-1).transpose(1, 2))
+            outputs.append(output.unflatten(2, x.shape[2:]))
+        return self.proj(self.act(torch.cat(outputs, dim=1)))
+
+
+def slice_outputs(conv, num_first):
+    """Split a 1x1 convolution into one for its first outputs and one for the others."""
+    parts = []
+    for part in (slice(None, num_first), slice(num_first, None)):
+        weight = conv.weight[part]
+        parts.append(nn.Conv2d(weight.shape[1], weight.shape[0], 1))
+        parts[-1].weight, parts[-1].bias = nn.Parameter(weight), nn.Parameter(conv.bias[part])
+    return parts
