@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from copy import deepcopy
 
 import onnx
 import onnxruntime
@@ -9,6 +10,7 @@ import torch
 from onnxscript import opset18 as op
 
 from .boxes import select_boxes
+from .channels_first import put_channels_first
 from .programs import make_program
 
 DTYPES = ('float32', 'float16')
@@ -21,7 +23,7 @@ def write(network, inputs, path, dynamic, dtype, metadata):
         # PyTorch's exporter uses what PyTorch is about to rename.
         warnings.simplefilter('ignore', FutureWarning)
         program = torch.onnx.export(
-            make_program(network, inputs, dynamic, dtype),
+            make_program(put_channels_first(deepcopy(network)), inputs, dynamic, dtype),
             input_names=input_names(inputs),
             output_names=getattr(network, 'output_names', None),
             custom_translation_table={select_boxes._opoverload: translate_select_boxes},
