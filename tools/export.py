@@ -7,18 +7,20 @@ from pathlib import Path
 import mmengine
 import torch
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import CheckpointLoader, load_checkpoint
 
 from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.deploy import TARGETS, export, fold, load_exported
-from mmevit.deploy.exporting import compare, find_target
+from mmevit.deploy.evaluation import TASKS
+from mmevit.deploy.exporting import choose_dynamic, compare
 from mmevit.deploy.networks import network_of
 from mmevit.engine import ConfigError
 from mmevit.engine.checks import find_datasets, type_name
 from mmevit.engine.hooks import check_fit
 from mmevit.engine.launch import (
     add_config_arguments,
+    build_model,
     check_checkpoint,
     one_sentence_errors,
     read_config,
@@ -69,14 +71,14 @@ def main():
     args = parse_args()
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
     check_checkpoint(args.checkpoint)
-    find_target(args.to)
+    dynamic = args.dynamic and set(args.dynamic) - {'none'}
+    dynamic = choose_dynamic(args.to, dynamic)
     cfg = read_config(args.config, args.cfg_options)
     model, checkpoint = load_model(cfg, args.checkpoint)
     network = network_of(fold(model), args.part)
 
-    height, width = args.size * 2 if len(args.size or ()) == 1 else args.size or guess_size(cfg)
+    height, width = (args.size[0], args.size[-1]) if args.size else guess_size(cfg)
     inputs = make_inputs(network, args.batch_size, height, width)
-    dynamic = None if args.dynamic is None else set(args.dynamic) - {'none'}
     metadata = describe(args, cfg, checkpoint, inputs, dynamic)
     dtype = 'float32' if args.dtype == 'int8' else args.dtype
     print(f'Exporting to {args.out}; compiling takes minutes for aoti, seconds for the others.')
@@ -99,10 +101,8 @@ def load_model(cfg, path):
         tuple[nn.Module, dict]: The model, in evaluation mode, and the checkpoint.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    if cfg.get('data_preprocessor') is not None:
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     cfg.model.backbone.pop('init_cfg', None)
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
     check_fit(model, checkpoint)
     load_checkpoint(model, path, map_location='cpu')
@@ -154,21 +154,19 @@ def describe(args, cfg, checkpoint, inputs, dynamic):
         cfg (Config): The config.
         checkpoint (dict): The checkpoint, which knows the names of the classes.
         inputs (tuple[Tensor]): Example inputs.
-        dynamic (set[str] | None): What may be others later.
+        dynamic (set[str]): What may be others later.
 
     Returns:
         dict: The task, the classes, and how an image becomes an input.
     """
-    dynamic = {'batch'} & find_target(args.to).DYNAMIC if dynamic is None else dynamic
     preprocessor = cfg.model.get('data_preprocessor') or {}
     shape = list(inputs[0].shape)
     shape[0] = None if 'batch' in dynamic else shape[0]
     shape[2:] = (None, None) if 'size' in dynamic else shape[2:]
-    task = dict(mmpretrain='classification', mmdet='detection').get(cfg.get('default_scope'))
     is_rgb = preprocessor.get('to_rgb') or preprocessor.get('bgr_to_rgb')
     pipeline = [step for step in test_pipeline(cfg) if not type_name(step).startswith('Pack')]
     return dict(
-        task=task if args.part == 'model' else 'features',
+        task=TASKS.get(cfg.get('default_scope')) if args.part == 'model' else 'features',
         config=Path(args.config).name,
         classes=checkpoint.get('meta', {}).get('dataset_meta', {}).get('classes'),
         input=dict(

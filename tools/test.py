@@ -81,7 +81,7 @@ def main():
     cfg = load_config(args, splits, needs)
     is_exported = Path(args.checkpoint).suffix in TARGETS.values()
     cfg.load_from = None if is_exported else args.checkpoint
-    check_checkpoint(None if is_exported else args.checkpoint)
+    check_checkpoint(cfg.load_from)
     check_config(cfg, splits)
     if is_exported:
         evaluate_exported(cfg, args.checkpoint)

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.model import BaseModel
-from mmengine.registry import MODELS, DefaultScope
 from rich.console import Console
 from rich.progress import track
 from torch import nn
@@ -29,7 +28,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmevit.deploy import TARGETS, export, fold, load_exported
-from mmevit.engine.launch import read_config
+from mmevit.deploy.exporting import largest_difference
+from mmevit.engine.launch import build_model, read_config
 from mmevit.errors import ConfigError
 from mmevit.files import written_whole
 from mmevit.models import EfficientViT
@@ -48,7 +48,8 @@ class Setting:
             ``'float32'``.
         device (str): ``'cpu'`` or ``'cuda'``. Defaults to ``'cpu'``.
         channels_last (bool): Whether the eager and folded forms get images and weights with their
-            channels last in memory. Compiled ones always do, traced ones never. Defaults to False.
+            channels last in memory. Compiled ones always do, traced ones never, but for our own
+            weights, which are so once folded. Defaults to False.
         rounds (int): How often every network gets its turn. Defaults to 20.
         seconds (float): How long a turn is; one call is timed however long it takes.
             Defaults to 0.25.
@@ -520,10 +521,7 @@ def build_from_config(path, options):
     cfg = read_config(path, {f'model.{key}': value for key, value in options.items()})
     if 'model' not in cfg:
         raise ConfigError(f'{path} is no whole config: it has no model.')
-    if 'data_preprocessor' in cfg:
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
-        return MODELS.build(cfg.model)
+    return build_model(cfg)
 
 
 def calibrate(network, size):
@@ -656,26 +654,6 @@ def find_pairs(network, images):
     return [pair for pair in pairs if all(modules.count(module) == 1 for module in pair)]
 
 
-def largest_difference(outputs, expected):
-    """Find the largest difference, relative to the largest value of the same output.
-
-    Args:
-        outputs (Sequence[Tensor]): What a form gives.
-        expected (Sequence[Tensor]): What the network gives.
-
-    Returns:
-        float: The difference.
-
-    Example:
-        >>> largest_difference([torch.tensor([1.0, 4.0])], [torch.tensor([2.0, 4.0])])
-        0.25
-    """
-    return max(
-        float((output.float() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12))
-        for output, wanted in zip(outputs, expected, strict=True)
-    )
-
-
 def run_for_memory(run, device):
     """Run once, and find how much memory that takes at its peak.
 
@@ -753,7 +731,7 @@ def make_exported(target, network, folded, images, setting, folder):
     if images.is_cuda and target != 'aoti':
         raise ConfigError(f'{target} runs on the CPU here.')
     path = Path(tempfile.mkdtemp(dir=folder), 'network' + TARGETS[target])
-    export(copy.deepcopy(folded), images, path, target, dynamic=(), dtype=setting.dtype)
+    export(folded, images, path, target, dynamic=(), dtype=setting.dtype)
     return partial(load_exported(path, setting.threads), images)
 
 

@@ -10,6 +10,9 @@ from mmevit.errors import ConfigError
 
 from .exporting import load_exported
 
+# What a whole model of each library does.
+TASKS = dict(mmpretrain='classification', mmdet='detection')
+
 
 def evaluate_exported(cfg, path):
     """Have a config evaluate an exported file.
@@ -23,7 +26,7 @@ def evaluate_exported(cfg, path):
         ConfigError: If the file holds something else, such as a backbone.
     """
     task = load_exported(path).metadata.get('task')
-    expected = dict(mmpretrain='classification', mmdet='detection').get(cfg.get('default_scope'))
+    expected = TASKS.get(cfg.get('default_scope'))
     if task != expected:
         raise ConfigError(
             f'{path} is for {task or "an unknown task"}, and the config for {expected}: '
@@ -32,9 +35,8 @@ def evaluate_exported(cfg, path):
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     # As mmpretrain's classifiers complete it.
     preprocessor.setdefault('type', 'ClsDataPreprocessor')
-    is_classifier = task == 'classification'
     cfg.model = dict(
-        type='ExportedClassifier' if is_classifier else 'ExportedDetector',
+        type='ExportedClassifier' if task == 'classification' else 'ExportedDetector',
         file=path,
         data_preprocessor=preprocessor,
     )

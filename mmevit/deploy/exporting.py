@@ -1,6 +1,7 @@
 """Exporting a network to a file that runs elsewhere, and checking that it gives the same."""
 
 import json
+from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import torch
 
 from mmevit.errors import ConfigError
 from mmevit.files import written_whole
+
+from .programs import as_tuple
 
 # What a target's file is called; its module is ``to_<target>.py`` in this folder.
 TARGETS = dict(
@@ -19,7 +22,7 @@ def export(network, inputs, path, target, dynamic=None, dtype='float32', metadat
     """Write a network to a file for another runtime.
 
     Args:
-        network (nn.Module): What goes into the file, in evaluation mode; :func:`fold` it first. It
+        network (nn.Module): What goes into the file; :func:`fold` it first. It
             maps the inputs to a tensor or a tuple of tensors, whose names are its
             ``output_names``, if it has these.
         inputs (Tensor | tuple[Tensor]): Example inputs, of which the first is images
@@ -52,18 +55,38 @@ def export(network, inputs, path, target, dynamic=None, dtype='float32', metadat
     module = find_target(target)
     if dtype not in module.DTYPES:
         raise ConfigError(f'{target} takes {", ".join(module.DTYPES)}, not {dtype}.')
-    dynamic = {'batch'} & module.DYNAMIC if dynamic is None else set(dynamic)
-    if surplus := dynamic - module.DYNAMIC:
-        raise ConfigError(f'{target} takes no other {" and ".join(sorted(surplus))} than exported.')
+    dynamic = choose_dynamic(target, dynamic)
     if Path(path).suffix != TARGETS[target]:
         raise ConfigError(f'{path} must end in {TARGETS[target]}, as files for {target} do.')
-    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    # Targets change the network as suits them.
+    network, inputs = deepcopy(network).eval(), as_tuple(inputs)
     metadata = json.dumps(metadata or {})
     try:
         with torch.no_grad(), written_whole(path) as unfinished:
-            module.write(network.eval(), inputs, unfinished, dynamic, dtype, metadata)
+            module.write(network, inputs, unfinished, dynamic, dtype, metadata)
     except OSError as error:
         raise ConfigError(f'{path} cannot be written ({error}).') from error
+
+
+def choose_dynamic(target, dynamic=None):
+    """Choose what may be others later than when a network is exported.
+
+    Args:
+        target (str): A name in ``TARGETS``.
+        dynamic (Collection[str], optional): Which of ``'batch'`` and ``'size'``. Defaults to the
+            batch, where the target knows that.
+
+    Returns:
+        set[str]: Which of them.
+
+    Raises:
+        ConfigError: If the target does not take one of them.
+    """
+    known = find_target(target).DYNAMIC
+    dynamic = {'batch'} & known if dynamic is None else set(dynamic)
+    if surplus := dynamic - known:
+        raise ConfigError(f'{target} takes no other {" and ".join(sorted(surplus))} than exported.')
+    return dynamic
 
 
 def load_exported(path, num_threads=None):
@@ -128,12 +151,28 @@ def compare(network, session, inputs):
         float: Largest difference of an output, relative to the largest value of that output.
     """
     with torch.no_grad():
-        expected = network(*inputs)
-    expected = (expected,) if isinstance(expected, torch.Tensor) else expected
+        expected = as_tuple(network(*inputs))
     outputs = session(*inputs)
     if hasattr(network, 'in_order'):
-        outputs, expected = network.in_order(outputs, expected)
+        outputs = network.in_order(outputs, expected)
+    return largest_difference(outputs, expected)
+
+
+def largest_difference(outputs, expected):
+    """Find the largest difference, relative to the largest value of the same output.
+
+    Args:
+        outputs (Sequence[Tensor]): What another form of a network gives.
+        expected (Sequence[Tensor]): What the network gives.
+
+    Returns:
+        float: The difference.
+
+    Example:
+        >>> largest_difference([torch.tensor([1.0, 4.0])], [torch.tensor([2.0, 4.0])])
+        0.25
+    """
     return max(
-        float((actual - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12))
-        for actual, wanted in zip(outputs, expected, strict=True)
+        float((output.float() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12))
+        for output, wanted in zip(outputs, expected, strict=True)
     )

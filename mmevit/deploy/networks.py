@@ -151,8 +151,7 @@ class AnchorDetector(nn.Module):
             expected (tuple[Tensor]): Others.
 
         Returns:
-            tuple[tuple, tuple]: For each of ``expected`` the nearest one of ``outputs``, and
-            ``expected``.
+            tuple[Tensor, Tensor, Tensor]: For each of ``expected`` the nearest one of ``outputs``.
         """
         boxes, scores, labels = outputs
         distances = (boxes[:, None] - expected[0][:, :, None]).abs().amax(dim=3)
@@ -160,7 +159,7 @@ class AnchorDetector(nn.Module):
         distances += 1e3 * (scores[:, None] - expected[1][:, :, None]).abs()
         nearest = distances.argmin(dim=2)
         boxes = boxes.gather(1, nearest[..., None].expand(-1, -1, 4))
-        return (boxes, scores.gather(1, nearest), labels.gather(1, nearest)), expected
+        return boxes, scores.gather(1, nearest), labels.gather(1, nearest)
 
     def find_candidates(self, images, image_sizes):
         """Find the best ``nms_pre`` anchors and classes of each level, and decode the boxes."""

@@ -1,7 +1,5 @@
 """Exporting to a program of PyTorch's, from which others are made."""
 
-from copy import deepcopy
-
 import torch
 from torch import nn
 from torch.export import Dim
@@ -12,7 +10,7 @@ def make_program(network, inputs, dynamic, dtype):
     """Export a network with ``torch.export``.
 
     Args:
-        network (nn.Module): The network.
+        network (nn.Module): The network, which is changed.
         inputs (tuple[Tensor]): Images (N, 3, H, W), perhaps followed by others (N, ...).
         dynamic (Collection[str]): Which of ``'batch'`` and ``'size'`` may change.
         dtype (str): Type that it computes in.
@@ -35,10 +33,10 @@ def make_program(network, inputs, dynamic, dtype):
 
 
 class InDtype(nn.Module):
-    """A copy of a network that computes in another type between float32 inputs and outputs.
+    """A network that computes in another type between float32 inputs and outputs.
 
     Args:
-        network (nn.Module): The network.
+        network (nn.Module): The network, which is changed.
         dtype (str): Name of the type, such as ``'bfloat16'``.
 
     Example:
@@ -49,7 +47,7 @@ class InDtype(nn.Module):
     def __init__(self, network, dtype):
         super().__init__()
         self.dtype = getattr(torch, dtype)
-        self.network = deepcopy(network).to(self.dtype)
+        self.network = network.to(self.dtype)
 
     def forward(self, *inputs):
         """Map float32 tensors to float32 tensors."""
@@ -61,3 +59,26 @@ class InDtype(nn.Module):
     def widen(self, output):
         """Give float32 for the type that is computed in; labels stay whole numbers."""
         return output.float() if output.is_floating_point() else output
+
+
+class PyTorchSession:
+    """An exported file that PyTorch itself runs.
+
+    Args:
+        module (Callable): What the file holds.
+        num_threads (int): CPU threads, of all that PyTorch does.
+    """
+
+    def __init__(self, module, num_threads):
+        torch.set_num_threads(num_threads)
+        self.module = module
+
+    @torch.no_grad()
+    def __call__(self, *inputs):
+        """Map input tensors to a tuple of tensors."""
+        return as_tuple(self.module(*inputs))
+
+
+def as_tuple(tensors):
+    """Make a tuple of one tensor or several."""
+    return (tensors,) if isinstance(tensors, torch.Tensor) else tuple(tensors)

@@ -1,14 +1,13 @@
 """Libraries compiled ahead of time, by AOTInductor: they run with PyTorch alone, or in C++."""
 
 import json
-from copy import deepcopy
 
 import torch
 from torch import nn
 
 from mmevit.models import EfficientViT
 
-from .programs import make_program
+from .programs import PyTorchSession, make_program
 
 DTYPES = ('float32', 'bfloat16')
 # PyTorch 2.11 compiles the windows of other sizes wrongly, without a word.
@@ -18,7 +17,6 @@ DYNAMIC = frozenset({'batch'})
 def write(network, inputs, path, dynamic, dtype, metadata):
     """Compile a package, for this kind of processor; see :func:`mmevit.deploy.export`."""
     if 'batch' not in dynamic:
-        network = deepcopy(network)
         # The stem's maps are the largest: those of two images stay in the processor's cache.
         for backbone in (part for part in network.modules() if isinstance(part, EfficientViT)):
             backbone.stem = InParts(backbone.stem, size=2)
@@ -30,7 +28,7 @@ def write(network, inputs, path, dynamic, dtype, metadata):
     )
 
 
-class Session:
+class Session(PyTorchSession):
     """A compiled package.
 
     Args:
@@ -39,15 +37,8 @@ class Session:
     """
 
     def __init__(self, path, num_threads):
-        torch.set_num_threads(num_threads)
-        self.module = torch._inductor.aoti_load_package(path)
+        super().__init__(torch._inductor.aoti_load_package(path), num_threads)
         self.metadata = json.loads(self.module.loader.get_metadata().get('mmevit', '{}'))
-
-    @torch.no_grad()
-    def __call__(self, *inputs):
-        """Map input tensors to a tuple of tensors."""
-        outputs = self.module(*inputs)
-        return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
 
 
 class InParts(nn.Module):

@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from copy import deepcopy
 
 import onnx
 import onnxruntime
@@ -23,7 +22,7 @@ def write(network, inputs, path, dynamic, dtype, metadata):
         # PyTorch's exporter uses what PyTorch is about to rename.
         warnings.simplefilter('ignore', FutureWarning)
         program = torch.onnx.export(
-            make_program(put_channels_first(deepcopy(network)), inputs, dynamic, dtype),
+            make_program(put_channels_first(network), inputs, dynamic, dtype),
             input_names=input_names(inputs),
             output_names=getattr(network, 'output_names', None),
             custom_translation_table={select_boxes._opoverload: translate_select_boxes},

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from .programs import InDtype
+from .programs import InDtype, PyTorchSession
 
 DTYPES = ('float32', 'bfloat16')
 DYNAMIC = frozenset({'batch', 'size'})
@@ -16,7 +16,7 @@ def write(network, inputs, path, dynamic, dtype, metadata):
     torch.jit.freeze(trace).save(str(path), _extra_files=dict(mmevit=metadata))
 
 
-class Session:
+class Session(PyTorchSession):
     """A TorchScript file.
 
     Args:
@@ -25,13 +25,6 @@ class Session:
     """
 
     def __init__(self, path, num_threads):
-        torch.set_num_threads(num_threads)
         extra = dict(mmevit='')
-        self.module = torch.jit.load(path, _extra_files=extra)
+        super().__init__(torch.jit.load(path, _extra_files=extra), num_threads)
         self.metadata = json.loads(extra['mmevit'])
-
-    @torch.no_grad()
-    def __call__(self, *inputs):
-        """Map input tensors to a tuple of tensors."""
-        outputs = self.module(*inputs)
-        return (outputs,) if isinstance(outputs, torch.Tensor) else outputs

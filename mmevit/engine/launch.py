@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.hub import get_config
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS, DefaultScope
 from mmengine.runner import Runner
 
 from mmevit.errors import ConfigError, UserError
@@ -163,6 +163,22 @@ def check_checkpoint(path):
         raise ConfigError(
             f'The checkpoint {path} is missing: training leaves them in its work directory.'
         )
+
+
+def build_model(cfg):
+    """Build the model of a config as a runner does, but without one.
+
+    Args:
+        cfg (Config): The config, in which the model gets the data preprocessor that stands beside
+            it.
+
+    Returns:
+        nn.Module: The model.
+    """
+    if cfg.get('data_preprocessor') is not None:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+        return MODELS.build(cfg.model)
 
 
 def build_runner(cfg):
