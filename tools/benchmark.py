@@ -2,21 +2,18 @@
 
 import argparse
 
-from mmevit.deploy.benchmark import (
-    FORMS,
-    PICTURES,
-    WRITERS,
+from mmevit.benchmark import (
     Setting,
     benchmark,
     best_forms,
-    check_ending,
-    describe,
     find_model,
     format_table,
     select_paper_models,
     write_plot,
     write_table,
 )
+from mmevit.benchmark.forms import FORMS
+from mmevit.benchmark.report import PICTURES, WRITERS, check_ending, describe
 from mmevit.engine.launch import one_sentence_errors
 from mmevit.errors import ConfigError
 
@@ -36,12 +33,12 @@ def parse_args():
         nargs='+',
         default=['folded', 'traced'],
         metavar='FORM',
-        help=f'what they are run as: {", ".join(FORMS)}. Defaults to folded traced',
+        help=f'what they are run as: {", ".join(FORMS)}; in float32, or in bfloat16, float16 or '
+        'int8 as in aoti-bfloat16. Defaults to folded traced',
     )
     parser.add_argument('--batch', type=int, default=16, help='images at a time; 1 for latency')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads')
     parser.add_argument('--size', type=int, nargs='+', metavar=('H', 'W'), help='image size')
-    parser.add_argument('--dtype', choices=['float32', 'bfloat16'], default='float32')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument(
         '--channels-last', action='store_true', help='run eager and folded forms channels last'
@@ -117,7 +114,6 @@ def make_setting(args):
         batch_size=args.batch,
         threads=args.threads,
         size=(args.size[0], args.size[-1]) if args.size else None,
-        dtype=args.dtype,
         device=args.device,
         channels_last=args.channels_last,
         rounds=args.rounds,

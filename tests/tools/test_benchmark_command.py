@@ -26,7 +26,7 @@ def test_command(run_benchmark, tmp_path, capsys):
         *('--baseline', 'timm::efficientvit_m0:folded', '--out', tmp_path / 'table.json'),
     )
     table = capsys.readouterr().out
-    assert 'batch 1, 1 thread, images of their published size, float32, 1 round.' in table
+    assert 'batch 1, 1 thread, images of their published size, 1 round.' in table
     rows = json.loads((tmp_path / 'table.json').read_text())['rows']
     names = [f'{row["model"]}:{row["form"]}' for row in rows]
     assert names == [

@@ -1,0 +1,277 @@
+"""Networks by their names, and what is published about them."""
+
+import dataclasses
+import re
+
+import torch
+from mmengine.model import BaseModel
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmevit.engine.launch import build_model, read_config
+from mmevit.errors import ConfigError
+from mmevit.models import EfficientViT
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network, and what is published about it.
+
+    Args:
+        label (str): What it is called in tables and pictures.
+        name (str): What :func:`build` makes it of.
+        options (dict): Settings of its config that are changed. Defaults to none.
+        size (int): Height and width of the images that its accuracy is for. Defaults to 224.
+        top1 (float, optional): Published accuracy on ImageNet-1k, in percent.
+        params (float, optional): Published number of parameters, in millions.
+        macs (float, optional): Published multiply-accumulates for an image, in millions.
+        cpu_speed (float, optional): Images a second on one thread of a Xeon E5-2690 v4, batch 16,
+            in the `EfficientViT paper <https://arxiv.org/abs/2305.07027>`_.
+    """
+
+    label: str
+    name: str
+    options: dict = dataclasses.field(default_factory=dict)
+    size: int = 224
+    top1: float | None = None
+    params: float | None = None
+    macs: float | None = None
+    cpu_speed: float | None = None
+
+
+def find_model(name):
+    """Find what is published about a network.
+
+    Args:
+        name (str): A name for :func:`build`, or the label of one in ``PAPER_MODELS``.
+
+    Returns:
+        Model: The network, labelled as it was named.
+
+    Example:
+        >>> find_model('timm::mobilenetv2_100').top1
+        72.0
+    """
+    short = name.removeprefix('mmpretrain::').removesuffix('_8xb256_in1k')
+    for model in PAPER_MODELS:
+        if {name, short, name.removeprefix('mmpretrain::')} & names_of(model):
+            return dataclasses.replace(model, label=name)
+    return Model(label=name, name=name)
+
+
+def names_of(model):
+    """Collect what a network is called: its label, and the name if that alone makes it."""
+    return {model.label} if model.options else {model.label, model.name}
+
+
+def select_paper_models(names):
+    """Select networks of the paper's Tables 2 and 3.
+
+    Args:
+        names (Sequence[str]): Their names or labels; none for all.
+
+    Returns:
+        list[Model]: The networks.
+
+    Raises:
+        ConfigError: If one is not there.
+
+    Example:
+        >>> [model.label for model in select_paper_models(['efficientvit-m1', 'Swin-T'])]
+        ['Swin-T', 'EfficientViT-M1']
+    """
+    if unknown := sorted(set(names).difference(*map(names_of, PAPER_MODELS))):
+        labels = ', '.join(model.label for model in PAPER_MODELS)
+        raise ConfigError(f'{", ".join(unknown)} is none of {labels}.')
+    return [model for model in PAPER_MODELS if not names or names_of(model) & set(names)]
+
+
+def build(name, options={}):
+    """Build a network by its name, with random weights.
+
+    Args:
+        name (str): ``'efficientvit-m4'`` or another model of mmevit or mmpretrain, with or without
+            ``mmpretrain::`` before it; ``'timm::NAME'``; ``'backbone::m4'``; or a config, such as
+            ``'configs/retinanet_evit_m4.py'`` or
+            ``'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'``.
+        options (dict): Settings of ``model`` in its config that are changed. Defaults to none.
+
+    Returns:
+        nn.Module: The network.
+
+    Raises:
+        ConfigError: If there is none of that name, or what it needs is not installed.
+
+    Example:
+        >>> type(build('backbone::m0')).__name__
+        'EfficientViT'
+    """
+    library, _, rest = name.rpartition('::')
+    try:
+        if name.endswith('.py'):
+            return build_from_config(name, options)
+        if library == 'backbone':
+            return EfficientViT(rest)
+        if library == 'timm':
+            import timm
+
+            return timm.create_model(rest, pretrained=False, **options)
+        if library in ('', 'mmpretrain'):
+            return build_from_mmpretrain(rest, options)
+    except ConfigError:
+        raise
+    # Libraries refuse names and settings in ways of their own.
+    except Exception as error:
+        raise ConfigError(f'The model {name} cannot be built: {one_line(error)}') from error
+    raise ConfigError(
+        f'The model {name} is of no known library: give NAME of mmevit or mmpretrain, timm::NAME, '
+        'backbone::ARCH or a config.'
+    )
+
+
+def build_from_mmpretrain(name, options):
+    """Build a classifier by its name in mmpretrain, which knows ours too."""
+    import mmpretrain
+
+    if re.fullmatch('efficientvit-m[0-5]', name):
+        name += '_8xb256_in1k'
+    if name not in mmpretrain.list_models():
+        raise ConfigError(
+            f'mmpretrain knows no model {name}, nor does mmevit: mmpretrain.list_models() lists '
+            'them, and those of timm are timm::NAME.'
+        )
+    return mmpretrain.get_model(name, pretrained=False, **options)
+
+
+def build_from_config(path, options):
+    """Build the network of a config file of any OpenMMLab library."""
+    cfg = read_config(path, {f'model.{key}': value for key, value in options.items()})
+    if 'model' not in cfg:
+        raise ConfigError(f'{path} is no whole config: it has no model.')
+    return build_model(cfg)
+
+
+def one_line(error):
+    """Say in one line what an error is."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    reason = ' '.join(lines[0].split())[:200] if lines else ''
+    return reason if isinstance(error, ConfigError) else f'{type(error).__name__}: {reason}'
+
+
+class Flat(nn.Module):
+    """Any network as a map from images to a flat tuple of tensors.
+
+    Args:
+        model (nn.Module): A network of PyTorch's or of OpenMMLab's; of the latter it gives what
+            ``mode='tensor'`` does, before any decoding.
+
+    Example:
+        >>> network = Flat(EfficientViT('m0')).eval()
+        >>> [feature.shape[1] for feature in network(torch.rand(1, 3, 64, 64))]
+        [64, 128, 192]
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        """Map images (N, 3, H, W) to a tuple of tensors."""
+        arguments = {}
+        if isinstance(self.model, BaseModel):
+            arguments['mode'] = 'tensor'
+        if getattr(self.model, 'with_rpn', False):
+            arguments['data_samples'] = describe_images(images)
+        return tuple(flatten(self.model(images, **arguments)))
+
+
+def flatten(outputs):
+    """List the tensors of nested tuples, lists and dicts in order."""
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    values = outputs.values() if isinstance(outputs, dict) else outputs
+    return [tensor for value in values for tensor in flatten(value)]
+
+
+def describe_images(images):
+    """Tell a detector with proposals that the images fill the whole batch."""
+    from mmdet.structures import DetDataSample
+
+    size = tuple(images.shape[2:])
+    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size)
+    return [DetDataSample(metainfo=dict(meta, scale_factor=(1.0, 1.0))) for _ in images]
+
+
+def calibrate(network, size):
+    """Give batch norm random scales, and the statistics of random images.
+
+    Without, the values of a deep network of random weights grow or vanish from layer to layer, and
+    processors are slow on the tiniest numbers.
+
+    Args:
+        network (nn.Module): The network, which is changed.
+        size (tuple[int, int]): Height and width of the images.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        if norm.affine:
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias, std=0.1)
+        norm.momentum = 1.0
+        norm.train()
+    network(torch.randn(2, 3, *size))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+        if norm.track_running_stats:
+            # Attention and pooling leave hardly any variance of noise, and to blow it up to 1 would
+            # blow up rounding too.
+            norm.running_var.clamp_(min=0.1)
+
+
+T2T_7 = {
+    'backbone': dict(
+        embed_dims=256,
+        num_layers=7,
+        layer_cfgs=dict(num_heads=4, feedforward_channels=512),
+    ),
+    'head': dict(in_channels=256),
+}
+
+
+SHUFFLENET_2X = {'backbone': dict(widen_factor=2.0), 'head': dict(in_channels=2048)}
+
+
+# The networks of Tables 2 and 3 that can be had here, with the accuracy, the parameters and the
+# multiply-accumulates that their own papers give. Speeds of the paper are given where they are
+# certain. MobileViT takes images of 256 pixels, there as here. Of T2T-ViT-7 neither library has the
+# performer that makes its tokens: full attention does it here, which takes more operations.
+PAPER_MODELS = [
+    Model('MobileNetV3-Small', 'timm::mobilenetv3_small_100', {}, 224, 67.4, 2.5, 57),
+    Model('MobileViT-XXS', 'timm::mobilevit_xxs', {}, 256, 69.0, 1.3, 410),
+    Model('ShuffleNetV2 1x', 'shufflenet-v2-1x_16xb64_in1k', {}, 224, 69.4, 2.3, 146),
+    Model('MobileViTv2-0.5', 'timm::mobilevitv2_050', {}, 256, 70.2, 1.4, 466),
+    Model('PVTv2-B0', 'timm::pvt_v2_b0', {}, 224, 70.5, 3.4, 600),
+    Model('MobileOne-S0', 'timm::mobileone_s0', {}, 224, 71.4, 2.1, 275),
+    Model('T2T-ViT-7, no performer', 't2t-vit-t-14_8xb64_in1k', T2T_7, 224, 71.7, 4.3, 1100),
+    Model('MobileNetV2 1.0', 'timm::mobilenetv2_100', {}, 224, 72.0, 3.4, 300),
+    Model('DeiT-T', 'timm::deit_tiny_patch16_224', {}, 224, 72.2, 5.7, 1300),
+    Model('GhostNet', 'timm::ghostnet_100', {}, 224, 73.9, 5.2, 141),
+    Model('MobileViT-XS', 'timm::mobilevit_xs', {}, 256, 74.8, 2.3, 986),
+    Model('ShuffleNetV2 2x', 'shufflenet-v2-1x_16xb64_in1k', SHUFFLENET_2X, 224, 74.9, 7.4, 591),
+    Model('MobileNetV3-Large', 'timm::mobilenetv3_large_100', {}, 224, 75.2, 5.4, 219, 39.1),
+    Model('MobileViTv2-0.75', 'timm::mobilevitv2_075', {}, 256, 75.6, 2.9, 1030),
+    Model('MobileOne-S1', 'timm::mobileone_s1', {}, 224, 75.9, 4.8, 825),
+    Model('LeViT-128S', 'timm::levit_128s', {}, 224, 76.6, 7.8, 305),
+    Model('EfficientNet-B0', 'timm::efficientnet_b0', {}, 224, 77.1, 5.3, 390),
+    Model('PoolFormer-S12', 'timm::poolformer_s12', {}, 224, 77.2, 12, 1800),
+    Model('EfficientFormer-L1', 'timm::efficientformer_l1', {}, 224, 79.2, 12.3, 1300),
+    Model('Swin-T', 'timm::swin_tiny_patch4_window7_224', {}, 224, 81.3, 29, 4500),
+    Model('EfficientViT-M0', 'efficientvit-m0', {}, 224, 63.2, 2.3, 79),
+    Model('EfficientViT-M1', 'efficientvit-m1', {}, 224, 68.4, 3.0, 167),
+    Model('EfficientViT-M2', 'efficientvit-m2', {}, 224, 70.8, 4.2, 201),
+    Model('EfficientViT-M3', 'efficientvit-m3', {}, 224, 73.4, 6.9, 263),
+    Model('EfficientViT-M4', 'efficientvit-m4', {}, 224, 74.3, 8.8, 299),
+    Model('EfficientViT-M5', 'efficientvit-m5', {}, 224, 77.1, 12.4, 522, 56.8),
+]
