@@ -6,6 +6,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from mmevit.errors import UserError
+
+# What pictures to write may end in.
+PICTURES = ('.png', '.svg', '.pdf')
+
 
 @contextlib.contextmanager
 def written_whole(destination):
@@ -18,6 +23,9 @@ def written_whole(destination):
         Path: A path of that name on the same disk. What else the block writes beside it comes
         along.
 
+    Raises:
+        UserError: If the system does not let it be written.
+
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -27,13 +35,33 @@ def written_whole(destination):
         'whole'
     """
     destination = Path(destination)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
-        part = Path(folder, destination.name)
-        yield part
-        # What others wait for comes last.
-        for written in sorted(Path(folder).iterdir(), key=lambda path: path == part):
-            replaced = destination.parent / written.name
-            if replaced.is_dir():
-                shutil.rmtree(replaced)
-            os.replace(written, replaced)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
+            part = Path(folder, destination.name)
+            yield part
+            # What others wait for comes last.
+            for written in sorted(Path(folder).iterdir(), key=lambda path: path == part):
+                replaced = destination.parent / written.name
+                if replaced.is_dir():
+                    shutil.rmtree(replaced)
+                os.replace(written, replaced)
+    except OSError as error:
+        raise UserError(f'{destination} cannot be written ({error}).') from error
+
+
+def check_ending(path, endings):
+    """Check the ending of a file to write.
+
+    Args:
+        path (str | Path): The file.
+        endings (Collection[str]): What it may end in, such as ``'.png'``.
+
+    Raises:
+        UserError: If it ends otherwise.
+
+    Example:
+        >>> check_ending('a/picture.png', ['.png', '.svg'])
+    """
+    if Path(path).suffix not in endings:
+        raise UserError(f'{path} must end in {" or ".join(endings)}.')

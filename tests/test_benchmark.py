@@ -28,7 +28,7 @@ from mmevit.benchmark.measuring import (
 from mmevit.benchmark.models import PAPER_MODELS, Flat, Model, build, calibrate
 from mmevit.benchmark.report import COLUMNS
 from mmevit.deploy.exporting import largest_difference
-from mmevit.errors import ConfigError
+from mmevit.errors import ConfigError, UserError
 
 QUICK = Setting(batch_size=2, size=(64, 64), rounds=2, seconds=0)
 # Design figures of the whole classifiers: millions of parameters and multiply-accumulates.
@@ -281,7 +281,7 @@ def test_tables(rows, tmp_path):
     assert float(table[1]['speed']) == 11 and table[-1]['problem'] == 'It cannot be traced.'
     content = json.loads((tmp_path / 'new/table.json').read_text())
     assert content['rows'] == rows and content['setting']['batch_size'] == 2
-    with pytest.raises(ConfigError, match=re.escape('must end in .md or .csv or .json')):
+    with pytest.raises(UserError, match=re.escape('must end in .md or .csv or .json')):
         write_table(rows, QUICK, tmp_path / 'table.txt')
 
 
@@ -290,5 +290,5 @@ def test_picture(rows, tmp_path):
     assert matplotlib.image.imread(tmp_path / 'new/picture.png').shape[:2] == (900, 1350)
     with pytest.raises(ConfigError, match='nothing can be drawn'):
         write_plot(rows[-1:], QUICK, tmp_path / 'picture.png')
-    with pytest.raises(ConfigError, match='must end in'):
+    with pytest.raises(UserError, match='must end in'):
         write_plot(rows, QUICK, tmp_path / 'picture.md')

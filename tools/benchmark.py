@@ -13,9 +13,10 @@ from mmevit.benchmark import (
     write_table,
 )
 from mmevit.benchmark.forms import FORMS
-from mmevit.benchmark.report import PICTURES, WRITERS, check_ending, describe
+from mmevit.benchmark.report import WRITERS, describe
 from mmevit.engine.launch import one_sentence_errors
 from mmevit.errors import ConfigError
+from mmevit.files import PICTURES, check_ending
 
 
 def parse_args():

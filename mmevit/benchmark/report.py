@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mmevit.errors import ConfigError
-from mmevit.files import written_whole
+from mmevit.files import PICTURES, check_ending, written_whole
 
 from .measuring import best_forms
 
@@ -27,28 +27,11 @@ def write_table(rows, setting, path):
             setting too.
 
     Raises:
-        ConfigError: If it ends otherwise, or cannot be written.
+        UserError: If it ends otherwise, or cannot be written.
     """
     check_ending(path, WRITERS)
-    try:
-        with written_whole(path) as unfinished, unfinished.open('w', newline='') as file:
-            WRITERS[Path(path).suffix](rows, setting, file)
-    except OSError as error:
-        raise ConfigError(f'{path} cannot be written ({error}).') from error
-
-
-def check_ending(path, endings):
-    """Check the ending of a file to write.
-
-    Args:
-        path (str | Path): The file.
-        endings (Collection[str]): What it may end in.
-
-    Raises:
-        ConfigError: If it ends otherwise.
-    """
-    if Path(path).suffix not in endings:
-        raise ConfigError(f'{path} must end in {" or ".join(endings)}.')
+    with written_whole(path) as unfinished, unfinished.open('w', newline='') as file:
+        WRITERS[Path(path).suffix](rows, setting, file)
 
 
 def write_markdown(rows, setting, file):
@@ -171,21 +154,15 @@ def write_plot(rows, setting, path):
         path (str | Path): A .png, .svg or .pdf file.
 
     Raises:
-        ConfigError: If no accuracy is known, it ends otherwise, or cannot be written.
+        UserError: If no accuracy is known, it ends otherwise, or cannot be written.
     """
     check_ending(path, PICTURES)
     rows = [row for row in best_forms(rows) if row.get('top1') is not None]
     if not rows:
         raise ConfigError('No published accuracy is known of what was run: nothing can be drawn.')
     figure = plot(rows, setting)
-    try:
-        with written_whole(path) as unfinished:
-            figure.savefig(unfinished, dpi=150)
-    except OSError as error:
-        raise ConfigError(f'{path} cannot be written ({error}).') from error
-
-
-PICTURES = ('.png', '.svg', '.pdf')
+    with written_whole(path) as unfinished:
+        figure.savefig(unfinished, dpi=150)
 
 
 def plot(rows, setting):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmevit.errors import CheckpointError
-from mmevit.files import written_whole
+from mmevit.files import check_ending, written_whole
 from mmevit.models.efficientvit import likely_arch, select_weights
 from mmevit.version import __version__
 
@@ -29,12 +29,12 @@ def convert_checkpoint(source, destination, form):
         dict: The metadata that was written.
 
     Raises:
-        CheckpointError: If the source cannot be read or recognised, has missing or surplus names,
-            or the destination is of another kind or cannot be written.
+        CheckpointError: If the source cannot be read or recognised, or has missing or surplus
+            names.
+        UserError: If the destination is of another kind or cannot be written.
     """
     source, destination = Path(source), Path(destination)
-    if destination.suffix not in ('.pth', '.safetensors'):
-        raise CheckpointError(f'{destination} must end in .pth or .safetensors.')
+    check_ending(destination, ('.pth', '.safetensors'))
     checkpoint = read_checkpoint(source)
     state_dict = find_state_dict(checkpoint, source)
     try:
@@ -43,11 +43,8 @@ def convert_checkpoint(source, destination, form):
     except CheckpointError as error:
         raise CheckpointError(f'{source}: {error}') from error
     meta = describe(source, checkpoint.get('meta'), ours)
-    try:
-        with written_whole(destination) as path:
-            write_checkpoint(converted, meta, form, path)
-    except OSError as error:
-        raise CheckpointError(f'{destination} cannot be written ({error}).') from error
+    with written_whole(destination) as path:
+        write_checkpoint(converted, meta, form, path)
     return meta
 
 

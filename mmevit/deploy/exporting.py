@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from mmevit.errors import ConfigError
-from mmevit.files import written_whole
+from mmevit.files import check_ending, written_whole
 
 from .programs import as_tuple
 
@@ -41,6 +41,7 @@ def export(network, inputs, path, target, dynamic=None, dtype='float32', metadat
     Raises:
         ConfigError: If the target is unknown, not installed, or does not take the type or what is
             dynamic.
+        UserError: If the path ends otherwise than such files do, or cannot be written.
 
     Example:
         >>> import tempfile
@@ -56,16 +57,12 @@ def export(network, inputs, path, target, dynamic=None, dtype='float32', metadat
     if dtype not in module.DTYPES:
         raise ConfigError(f'{target} takes {", ".join(module.DTYPES)}, not {dtype}.')
     dynamic = choose_dynamic(target, dynamic)
-    if Path(path).suffix != TARGETS[target]:
-        raise ConfigError(f'{path} must end in {TARGETS[target]}, as files for {target} do.')
+    check_ending(path, [TARGETS[target]])
     # Targets change the network as suits them.
     network, inputs = deepcopy(network).eval(), as_tuple(inputs)
     metadata = json.dumps(metadata or {})
-    try:
-        with torch.no_grad(), written_whole(path) as unfinished:
-            module.write(network, inputs, unfinished, dynamic, dtype, metadata)
-    except OSError as error:
-        raise ConfigError(f'{path} cannot be written ({error}).') from error
+    with torch.no_grad(), written_whole(path) as unfinished:
+        module.write(network, inputs, unfinished, dynamic, dtype, metadata)
 
 
 def choose_dynamic(target, dynamic=None):

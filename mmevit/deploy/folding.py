@@ -3,6 +3,7 @@
 from copy import deepcopy
 
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 
@@ -42,7 +43,8 @@ class FoldHook(Hook):
     def before_test_epoch(self, runner):
         """Put the folded copy in the model's place."""
         self.unfolded = runner.model
-        runner.model = fold(deepcopy(runner.model))
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        runner.model = fold(deepcopy(model))
 
     def after_test_epoch(self, runner, metrics=None):
         """Put the model back."""

@@ -8,7 +8,7 @@ import torch
 from mmevit.deploy import TARGETS, export, fold, load_exported
 from mmevit.deploy.exporting import compare
 from mmevit.deploy.networks import Backbone
-from mmevit.errors import ConfigError
+from mmevit.errors import UserError
 
 METADATA = dict(task='features', input=dict(mean=[1.5, 2.0, 3.0]))
 
@@ -120,17 +120,17 @@ def test_the_onnx_file_is_valid_and_names_what_goes_in_and_out(network, tmp_path
 )
 def test_what_cannot_be_exported_is_refused_in_one_sentence(change, message, network, tmp_path):
     arguments = dict(path=tmp_path / 'model.onnx', target='onnx') | change
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         export(network, torch.rand(2, 3, 64, 64), **arguments)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_loaded_is_refused_in_one_sentence(tmp_path):
-    with pytest.raises(ConfigError, match=r'must end in \.onnx'):
+    with pytest.raises(UserError, match=r'must end in \.onnx'):
         load_exported('model.pth')
-    with pytest.raises(ConfigError, match=r'model\.onnx is missing'):
+    with pytest.raises(UserError, match=r'model\.onnx is missing'):
         load_exported(tmp_path / 'model.onnx')
     for suffix in ('.onnx', '.xml', '.torchscript', '.pt2'):
         (tmp_path / f'torn{suffix}').write_bytes(b'not a model')
-        with pytest.raises(ConfigError, match=f'torn{suffix} cannot be loaded: '):
+        with pytest.raises(UserError, match=f'torn{suffix} cannot be loaded: '):
             load_exported(tmp_path / f'torn{suffix}')

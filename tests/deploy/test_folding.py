@@ -5,6 +5,7 @@ import pytest
 import torch
 from making_models import build_model, save_model
 from mmengine.config import Config
+from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS, init_default_scope
 
 from mmevit.deploy import FoldHook, fold
@@ -90,15 +91,25 @@ def test_a_folded_model_predicts_the_same(config):
     )
 
 
-def test_the_hook_evaluates_a_folded_copy_and_gives_the_model_back():
+@pytest.fixture
+def process_group(tmp_path):
+    """Distributed training with one process."""
+    torch.distributed.init_process_group('gloo', f'file://{tmp_path}/store', rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize('wrap', [lambda model: model, MMDistributedDataParallel])
+def test_the_hook_evaluates_a_folded_copy_and_gives_the_model_back(wrap, process_group):
     init_default_scope('mmpretrain')
     model = MODELS.build(Config.fromfile('configs/evit_m0_digits.py').model)
-    before = deepcopy(model.state_dict())
+    before, model = deepcopy(model.state_dict()), wrap(model)
     runner, hook = SimpleNamespace(model=model), FoldHook()
     hook.before_test_epoch(runner)
     assert runner.model.backbone.deploy
     hook.after_test_epoch(runner)
     assert runner.model is model
+    model = getattr(model, 'module', model)
     assert not model.backbone.deploy
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from mmevit.errors import ConfigError
+from mmevit.errors import UserError
 
 QUICK = ['--rounds', 1, '--seconds', 0, '--batch', 1]
 
@@ -62,7 +62,7 @@ def test_paper_shows_the_fastest_form_and_keeps_all(run_benchmark, tmp_path, cap
     ],
 )
 def test_errors(run_benchmark, arguments, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         run_benchmark(*arguments)
 
 

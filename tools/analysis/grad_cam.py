@@ -18,7 +18,7 @@ from mmevit.engine.launch import (
     one_sentence_errors,
     read_config,
 )
-from mmevit.files import written_whole
+from mmevit.files import PICTURES, check_ending, written_whole
 
 
 def parse_args():
@@ -35,6 +35,7 @@ def parse_args():
 def main():
     """Draw a row for each image."""
     args = parse_args()
+    check_ending(args.out, PICTURES)
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
     check_checkpoint(args.checkpoint)
     cfg = read_config(args.config, args.cfg_options)
@@ -50,11 +51,8 @@ def main():
     maps, scores = grad_cam(classifier, inputs, stages=range(len(classifier.backbone.stages)))
     titles = [describe(inferencer.classes, image_scores) for image_scores in scores]
     figure = plot_grad_cams(plain_images(classifier, inputs), maps, titles)
-    try:
-        with written_whole(args.out) as path:
-            figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f'{args.out} cannot be written ({error}).') from error
+    with written_whole(args.out) as path:
+        figure.savefig(path, dpi=120)
     print(f'The maps of {len(inputs)} images: {args.out}')
 
 
