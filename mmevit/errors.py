@@ -13,6 +13,24 @@ class CheckpointError(UserError):
     """A checkpoint cannot be read, is not safe to read, or does not fit the model."""
 
 
+def one_line(error):
+    r"""Say in one line what an error is that a library raised.
+
+    Args:
+        error (Exception): The error.
+
+    Returns:
+        str: Its type and the first line of its message; of a :class:`UserError` the message alone.
+
+    Example:
+        >>> one_line(ValueError('no  such thing,\nand more'))
+        'ValueError: no such thing,'
+    """
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    reason = ' '.join(lines[0].split())[:200] if lines else ''
+    return reason if isinstance(error, UserError) else f'{type(error).__name__}: {reason}'
+
+
 def list_problems(names_by_problem):
     """List those of some problems that there are.
 

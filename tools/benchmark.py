@@ -14,7 +14,7 @@ from mmevit.benchmark import (
 )
 from mmevit.benchmark.forms import FORMS
 from mmevit.benchmark.report import WRITERS, describe
-from mmevit.engine.launch import one_sentence_errors
+from mmevit.engine.launch import SizeAction, one_sentence_errors
 from mmevit.errors import ConfigError
 from mmevit.files import PICTURES, check_ending
 
@@ -39,7 +39,7 @@ def parse_args():
     )
     parser.add_argument('--batch', type=int, default=16, help='images at a time; 1 for latency')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads')
-    parser.add_argument('--size', type=int, nargs='+', metavar=('H', 'W'), help='image size')
+    parser.add_argument('--size', action=SizeAction, help='image size')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument(
         '--channels-last', action='store_true', help='run eager and folded forms channels last'
@@ -105,16 +105,11 @@ def make_setting(args):
 
     Returns:
         Setting: How to run them.
-
-    Raises:
-        ConfigError: If the image size is no height and width.
     """
-    if args.size and len(args.size) > 2:
-        raise ConfigError('--size takes one number, or height and width.')
     return Setting(
         batch_size=args.batch,
         threads=args.threads,
-        size=(args.size[0], args.size[-1]) if args.size else None,
+        size=args.size,
         device=args.device,
         channels_last=args.channels_last,
         rounds=args.rounds,

@@ -1,7 +1,7 @@
 """Export a classifier, a detector or a backbone for another runtime, and check the file."""
 
 import argparse
-import os
+import platform
 from pathlib import Path
 
 import mmengine
@@ -16,18 +16,23 @@ from mmevit.deploy.evaluation import TASKS
 from mmevit.deploy.exporting import choose_dynamic, compare
 from mmevit.deploy.networks import network_of
 from mmevit.engine import ConfigError
-from mmevit.engine.checks import find_datasets, type_name
+from mmevit.engine.checks import check_data, find_datasets, type_name
 from mmevit.engine.hooks import check_fit
 from mmevit.engine.launch import (
+    SizeAction,
     add_config_arguments,
     build_model,
     check_checkpoint,
+    load_readable_images,
     one_sentence_errors,
     read_config,
 )
+from mmevit.files import check_ending, written_whole
 
 # Largest difference, relative to the largest output, that an export is let pass with.
 TOLERANCES = dict(float32=1e-4, float16=2e-2, bfloat16=1e-1)
+# What can find the boxes inside the file.
+DETECTOR_TARGETS = ('onnx', 'openvino')
 
 
 def parse_args():
@@ -41,14 +46,15 @@ def parse_args():
         '--part', choices=['model', 'backbone'], default='model', help='the whole, or feature maps'
     )
     parser.add_argument(
-        '--size', type=int, nargs='+', metavar='PIXELS', help='side, or height and width'
+        '--size', action=SizeAction, help="of the images, the test pipeline's unless given"
     )
-    parser.add_argument('--batch-size', type=int, default=2, help='images of a batch')
+    parser.add_argument('--batch-size', type=int, default=1, help='images, if not dynamic')
     parser.add_argument(
         '--dynamic',
         nargs='+',
         choices=['batch', 'size', 'none'],
-        help='what may be others later; the batch unless given, where the target knows that',
+        help='what may be others later; unless given the batch where the target knows that, and '
+        'for detectors the size',
     )
     parser.add_argument(
         '--dtype', choices=[*TOLERANCES, 'int8'], default='float32', help='type to compute in'
@@ -59,10 +65,8 @@ def parse_args():
     add_config_arguments(parser)
     args = parser.parse_args()
     args.out = args.out or 'model' + TARGETS[args.to]
-    if args.dtype == 'int8' and (args.to != 'onnx' or args.part != 'model'):
-        parser.error('--dtype int8 is for whole classifiers in ONNX, which other runtimes read.')
-    if args.size and len(args.size) > 2:
-        parser.error('--size takes a side, or a height and a width.')
+    if min(args.calibration_images, args.batch_size) < 1:
+        parser.error('--calibration-images and --batch-size take 1 or more.')
     return args
 
 
@@ -71,23 +75,31 @@ def main():
     args = parse_args()
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
     check_checkpoint(args.checkpoint)
-    dynamic = args.dynamic and set(args.dynamic) - {'none'}
-    dynamic = choose_dynamic(args.to, dynamic)
-    cfg = read_config(args.config, args.cfg_options)
+    check_ending(args.out, [TARGETS[args.to]])
+    needs = ['model', 'test_dataloader', *(['train_dataloader'] if args.dtype == 'int8' else [])]
+    cfg = read_config(args.config, args.cfg_options, needs)
+    if args.dtype == 'int8':
+        check_data(cfg, 'train')
     model, checkpoint = load_model(cfg, args.checkpoint)
     network = network_of(fold(model), args.part)
+    is_detector = 'boxes' in network.output_names
+    if is_detector and args.to not in DETECTOR_TARGETS:
+        raise ConfigError(
+            f'Detectors go to {" and ".join(DETECTOR_TARGETS)} as a whole: for {args.to} give '
+            '--part backbone.'
+        )
+    dynamic = choose_dynamic(args.to, choose_wanted(args, is_detector))
+    if is_detector and args.dtype == 'int8' and 'size' not in dynamic:
+        raise ConfigError('int8 looks at images of all sizes: give --dynamic batch size.')
 
-    height, width = (args.size[0], args.size[-1]) if args.size else guess_size(cfg)
-    inputs = make_inputs(network, args.batch_size, height, width)
+    inputs = make_inputs(is_detector, args.batch_size, args.size or guess_size(cfg))
+    batches = calibration_batches(cfg, model, args.calibration_images, is_detector)
     metadata = describe(args, cfg, checkpoint, inputs, dynamic)
-    dtype = 'float32' if args.dtype == 'int8' else args.dtype
     print(f'Exporting to {args.out}; compiling takes minutes for aoti, seconds for the others.')
-    export(network, inputs, args.out, args.to, dynamic, dtype, metadata)
-    if args.dtype == 'int8':
-        from mmevit.deploy.quantization import quantize
-
-        quantize(args.out, calibration_batches(cfg, model, args.calibration_images))
-    report(args, network, inputs, metadata)
+    with written_whole(args.out) as file:
+        export(network, inputs, file, args.to, dynamic, args.dtype, metadata, batches)
+        check(args, network, file, inputs, dynamic)
+    print(f'Wrote {args.out}, inputs {metadata["input"]["shape"]}.')
 
 
 def load_model(cfg, path):
@@ -124,13 +136,14 @@ def guess_size(cfg):
     size = None
     for step in test_pipeline(cfg):
         if type_name(step) == 'CenterCrop':
-            size = (step.crop_size,) * 2 if isinstance(step.crop_size, int) else step.crop_size
+            size = step.crop_size
         elif type_name(step) == 'Resize':
-            size = (step.scale,) * 2 if isinstance(step.scale, int) else step.scale[::-1]
+            size = step.get('scale')
     if size is None:
         raise ConfigError('The test pipeline does not say the size of its images: give --size.')
+    width, height = (size, size) if isinstance(size, int) else size
     divisor = cfg.model.get('data_preprocessor', {}).get('pad_size_divisor', 1)
-    return tuple(-(-side // divisor) * divisor for side in size)
+    return tuple(-(-side // divisor) * divisor for side in (height, width))
 
 
 def test_pipeline(cfg):
@@ -138,12 +151,17 @@ def test_pipeline(cfg):
     return next(find_datasets(cfg.test_dataloader.dataset)).pipeline
 
 
-def make_inputs(network, batch_size, height, width):
+def choose_wanted(args, is_detector):
+    """Choose what is to be dynamic: images of detectors are of all sizes, unless it is said."""
+    if args.dynamic:
+        return set(args.dynamic) - {'none'}
+    return {'batch', 'size'} if is_detector else None
+
+
+def make_inputs(is_detector, batch_size, size):
     """Make example inputs: noise, and for detectors the sizes inside the padding."""
-    images = torch.randn(batch_size, 3, height, width, generator=torch.Generator().manual_seed(0))
-    if 'boxes' not in network.output_names:
-        return (images,)
-    return images, torch.tensor([[height, width]] * batch_size, dtype=torch.float32)
+    images = torch.randn(batch_size, 3, *size, generator=torch.Generator().manual_seed(0))
+    return (images, torch.tensor([size] * batch_size).float()) if is_detector else (images,)
 
 
 def describe(args, cfg, checkpoint, inputs, dynamic):
@@ -180,56 +198,75 @@ def describe(args, cfg, checkpoint, inputs, dynamic):
     )
 
 
-def calibration_batches(cfg, model, num_images):
+def calibration_batches(cfg, model, num_images, is_detector):
     """Read training images as test images are read.
 
     Args:
         cfg (Config): The config.
         model (nn.Module): The model, for its data preprocessor.
         num_images (int): How many images.
+        is_detector (bool): Whether the sizes inside the padding are inputs too.
 
     Yields:
-        Tensor: Sixteen images (16, 3, H, W), normalised.
+        tuple[Tensor]: One image, (1, 3, H, W), normalised, and its size (1, 2).
     """
     config = next(find_datasets(cfg.train_dataloader.dataset)).copy()
     config.pipeline = test_pipeline(cfg)
+    load_readable_images(config, on_error='blank')
     dataset = DATASETS.build(config)
     # Spread over the data, which may be sorted by class.
     chosen = torch.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).long().tolist()
-    for start in mmengine.track_iter_progress(range(0, len(chosen), 16)):
-        batch = pseudo_collate([dataset[index] for index in chosen[start : start + 16]])
-        yield model.data_preprocessor(batch)['inputs']
+    for index in mmengine.track_iter_progress(chosen):
+        batch = model.data_preprocessor(pseudo_collate([dataset[index]]))
+        sizes = torch.tensor([sample.img_shape[:2] for sample in batch['data_samples']]).float()
+        yield (batch['inputs'], sizes) if is_detector else (batch['inputs'],)
 
 
-def report(args, network, inputs, metadata):
-    """Compare the file with the model, and say what it is.
+def check(args, network, path, inputs, dynamic):
+    """Compare the file with the model, and say how much they differ.
 
     Args:
         args (argparse.Namespace): The parsed command line.
         network (nn.Module): What was exported.
+        path (Path): The file.
         inputs (tuple[Tensor]): Example inputs.
-        metadata (dict): What is kept in the file.
+        dynamic (set[str]): What may be others than in the example.
 
     Raises:
-        ConfigError: If it differs by more than its type explains; it is removed then.
+        ConfigError: If they differ by more than the type explains.
     """
-    session = load_exported(args.out)
-    print(f'Wrote {args.out}, inputs {metadata["input"]["shape"]}.')
-    if args.to == 'coreml':
+    session = load_exported(path)
+    if args.to == 'coreml' and platform.system() != 'Darwin':
         operators = ', '.join(f'{n} {name}' for name, n in session.operators.most_common())
         print(f'Inputs {session.inputs}, outputs {session.outputs}, operators: {operators}.')
         print('Core ML runs on macOS only, so the numbers were not compared here.')
         return
-    difference = compare(network, session, inputs)
+    examples = [inputs, other_inputs(inputs, dynamic)] if dynamic else [inputs]
+    differences = [compare(network, session, example) for example in examples]
+    # Unlike Python's max(), this does not lose a NaN.
+    difference = float(torch.tensor(differences).max())
     print(f'Largest difference from PyTorch: {difference:.2e} of the largest output.')
-    if args.dtype == 'int8':
+    if len(inputs) > 1:
+        with torch.no_grad():
+            count = int((network(*inputs)[2] >= 0).sum())
+        print(f'{count} boxes were found in noise, and compared.')
+    is_measured_by_accuracy = args.dtype == 'int8' or (len(inputs) > 1 and args.dtype != 'float32')
+    if is_measured_by_accuracy:
         print(f'Its accuracy tells whether that is good: tools/test.py {args.config} {args.out}')
-    elif difference > TOLERANCES[args.dtype]:
-        os.remove(args.out)
+    tolerance = float('inf') if is_measured_by_accuracy else TOLERANCES[args.dtype]
+    if not difference <= tolerance:
         raise ConfigError(
-            f'{args.out} differs from PyTorch by {difference:.2e}, more than '
-            f'{TOLERANCES[args.dtype]:.0e}, and was removed.'
+            f'The file differed from PyTorch by {difference:.2e}, more than {tolerance:.0e}, and '
+            'was not kept.'
         )
+
+
+def other_inputs(inputs, dynamic):
+    """Make example inputs of another batch and size, as far as these are dynamic."""
+    batch_size, _, height, width = inputs[0].shape
+    if 'size' in dynamic:
+        height, width = height + 33, width + 70
+    return make_inputs(len(inputs) > 1, batch_size + ('batch' in dynamic), (height, width))
 
 
 if __name__ == '__main__':

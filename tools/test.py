@@ -84,6 +84,11 @@ def main():
     check_checkpoint(cfg.load_from)
     check_config(cfg, splits)
     if is_exported:
+        if args.deploy or args.launcher != 'none':
+            raise ConfigError(
+                '--deploy and --launcher are for checkpoints: an exported file is folded already, '
+                'and runs in one process.'
+            )
         evaluate_exported(cfg, args.checkpoint)
     if args.amp:
         if cfg.get('default_scope') == 'mmdet' and get_device() == 'cpu':

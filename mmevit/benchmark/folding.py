@@ -71,16 +71,19 @@ def find_pairs(network, images):
 
     Returns:
         list[tuple[nn.Module, nn.Module]]: Layers and batch norms, each of which is in one pair.
+        That nothing else takes the output of the layer is not checked.
     """
     makers, pairs = {}, []
 
     def note_output(layer, args, output):
         # Keeping the output keeps its id from being given to another.
-        makers[id(output)] = (layer, output)
+        makers[id(output)] = (layer, output, output._version)
 
     def note_input(norm, args):
-        if id(args[0]) in makers:
-            pairs.append((makers[id(args[0])][0], norm))
+        layer, _, version = makers.get(id(args[0]), (None, None, None))
+        # What an activation has changed in place since is no longer the layer's output.
+        if layer is not None and args[0]._version == version:
+            pairs.append((layer, norm))
 
     handles = []
     for module in network.modules():

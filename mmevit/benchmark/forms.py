@@ -79,25 +79,17 @@ def make_exported(target, network, folded, images, dtype, setting, folder):
     if images.is_cuda and target != 'aoti':
         raise ConfigError(f'{target} runs on the CPU here.')
     path = Path(tempfile.mkdtemp(dir=folder), 'network' + TARGETS[target])
-    is_quantized = dtype == 'int8' and target == 'onnx'
-    export(folded, images, path, target, (), 'float32' if is_quantized else dtype)
-    if is_quantized:
-        from mmevit.deploy.quantization import quantize
-
-        quantize(path, [images])
+    export(folded, images, path, target, dynamic=(), dtype=dtype, batches=[(images,)])
     return partial(load_exported(path, setting.threads), images)
 
 
 def convert(network, images, dtype, channels_last):
     """Copy a network and images into the type and layout that they are run in."""
     if dtype == 'int8':
-        raise ConfigError('int8 is for onnxruntime.')
+        raise ConfigError('int8 is for onnxruntime and openvino.')
     layout = torch.channels_last if channels_last else torch.preserve_format
-    dtype = getattr(torch, dtype)
-    network = copy.deepcopy(network).to(dtype=dtype)
-    if channels_last:
-        network = network.to(memory_format=layout)
-    return network, images.to(dtype=dtype, memory_format=layout)
+    kind = dict(dtype=getattr(torch, dtype), memory_format=layout)
+    return copy.deepcopy(network).to(**kind), images.to(**kind)
 
 
 def warm(run):

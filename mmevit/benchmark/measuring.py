@@ -20,11 +20,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmevit.deploy.exporting import largest_difference
-from mmevit.errors import ConfigError
+from mmevit.errors import ConfigError, one_line
 
 from .folding import fold_all
 from .forms import FORMS, is_form, make, split_form
-from .models import Flat, build, calibrate, one_line
+from .models import Flat, build, calibrate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,10 +217,11 @@ def prepare(model, forms, setting, folder):
         message = f'{model.label} cannot be run on images of {size[0]} x {size[1]}'
         raise ConfigError(f'{message}: {one_line(error)}') from error
     folded = fold_all(network, images[:1])
+    macs = dict(eager=count_macs(network, images[:1]), folded=count_macs(folded, images[:1]))
     published = publications(model) if size == (model.size, model.size) else {}
     for form in forms:
         entry = Entry(model.label, form, items=setting.batch_size, facts=dict(published))
-        entry.macs = count_macs(network if form == 'eager' else folded, images[:1])
+        entry.macs = macs['eager' if split_form(form)[0] == 'eager' else 'folded']
         entry.facts['params'] = sum(weight.numel() for weight in network.parameters()) / 1e6
         entry.facts['macs'] = entry.macs / 1e6
         try:

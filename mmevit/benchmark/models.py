@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmevit.engine.launch import build_model, read_config
-from mmevit.errors import ConfigError
+from mmevit.errors import ConfigError, one_line
 from mmevit.models import EfficientViT
 
 
@@ -145,17 +145,8 @@ def build_from_mmpretrain(name, options):
 
 def build_from_config(path, options):
     """Build the network of a config file of any OpenMMLab library."""
-    cfg = read_config(path, {f'model.{key}': value for key, value in options.items()})
-    if 'model' not in cfg:
-        raise ConfigError(f'{path} is no whole config: it has no model.')
-    return build_model(cfg)
-
-
-def one_line(error):
-    """Say in one line what an error is."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    reason = ' '.join(lines[0].split())[:200] if lines else ''
-    return reason if isinstance(error, ConfigError) else f'{type(error).__name__}: {reason}'
+    options = {f'model.{key}': value for key, value in options.items()}
+    return build_model(read_config(path, options, needs=['model']))
 
 
 class Flat(nn.Module):

@@ -157,7 +157,7 @@ def write_plot(rows, setting, path):
         UserError: If no accuracy is known, it ends otherwise, or cannot be written.
     """
     check_ending(path, PICTURES)
-    rows = [row for row in best_forms(rows) if row.get('top1') is not None]
+    rows = [row for row in best_forms(rows) if is_known(row, 'top1')]
     if not rows:
         raise ConfigError('No published accuracy is known of what was run: nothing can be drawn.')
     figure = plot(rows, setting)

@@ -1,4 +1,4 @@
-"""Folding, exporting, and running what was exported. Importing this needs PyTorch alone."""
+"""Folding, exporting, and running what was exported; each runtime is imported when needed."""
 
 from .exporting import TARGETS, export, load_exported
 from .folding import FoldHook, fold

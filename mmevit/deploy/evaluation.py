@@ -27,19 +27,20 @@ def evaluate_exported(cfg, path):
     """
     task = load_exported(path).metadata.get('task')
     expected = TASKS.get(cfg.get('default_scope'))
-    if task != expected:
+    if task not in TASKS.values() or task != expected:
         raise ConfigError(
-            f'{path} is for {task or "an unknown task"}, and the config for {expected}: '
+            f'{path} is for {task or "an unknown task"}, and the config for '
+            f'{expected or cfg.get("default_scope")}: '
             'only whole classifiers and detectors that tools/export.py wrote can be evaluated.'
         )
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     # As mmpretrain's classifiers complete it.
     preprocessor.setdefault('type', 'ClsDataPreprocessor')
-    cfg.model = dict(
-        type='ExportedClassifier' if task == 'classification' else 'ExportedDetector',
-        file=path,
-        data_preprocessor=preprocessor,
-    )
+    model = dict(file=path, data_preprocessor=preprocessor)
+    if task == 'classification':
+        cfg.model = dict(type='ExportedClassifier', head=cfg.model.head, **model)
+    else:
+        cfg.model = dict(type='ExportedDetector', **model)
     # What they do, such as averaging weights, is for models that are trained.
     cfg.custom_hooks = []
 
@@ -55,10 +56,10 @@ class ExportedModel(BaseModel):
     def __init__(self, file, data_preprocessor):
         super().__init__(data_preprocessor)
         self.session = load_exported(file)
-        self.sizes = self.session.metadata['input']['shape']
+        self.batch_size, _, *self.size = self.session.metadata['input']['shape']
 
     def run(self, images, *others):
-        """Run the file on a batch of any size, even if it takes only one.
+        """Run the file on any number of images, even if it takes only one.
 
         Args:
             images (Tensor): (N, 3, H, W).
@@ -68,19 +69,16 @@ class ExportedModel(BaseModel):
             list[Tensor]: Its outputs, on the device of the images.
 
         Raises:
-            ConfigError: If the images are larger than the file takes.
+            ConfigError: If the images have another size than the file takes.
         """
-        num_images, size = self.sizes[0] or len(images), [self.sizes[2], self.sizes[3]]
-        missing = [
-            (wanted or given) - given for wanted, given in zip(size, images.shape[2:], strict=True)
-        ]
-        if min(missing) < 0:
+        given = list(images.shape[2:])
+        if self.size not in ([None, None], given):
             raise ConfigError(
-                f'The exported file takes images of {size[0]}x{size[1]} pixels, and these have '
-                f'{images.shape[2]}x{images.shape[3]}: export it with --dynamic batch size.'
+                f'The exported file takes images of {self.size[0]}x{self.size[1]} pixels, and '
+                f'these have {given[0]}x{given[1]}: export it with --dynamic batch size.'
             )
-        inputs = (pad(images, (0, missing[1], 0, missing[0])), *others)
-        parts = zip(*(tensor.split(num_images) for tensor in inputs), strict=True)
+        num_images = self.batch_size or len(images)
+        parts = zip(*(tensor.cpu().split(num_images) for tensor in (images, *others)), strict=True)
         outputs = [self.run_part(part, num_images) for part in parts]
         return [torch.cat(parts).to(images.device) for parts in zip(*outputs, strict=True)]
 
@@ -93,14 +91,21 @@ class ExportedModel(BaseModel):
 
 @MODELS.register_module()
 class ExportedClassifier(ExportedModel):
-    """An exported classifier in mmpretrain's loop; see :class:`ExportedModel`."""
+    """An exported classifier in mmpretrain's loop.
+
+    Args:
+        head (dict): Config of the head, which makes predictions of scores.
+        **kwargs: The arguments of :class:`ExportedModel`.
+    """
+
+    def __init__(self, head, **kwargs):
+        super().__init__(**kwargs)
+        self.head = MODELS.build(head)
 
     def forward(self, inputs, data_samples=None, mode='predict'):
         """Classify images (N, 3, H, W), normalised; as mmpretrain's classifiers do."""
-        from mmpretrain.models.heads import ClsHead
-
         (scores,) = self.run(inputs)
-        return ClsHead()._get_predictions(scores, data_samples)
+        return self.head._get_predictions(scores, data_samples)
 
 
 @MODELS.register_module()
@@ -110,6 +115,10 @@ class ExportedDetector(ExportedModel):
     def forward(self, inputs, data_samples=None, mode='predict'):
         """Detect in images (N, 3, H, W), normalised; as mmdet's detectors do."""
         sizes = inputs.new_tensor([sample.img_shape[:2] for sample in data_samples])
+        if None not in self.size:
+            # Images smaller than the file takes are padded, as those of a batch are.
+            rows, columns = self.size[0] - inputs.shape[2], self.size[1] - inputs.shape[3]
+            inputs = pad(inputs, (0, max(columns, 0), 0, max(rows, 0)))
         detections = zip(*self.run(inputs, sizes), strict=True)
         for sample, (boxes, scores, labels) in zip(data_samples, detections, strict=True):
             scale = boxes.new_tensor(sample.scale_factor).repeat(2)

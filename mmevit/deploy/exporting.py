@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mmevit.errors import ConfigError
+from mmevit.errors import ConfigError, one_line
 from mmevit.files import check_ending, written_whole
 
 from .programs import as_tuple
@@ -18,7 +18,9 @@ TARGETS = dict(
 )
 
 
-def export(network, inputs, path, target, dynamic=None, dtype='float32', metadata=None):
+def export(
+    network, inputs, path, target, dynamic=None, dtype='float32', metadata=None, batches=None
+):
     """Write a network to a file for another runtime.
 
     Args:
@@ -35,8 +37,11 @@ def export(network, inputs, path, target, dynamic=None, dtype='float32', metadat
             may be others than those of the example. Defaults to the batch, but for coreml, which
             takes neither.
         dtype (str): Type that it computes in; inputs and outputs stay float32. ``'float32'``;
-            ``'bfloat16'`` for aoti and torchscript; ``'float16'`` for onnx, openvino and coreml.
+            ``'bfloat16'`` for aoti, torchscript and openvino; ``'float16'`` for onnx, openvino and
+            coreml; ``'int8'`` for onnx and openvino.
         metadata (dict, optional): What is kept in the file as JSON, such as the preprocessing.
+        batches (Iterable[tuple[Tensor]], optional): Real inputs, by whose activations int8 is
+            scaled.
 
     Raises:
         ConfigError: If the target is unknown, not installed, or does not take the type or what is
@@ -61,8 +66,9 @@ def export(network, inputs, path, target, dynamic=None, dtype='float32', metadat
     # Targets change the network as suits them.
     network, inputs = deepcopy(network).eval(), as_tuple(inputs)
     metadata = json.dumps(metadata or {})
+    options = dict(batches=batches) if dtype == 'int8' else {}
     with torch.no_grad(), written_whole(path) as unfinished:
-        module.write(network, inputs, unfinished, dynamic, dtype, metadata)
+        module.write(network, inputs, unfinished, dynamic, dtype, metadata, **options)
 
 
 def choose_dynamic(target, dynamic=None):
@@ -110,8 +116,7 @@ def load_exported(path, num_threads=None):
         return module.Session(str(path), num_threads or torch.get_num_threads())
     # The runtimes have errors of their own.
     except Exception as error:
-        reason = ' '.join(str(error).split())
-        raise ConfigError(f'{path} cannot be loaded: {reason}') from error
+        raise ConfigError(f'{path} cannot be loaded: {one_line(error)}') from error
 
 
 def find_target(target):
@@ -163,13 +168,15 @@ def largest_difference(outputs, expected):
         expected (Sequence[Tensor]): What the network gives.
 
     Returns:
-        float: The difference.
+        float: The difference; NaN if there is any NaN.
 
     Example:
         >>> largest_difference([torch.tensor([1.0, 4.0])], [torch.tensor([2.0, 4.0])])
         0.25
     """
-    return max(
-        float((output.float() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12))
+    differences = [
+        (output.float() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)
         for output, wanted in zip(outputs, expected, strict=True)
-    )
+    ]
+    # Unlike Python's max(), this does not lose a NaN.
+    return float(torch.stack(differences).max())

@@ -73,6 +73,10 @@ class Backbone(nn.Module):
         return self.backbone(images)
 
 
+# Those of mmdet that give scores and deltas alone, which AnchorHead.predict() decodes.
+HEADS = ('RetinaHead', 'RetinaSepBNHead', 'FreeAnchorRetinaHead', 'PISARetinaHead')
+
+
 class AnchorDetector(nn.Module):
     """Images to boxes, for one-stage detectors with anchors, such as RetinaNet.
 
@@ -98,20 +102,17 @@ class AnchorDetector(nn.Module):
     def check(self):
         """Refuse heads that decode otherwise."""
         head, nms = self.head, self.test_cfg.get('nms') or {}
-        coder = type(getattr(head, 'bbox_coder', None)).__name__
         if (
-            not hasattr(head, 'prior_generator')
-            or coder != 'DeltaXYWHBBoxCoder'
+            type(head).__name__ not in HEADS
+            or type(head.bbox_coder).__name__ != 'DeltaXYWHBBoxCoder'
             or not head.use_sigmoid_cls
-            or getattr(head, 'with_score_factors', False)
             or nms.get('type') != 'nms'
             or self.test_cfg.get('min_bbox_size', -1) != 0
         ):
             raise ConfigError(
                 f'{type(self.model).__name__} with {type(head).__name__} cannot be exported whole: '
-                'heads with anchors, DeltaXYWHBBoxCoder, sigmoid scores, plain nms and '
-                'min_bbox_size=0 can, such as '
-                "RetinaNet's; export its backbone."
+                "RetinaNet's heads with DeltaXYWHBBoxCoder, sigmoid scores, plain nms and "
+                'min_bbox_size=0 can; export its backbone.'
             )
 
     def forward(self, images, image_sizes):
@@ -151,9 +152,12 @@ class AnchorDetector(nn.Module):
             expected (tuple[Tensor]): Others.
 
         Returns:
-            tuple[Tensor, Tensor, Tensor]: For each of ``expected`` the nearest one of ``outputs``.
+            tuple[Tensor, Tensor, Tensor]: For each of ``expected`` the nearest one of ``outputs``;
+            ``outputs`` as they are if there are more or fewer.
         """
         boxes, scores, labels = outputs
+        if not torch.equal((labels < 0).sum(dim=1), (expected[2] < 0).sum(dim=1)):
+            return outputs
         distances = (boxes[:, None] - expected[0][:, :, None]).abs().amax(dim=3)
         distances += 1e3 * (labels[:, None] != expected[2][:, :, None])
         distances += 1e3 * (scores[:, None] - expected[1][:, :, None]).abs()
@@ -165,7 +169,7 @@ class AnchorDetector(nn.Module):
         """Find the best ``nms_pre`` anchors and classes of each level, and decode the boxes."""
         cls_scores, bbox_preds = self.model(images, mode='tensor')
         priors = self.head.prior_generator.grid_priors(
-            [scores.shape[-2:] for scores in cls_scores], images.dtype, images.device
+            [scores.shape[-2:] for scores in cls_scores], torch.float32, images.device
         )
         levels = zip(cls_scores, bbox_preds, priors, strict=True)
         boxes, scores, labels = (
@@ -180,11 +184,12 @@ class AnchorDetector(nn.Module):
     def find_in_level(self, cls_score, bbox_pred, priors):
         """Do so in one level: boxes (N, K, 4), scores (N, K) and labels (N, K)."""
         num_classes = self.head.cls_out_channels
-        scores = cls_score.permute(0, 2, 3, 1).flatten(1).sigmoid()
+        # In float32 from here on: float16 has no half pixels beyond 1024.
+        scores = cls_score.float().permute(0, 2, 3, 1).flatten(1).sigmoid()
         num_kept = torch.sym_min(self.test_cfg.nms_pre, scores.shape[1])
         scores, index = scores.topk(num_kept)
         anchor, labels = index // num_classes, index % num_classes
-        deltas = bbox_pred.permute(0, 2, 3, 1).reshape(bbox_pred.shape[0], -1, 4)
+        deltas = bbox_pred.float().permute(0, 2, 3, 1).reshape(bbox_pred.shape[0], -1, 4)
         deltas = deltas.gather(1, anchor[..., None].expand(-1, -1, 4))
         boxes = self.head.bbox_coder.decode(priors[anchor].flatten(0, 1), deltas.flatten(0, 1))
         return boxes.view_as(deltas), scores, labels

@@ -2,8 +2,6 @@
 
 import torch
 from torch import nn
-from torch.export import Dim
-from torch.fx.experimental import _config as symbolic_shapes
 
 
 def make_program(network, inputs, dynamic, dtype):
@@ -18,14 +16,21 @@ def make_program(network, inputs, dynamic, dtype):
     Returns:
         torch.export.ExportedProgram: The program.
     """
+    # Not at the top: running files takes no such new PyTorch as writing them.
+    from torch.export import Dim
+    from torch.fx.experimental import _config as symbolic_shapes
+
     network = InDtype(network, dtype).eval()
     if 'size' in dynamic:
         # A map of one pixel has no telling layout, and so no size that may change.
         network.to(memory_format=torch.contiguous_format)
+    if 'batch' in dynamic:
+        # A batch of one would be taken for one that is always so.
+        inputs = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
     batch = {0: Dim('batch', min=1, max=4096)} if 'batch' in dynamic else {}
     sides = {2: Dim('height', min=32, max=8192), 3: Dim('width', min=32, max=8192)}
     images = {**batch, **(sides if 'size' in dynamic else {})}
-    shapes = ((images, *(batch for _ in inputs[1:])),)
+    shapes = (images, tuple(batch for _ in inputs[1:]))[: len(inputs)]
     # Without this, a dimension that can be 1 is taken for one that cannot: maps of stride 64 are a
     # pixel high from 32 pixels on.
     with symbolic_shapes.patch(backed_size_oblivious=True):
@@ -49,9 +54,9 @@ class InDtype(nn.Module):
         self.dtype = getattr(torch, dtype)
         self.network = network.to(self.dtype)
 
-    def forward(self, *inputs):
-        """Map float32 tensors to float32 tensors."""
-        outputs = self.network(*(tensor.to(self.dtype) for tensor in inputs))
+    def forward(self, images, *others):
+        """Map images and what goes with them, in float32, to float32 tensors."""
+        outputs = self.network(images.to(self.dtype), *others)
         if isinstance(outputs, torch.Tensor):
             return self.widen(outputs)
         return tuple(map(self.widen, outputs))

@@ -16,12 +16,13 @@ from onnxruntime.quantization import (
 from mmevit.files import written_whole
 
 
-def quantize(path, batches):
+def quantize(path, names, batches):
     """Quantise an ONNX file in place: convolutions and linear layers, channel by channel.
 
     Args:
         path (str | Path): The file, in float32.
-        batches (Iterable[Tensor]): Images to see, (N, 3, H, W), normalised.
+        names (Sequence[str]): Names of its inputs.
+        batches (Iterable[tuple[Tensor]]): Inputs to see.
     """
     metadata = {item.key: item.value for item in onnx.load(path).metadata_props}
     with tempfile.TemporaryDirectory() as folder, written_whole(path) as quantized:
@@ -31,7 +32,7 @@ def quantize(path, batches):
         quantize_static(
             prepared,
             str(quantized),
-            Images(batches),
+            Batches(names, batches),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=['Conv', 'Gemm'],
             per_channel=True,
@@ -44,20 +45,23 @@ def quantize(path, batches):
         onnx.save(model, quantized)
 
 
-class Images(CalibrationDataReader):
+class Batches(CalibrationDataReader):
     """Batches as ONNX Runtime reads them.
 
     Args:
-        batches (Iterable[Tensor]): Images (N, 3, H, W).
+        names (Sequence[str]): Names of the inputs.
+        batches (Iterable[tuple[Tensor]]): The inputs.
     """
 
-    def __init__(self, batches):
-        self.batches = iter(batches)
+    def __init__(self, names, batches):
+        self.names, self.batches = names, iter(batches)
 
     def get_next(self):
         """Give the next batch, or None after the last."""
-        images = next(self.batches, None)
-        return None if images is None else dict(images=images.numpy())
+        batch = next(self.batches, None)
+        if batch is None:
+            return None
+        return {name: part.numpy() for name, part in zip(self.names, batch, strict=True)}
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ DYNAMIC = frozenset({'batch'})
 
 def write(network, inputs, path, dynamic, dtype, metadata):
     """Compile a package, for this kind of processor; see :func:`mmevit.deploy.export`."""
-    if 'batch' not in dynamic:
+    if 'batch' not in dynamic and not inputs[0].is_cuda:
         # The stem's maps are the largest: those of two images stay in the processor's cache.
         for backbone in (part for part in network.modules() if isinstance(part, EfficientViT)):
             backbone.stem = InParts(backbone.stem, size=2)

@@ -20,7 +20,8 @@ def write(network, inputs, path, dynamic, dtype, metadata):
             coremltools.TensorType(name, tensor.shape)
             for name, tensor in zip(input_names(inputs), inputs, strict=True)
         ],
-        outputs=[coremltools.TensorType(name) for name in network.output_names],
+        outputs=[coremltools.TensorType(name) for name in getattr(network, 'output_names', ())]
+        or None,
         convert_to='mlprogram',
         compute_precision=getattr(coremltools.precision, dtype.upper()),
         minimum_deployment_target=coremltools.target.iOS16,

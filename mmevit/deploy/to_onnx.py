@@ -11,18 +11,20 @@ from onnxscript import opset18 as op
 from .boxes import select_boxes
 from .channels_first import put_channels_first
 from .programs import make_program
+from .quantization import quantize
 
-DTYPES = ('float32', 'float16')
+DTYPES = ('float32', 'float16', 'int8')
 DYNAMIC = frozenset({'batch', 'size'})
 
 
-def write(network, inputs, path, dynamic, dtype, metadata):
+def write(network, inputs, path, dynamic, dtype, metadata, batches=None):
     """Write an ONNX file; see :func:`mmevit.deploy.export`."""
+    compute_dtype = 'float32' if dtype == 'int8' else dtype
     with warnings.catch_warnings():
         # PyTorch's exporter uses what PyTorch is about to rename.
         warnings.simplefilter('ignore', FutureWarning)
         program = torch.onnx.export(
-            make_program(put_channels_first(network), inputs, dynamic, dtype),
+            make_program(put_channels_first(network), inputs, dynamic, compute_dtype),
             input_names=input_names(inputs),
             output_names=getattr(network, 'output_names', None),
             custom_translation_table={select_boxes._opoverload: translate_select_boxes},
@@ -32,6 +34,8 @@ def write(network, inputs, path, dynamic, dtype, metadata):
     onnx.helper.set_model_props(model, {'mmevit': metadata})
     onnx.checker.check_model(model)
     onnx.save(model, path)
+    if dtype == 'int8':
+        quantize(path, input_names(inputs), batches)
 
 
 def translate_select_boxes(boxes, scores, iou_threshold, score_threshold, max_num):
@@ -68,7 +72,7 @@ def input_names(inputs):
 
 
 class Session:
-    """An ONNX file in ONNX Runtime.
+    """An ONNX file in ONNX Runtime, on the CPU.
 
     Args:
         path (str): The file.
@@ -78,14 +82,14 @@ class Session:
     def __init__(self, path, num_threads):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
-        providers = onnxruntime.get_available_providers()
-        self.session = onnxruntime.InferenceSession(path, options, providers=providers)
+        providers = ['CPUExecutionProvider']
+        self.session = onnxruntime.InferenceSession(path, options, providers)
         properties = self.session.get_modelmeta().custom_metadata_map
         self.metadata = json.loads(properties.get('mmevit', '{}'))
         self.names = [node.name for node in self.session.get_inputs()]
 
     def __call__(self, *inputs):
         """Map input tensors to a tuple of tensors."""
-        arrays = (tensor.cpu().numpy() for tensor in inputs)
+        arrays = (tensor.numpy() for tensor in inputs)
         outputs = self.session.run(None, dict(zip(self.names, arrays, strict=True)))
         return tuple(map(torch.from_numpy, outputs))

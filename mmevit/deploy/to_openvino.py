@@ -8,15 +8,17 @@ import torch
 
 from . import to_onnx
 
-DTYPES = ('float32', 'bfloat16', 'float16')
+DTYPES = ('float32', 'bfloat16', 'float16', 'int8')
 DYNAMIC = frozenset({'batch', 'size'})
 
 
-def write(network, inputs, path, dynamic, dtype, metadata):
+def write(network, inputs, path, dynamic, dtype, metadata, batches=None):
     """Write a pair of .xml and .bin; see :func:`mmevit.deploy.export`."""
     with tempfile.TemporaryDirectory() as folder:
         onnx_path = f'{folder}/model.onnx'
-        to_onnx.write(network, inputs, onnx_path, dynamic, 'float32', metadata)
+        # Half precision comes below.
+        onnx_dtype = 'int8' if dtype == 'int8' else 'float32'
+        to_onnx.write(network, inputs, onnx_path, dynamic, onnx_dtype, metadata, batches)
         model = openvino.convert_model(onnx_path)
     model.set_rt_info(metadata, 'mmevit')
     # The weights stay as they are then, and the processor computes in bfloat16.
@@ -43,5 +45,5 @@ class Session:
 
     def __call__(self, *inputs):
         """Map input tensors to a tuple of tensors."""
-        outputs = self.model([tensor.cpu().numpy() for tensor in inputs])
+        outputs = self.model([tensor.numpy() for tensor in inputs])
         return tuple(torch.from_numpy(array.copy()) for array in outputs.values())

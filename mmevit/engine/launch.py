@@ -66,6 +66,19 @@ def add_config_arguments(parser):
     )
 
 
+class SizeAction(argparse.Action):
+    """Takes the side of square images, or their height and width, as (height, width)."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs, type=int, nargs='+', metavar=('H', 'W'))
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Check and keep the size."""
+        if len(values) > 2 or min(values) < 1:
+            parser.error(f'{option_string} takes a side, or a height and a width, in pixels.')
+        setattr(namespace, self.dest, (values[0], values[-1]))
+
+
 def load_config(args, splits, needs):
     """Read the config and apply the arguments that the tools share.
 
@@ -82,11 +95,8 @@ def load_config(args, splits, needs):
         ConfigError: If it is missing, cannot be read, or lacks one of ``needs``.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = read_config(args.config, args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options, needs)
     cfg.launcher = args.launcher
-    missing = [name for name in needs if cfg.get(name) is None]
-    if missing:
-        raise ConfigError(f'{args.config} is no whole config: it has no {", ".join(missing)}.')
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -107,19 +117,20 @@ def load_config(args, splits, needs):
     return cfg
 
 
-def read_config(path, options):
+def read_config(path, options, needs=()):
     """Read a config file.
 
     Args:
         path (str): The file, or a name such as ``mmevit::efficientvit/retinanet_evit_m4.py`` for
             one of an installed library.
         options (dict | None): Settings that override it.
+        needs (Sequence[str]): Settings that are asked for. Defaults to none.
 
     Returns:
         Config: The config.
 
     Raises:
-        ConfigError: If it is missing or cannot be read.
+        ConfigError: If it is missing, cannot be read, or lacks one of ``needs``.
     """
     is_installed = '::' in str(path)
     if not is_installed and not os.path.isfile(path):
@@ -132,6 +143,9 @@ def read_config(path, options):
         raise ConfigError(f'The config {path} cannot be read: {reason}') from error
     if options is not None:
         cfg.merge_from_dict(options)
+    missing = [name for name in needs if cfg.get(name) is None]
+    if missing:
+        raise ConfigError(f'{path} is no whole config: it has no {", ".join(missing)}.')
     return cfg
 
 

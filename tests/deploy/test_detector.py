@@ -3,10 +3,12 @@ import torch
 from making_models import build_model
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.structures import InstanceData
 
 from mmevit.deploy import export, fold, load_exported
-from mmevit.deploy.networks import network_of
+from mmevit.deploy.exporting import largest_difference
+from mmevit.deploy.networks import AnchorDetector, network_of
 from mmevit.errors import ConfigError
 
 SIZES = ((150, 200), (160, 197))
@@ -97,3 +99,32 @@ def test_a_detector_that_decodes_otherwise_is_refused():
     cfg.model.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.5)
     with pytest.raises(ConfigError, match='RetinaNet with RetinaHead cannot be exported whole'):
         network_of(build_model(cfg))
+
+
+def test_heads_that_give_more_than_scores_and_deltas_are_refused():
+    cfg = get_config('mmdet::atss/atss_r50_fpn_1x_coco.py')
+    cfg.model.backbone.init_cfg = None
+    with pytest.raises(ConfigError, match='ATSS with ATSSHead cannot be exported whole'):
+        network_of(build_model(cfg))
+
+
+def test_more_or_fewer_boxes_are_a_difference():
+    boxes, scores = torch.rand(1, 3, 4), torch.tensor([[0.9, 0.8, 0.0]])
+    expected = boxes, scores, torch.tensor([[1, 2, -1]])
+    swapped = [part.flip(1) for part in expected]
+    assert largest_difference(AnchorDetector.in_order(swapped, expected), expected) == 0
+    more = boxes, scores, torch.tensor([[1, 2, 3]])
+    assert largest_difference(AnchorDetector.in_order(more, expected), expected) > 1
+
+
+def test_a_detector_in_half_precision_decodes_in_float32(tmp_path):
+    network = network_of(make_detector(True))
+    images, sizes = torch.rand(1, 3, 96, 2112), torch.tensor([[96.0, 2101.0]])
+    export(network, (images, sizes), tmp_path / 'half.onnx', 'onnx', dtype='float16')
+    boxes, scores, labels = load_exported(tmp_path / 'half.onnx')(images, sizes)
+    with torch.no_grad():
+        expected = network(images, sizes)
+    # The best boxes are the same, to less than the pixels that float16 knows out there.
+    nearest = (boxes[0, :5, None] - expected[0][0]).abs().amax(dim=2).amin(dim=1)
+    assert nearest.max() < 0.5
+    assert (boxes[boxes > 1024] % 1 != 0).any()

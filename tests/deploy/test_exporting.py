@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 from mmevit.deploy import TARGETS, export, fold, load_exported
-from mmevit.deploy.exporting import compare
+from mmevit.deploy.exporting import compare, largest_difference
 from mmevit.deploy.networks import Backbone
 from mmevit.errors import UserError
 
@@ -30,7 +31,9 @@ def test_an_export_gives_the_same_maps_for_any_batch_and_keeps_its_metadata(
         assert compare(network, session, (torch.rand(batch, 3, 96, 64),)) < 1e-5
 
 
-@pytest.mark.parametrize('target', ['onnx', 'torchscript'])
+@pytest.mark.parametrize(
+    'target', ['onnx', 'torchscript', pytest.param('openvino', marks=pytest.mark.slow)]
+)
 def test_an_export_of_dynamic_size_agrees_at_sizes_the_windows_do_not_divide(
     target, network, tmp_path
 ):
@@ -40,6 +43,15 @@ def test_an_export_of_dynamic_size_agrees_at_sizes_the_windows_do_not_divide(
     session = load_exported(path)
     for shape in ((1, 3, 32, 32), (3, 3, 33, 470), (1, 3, 320, 320)):
         assert compare(network, session, (torch.rand(shape),)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 1e-5), ('bfloat16', 1e-1)])
+def test_a_compiled_package_takes_other_batches(dtype, tolerance, network, tmp_path):
+    export(network, torch.rand(2, 3, 96, 64), tmp_path / 'm0.pt2', 'aoti', dtype=dtype)
+    session = load_exported(tmp_path / 'm0.pt2')
+    for batch in (1, 2, 5):
+        assert compare(network, session, (torch.rand(batch, 3, 96, 64),)) < tolerance
 
 
 @pytest.mark.slow
@@ -61,6 +73,26 @@ def test_a_compiled_package_runs_without_this_package(network, tmp_path):
     subprocess.run([sys.executable, '-c', code], check=True)
     for actual, wanted in zip(torch.load(tmp_path / 'maps.pt'), session(images), strict=True):
         assert torch.equal(actual, wanted)
+
+
+def test_no_nan_is_lost_in_a_comparison():
+    wanted = [torch.ones(3), torch.ones(3)]
+    for position in (0, 1):
+        outputs = [torch.full((3,), 1.5), torch.full((3,), 1.5)]
+        outputs[position][1] = torch.nan
+        assert math.isnan(largest_difference(outputs, wanted))
+
+
+def test_int8_keeps_the_direction_of_the_maps(network, tmp_path):
+    images = torch.rand(2, 3, 64, 64)
+    path = tmp_path / 'm0.onnx'
+    export(network, images, path, 'onnx', dtype='int8', batches=[(images,)], metadata=METADATA)
+    session = load_exported(path)
+    assert session.metadata == METADATA
+    with torch.no_grad():
+        for actual, wanted in zip(session(images), network(images), strict=True):
+            similarity = torch.cosine_similarity(actual.flatten(1), wanted.flatten(1))
+            assert 0.9 < similarity.min() < 0.999999
 
 
 def test_a_core_ml_package_has_the_inputs_outputs_and_operators_of_the_network(network, tmp_path):
@@ -111,7 +143,7 @@ def test_the_onnx_file_is_valid_and_names_what_goes_in_and_out(network, tmp_path
     [
         (dict(target='tflite'), "no target 'tflite': choose from onnx"),
         (dict(path='model.pt'), r'must end in \.onnx'),
-        (dict(dtype='bfloat16'), 'onnx takes float32, float16, not bfloat16'),
+        (dict(dtype='bfloat16'), 'onnx takes float32, float16, int8, not bfloat16'),
         (dict(target='coreml', dynamic=('batch',)), 'coreml takes no other batch'),
         (dict(target='aoti', dynamic=('size',)), 'aoti takes no other size'),
         (dict(path='/proc/model.onnx'), '/proc/model.onnx cannot be written'),

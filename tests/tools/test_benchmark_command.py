@@ -55,7 +55,6 @@ def test_paper_shows_the_fastest_form_and_keeps_all(run_benchmark, tmp_path, cap
     'arguments, message',
     [
         ([], 'Name at least one model'),
-        (['backbone::m0', '--size', 1, 2, 3], 'one number, or height and width'),
         (['backbone::m0', '--out', 'table.txt'], 'table.txt must end in'),
         (['backbone::m0', '--plot', 'plot.md'], 'plot.md must end in'),
         (['--paper', 'resnet50'], 'resnet50 is none of'),

@@ -1,8 +1,12 @@
 import json
+import runpy
+import sys
 
 import onnx
 import pytest
 from making_models import save_model
+
+from mmevit.errors import ConfigError, UserError
 
 
 @pytest.fixture(scope='module')
@@ -69,6 +73,73 @@ def test_an_exported_detector_gives_the_coco_table_of_its_checkpoint_and_says_ho
     assert metadata['input']['mean'] == [123.675, 116.28, 103.53]
     assert metadata['input']['channels'] == 'RGB'
     assert metadata['input']['pipeline'][1]['type'] == 'Resize'
+
+
+@pytest.mark.parametrize(
+    ('flags', 'scale', 'message'),
+    [
+        (['--deploy'], 112, '--deploy and --launcher are for checkpoints'),
+        ([], 40, 'takes images of 112x112 pixels, and these have 40x40'),
+    ],
+    ids=['deploy', 'size'],
+)
+def test_what_an_exported_file_cannot_be_evaluated_with(
+    flags, scale, message, classifier, digits, run_tool, tmp_path
+):
+    file, config = tmp_path / 'model.torchscript', 'configs/evit_m0_digits.py'
+    run_tool('tools/export.py', config, classifier, '--to', 'torchscript', '--out', file)
+    options = [
+        f'test_dataloader.dataset.data_root={digits}/classification/val',
+        f'test_dataloader.dataset.pipeline.1.scale={scale}',
+    ]
+    work = ('--work-dir', tmp_path / 'work')
+    result = run_tool('tools/test.py', config, file, *flags, *work, '--cfg-options', *options)
+    assert result.returncode == 1 and message in result.stdout.splitlines()[-1]
+
+
+@pytest.fixture
+def run_export(monkeypatch):
+    """Run the command in this process, which has imported what takes time."""
+
+    def run(*arguments, tolerances={}):
+        monkeypatch.setattr(sys, 'argv', ['export.py', *map(str, arguments)])
+        tool = runpy.run_path('tools/export.py')
+        tool['TOLERANCES'].update(tolerances)
+        tool['main']()
+
+    return run
+
+
+def test_a_file_that_differs_is_not_kept_and_the_one_before_is(classifier, tmp_path, run_export):
+    file = tmp_path / 'model.torchscript'
+    file.write_text('the one before')
+    arguments = ['configs/evit_m0_digits.py', classifier, '--to', 'torchscript', '--out', file]
+    with pytest.raises(ConfigError, match='differed from PyTorch by .* was not kept'):
+        run_export(*arguments, tolerances=dict(float32=-1))
+    assert [path.name for path in tmp_path.iterdir()] == ['model.torchscript']
+    assert file.read_text() == 'the one before'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--to', 'aoti'], 'Detectors go to onnx and openvino as a whole: for aoti give'),
+        (['--dtype', 'int8'], 'The train data is not whole'),
+        (['--out', 'model.pt'], 'model.pt must end in .onnx'),
+        (['--size', '0'], '--size takes a side, or a height and a width'),
+        (['--batch-size', '0'], '--batch-size take 1 or more'),
+        (['--cfg-options', 'test_dataloader=None'], 'it has no test_dataloader'),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else '',
+)
+def test_what_cannot_be_exported_is_said_in_a_sentence(
+    arguments, message, detector, run_export, capsys
+):
+    options = ['--cfg-options', 'train_dataloader.dataset.data_root=nowhere']
+    options = [] if '--cfg-options' in arguments else options
+    with pytest.raises((UserError, SystemExit)) as caught:
+        run_export('configs/retinanet_evit_m4_digits.py', detector, *arguments, *options)
+    assert message in f'{caught.value}{capsys.readouterr().err}'
 
 
 @pytest.mark.slow
