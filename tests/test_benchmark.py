@@ -17,7 +17,7 @@ from mmevit.benchmark import (
     write_table,
 )
 from mmevit.benchmark.folding import find_pairs, fold_all
-from mmevit.benchmark.forms import FORMS
+from mmevit.benchmark.forms import FORMS, make
 from mmevit.benchmark.measuring import (
     Entry,
     best_of_each_round,
@@ -60,8 +60,8 @@ def test_attention_in_one_kernel_is_counted():
 
 # Compilers take a minute.
 FORMS_BY_TIME = [
-    ['eager', 'folded', 'traced', 'onnxruntime', 'openvino'],
-    pytest.param(['compiled', 'aoti'], marks=pytest.mark.slow),
+    ['eager', 'folded', 'traced', 'onnxruntime', 'openvino', 'training'],
+    pytest.param(['compiled', 'aoti', 'training_compiled'], marks=pytest.mark.slow),
 ]
 
 
@@ -73,7 +73,7 @@ def test_every_form_gives_what_the_eager_one_does(forms):
         if 'problem' in row:
             assert 'not installed' in row['problem']
         else:
-            assert row['difference'] < 1e-4, row['form']
+            assert 'training' in row['form'] or row['difference'] < 1e-4, row['form']
             assert row['latency'] > 0 and len(row['speeds']) == QUICK.rounds
 
 
@@ -107,6 +107,18 @@ def test_all_batch_norm_that_follows_a_layer_is_folded(name):
         assert largest_difference(network(images), expected) == 0  # it was a copy
         assert not find_pairs(folded, images)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+
+
+def test_training_computes_gradients_and_changes_no_weight(monkeypatch):
+    network, networks = Flat(build('backbone::m0')).eval(), []
+    with torch.no_grad():
+        calibrate(network, (64, 64))
+    monkeypatch.setattr('copy.deepcopy', lambda network: networks.append(network) or network)
+    before = [weight.clone() for weight in network.parameters()]
+    make('training-bfloat16', network, None, torch.rand(2, 3, 64, 64), QUICK, None)()
+    assert networks == [network] and network.training
+    for weight, value in zip(network.parameters(), before, strict=True):
+        assert torch.equal(weight, value) and weight.grad.abs().sum() > 0
 
 
 def test_batch_norm_after_an_activation_in_place_is_left():

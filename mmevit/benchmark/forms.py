@@ -46,7 +46,7 @@ def make(form, network, folded, images, setting, folder):
         folder (str): Where to write files.
 
     Returns:
-        callable: Computes the batch and gives a tuple of tensors.
+        callable: Computes the batch and gives a tuple of tensors, or None in training.
     """
     name, dtype = split_form(form)
     return FORMS[name](network, folded, images, dtype, setting, folder)
@@ -72,6 +72,24 @@ def make_traced(network, folded, images, dtype, setting, folder):
     """Trace the folded network, as the released speed test does."""
     folded, images = convert(folded, images, dtype, channels_last=False)
     return warm(partial(torch.jit.trace(folded, images, check_trace=False), images))
+
+
+def make_training(network, folded, images, dtype, setting, folder, compiled=False):
+    """Take training steps without an optimizer: outputs, in mixed precision, and gradients."""
+    network, images = convert(network, images, 'float32', compiled or setting.channels_last)
+    network.train()
+    if compiled:
+        network.compile()
+    precision = torch.autocast(images.device.type, getattr(torch, dtype), dtype != 'float32')
+
+    def step():
+        network.zero_grad()
+        with torch.enable_grad():
+            with precision:
+                outputs = network(images)
+            sum(output.float().square().mean() for output in outputs).backward()
+
+    return warm(step)
 
 
 def make_exported(target, network, folded, images, dtype, setting, folder):
@@ -108,4 +126,6 @@ FORMS = dict(
     onnxruntime=partial(make_exported, 'onnx'),
     openvino=partial(make_exported, 'openvino'),
     aoti=partial(make_exported, 'aoti'),
+    training=make_training,
+    training_compiled=partial(make_training, compiled=True),
 )

@@ -96,8 +96,9 @@ def benchmark(models, forms, setting=Setting(), baseline=None):
     Args:
         models (Sequence[Model]): The networks, see :func:`find_model`.
         forms (Sequence[str]): ``'eager'``, ``'folded'``, ``'compiled'``, ``'traced'``,
-            ``'onnxruntime'``, ``'openvino'`` or ``'aoti'``, and after a hyphen the type if that is
-            not float32, such as ``'aoti-bfloat16'``.
+            ``'onnxruntime'``, ``'openvino'``, ``'aoti'``, ``'training'`` (forward and backward) or
+            ``'training_compiled'``, and after a hyphen the type if that is not float32, such as
+            ``'aoti-bfloat16'``.
         setting (Setting): How they are run.
         baseline (str, optional): ``'MODEL:FORM'`` that the ratios are to. Defaults to the first
             form of the first network.
@@ -222,13 +223,14 @@ def prepare(model, forms, setting, folder):
     published = publications(model) if size == (model.size, model.size) else {}
     for form in forms:
         entry = Entry(model.label, form, items=setting.batch_size, facts=dict(published))
-        entry.macs = macs['eager' if split_form(form)[0] == 'eager' else 'folded']
+        entry.macs = macs['eager' if form.startswith(('eager', 'training')) else 'folded']
         entry.facts['params'] = sum(weight.numel() for weight in network.parameters()) / 1e6
         entry.facts['macs'] = entry.macs / 1e6
         try:
             entry.run = make(form, network, folded, images, setting, folder)
             outputs, entry.facts['memory'] = run_for_memory(entry.run, setting.device)
-            entry.facts['difference'] = largest_difference(outputs, expected)
+            if outputs is not None:
+                entry.facts['difference'] = largest_difference(outputs, expected)
         # What a runtime cannot take is part of the result.
         except Exception as error:
             entry.run, entry.facts['problem'] = None, one_line(error)
@@ -427,7 +429,8 @@ def summarise(entry, reference, peaks=None):
         ratio_low=low,
         ratio_high=high,
     )
-    if peaks:
+    # A training step has more operations than those that were counted.
+    if peaks and not entry.form.startswith('training'):
         numbers['peak'] = np.median(rates * entry.macs / np.array(peaks))
     row.update({name: float(number) for name, number in numbers.items()}, speeds=rates.tolist())
     return row
