@@ -74,12 +74,10 @@ def make_traced(network, folded, images, dtype, setting, folder):
     return warm(partial(torch.jit.trace(folded, images, check_trace=False), images))
 
 
-def make_training(network, folded, images, dtype, setting, folder, compiled=False):
+def make_training(network, folded, images, dtype, setting, folder):
     """Take training steps without an optimizer: outputs, in mixed precision, and gradients."""
-    network, images = convert(network, images, 'float32', compiled or setting.channels_last)
+    network, images = convert(network, images, 'float32', setting.channels_last)
     network.train()
-    if compiled:
-        network.compile()
     precision = torch.autocast(images.device.type, getattr(torch, dtype), dtype != 'float32')
 
     def step():
@@ -127,5 +125,4 @@ FORMS = dict(
     openvino=partial(make_exported, 'openvino'),
     aoti=partial(make_exported, 'aoti'),
     training=make_training,
-    training_compiled=partial(make_training, compiled=True),
 )
