@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.runner import CheckpointLoader
 
 from mmevit.datasets import prepare_digits
 from mmevit.models import EfficientViT
@@ -17,6 +18,13 @@ ROOT = Path(__file__).parents[1]
 def seeded_and_in_the_root_folder(monkeypatch):
     torch.manual_seed(0)
     monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def own_loading(monkeypatch):
+    """Take back after the test what a tool sets for the loading of its process."""
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
 
 
 @pytest.fixture

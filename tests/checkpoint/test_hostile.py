@@ -9,7 +9,7 @@ import pytest
 import torch
 from making import as_released, make_timm
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader, load_checkpoint
+from mmengine.runner import load_checkpoint
 from safetensors.torch import save_file
 
 from mmevit.checkpoint import (
@@ -95,10 +95,8 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture
-def safe_process(monkeypatch):
+def safe_process(own_loading):
     """A process in which the tools' guard is up, for the length of a test."""
-    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
-    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
     forbid_code_in_checkpoints()
 
 

@@ -5,7 +5,6 @@ import sys
 import onnx
 import pytest
 from making_models import save_model
-from mmengine.runner import CheckpointLoader
 
 from mmevit.errors import ConfigError, UserError
 
@@ -99,12 +98,8 @@ def test_what_an_exported_file_cannot_be_evaluated_with(
 
 
 @pytest.fixture
-def run_export(monkeypatch):
+def run_export(monkeypatch, own_loading):
     """Run the command in this process, which has imported what takes time."""
-
-    # The command sets this for its process.
-    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
-    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
 
     def run(*arguments, tolerances={}):
         monkeypatch.setattr(sys, 'argv', ['export.py', *map(str, arguments)])

@@ -310,11 +310,9 @@ def test_a_checkpoint_of_another_model_is_refused(models, digits, tmp_path):
     ],
 )
 def test_command_line_that_cannot_work_is_told_in_one_sentence(
-    flags, sentence, monkeypatch, capsys
+    flags, sentence, monkeypatch, capsys, own_loading
 ):
     monkeypatch.setattr('sys.argv', ['tools/infer.py', *flags])
-    # The command sets it for its process, which is this one; here it is undone.
-    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
     with pytest.raises(SystemExit) as caught:
         runpy.run_path('tools/infer.py', run_name='__main__')
     assert sentence in f'{caught.value.code} {capsys.readouterr().err}'
