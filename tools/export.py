@@ -6,27 +6,26 @@ from pathlib import Path
 
 import mmengine
 import torch
-from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, load_checkpoint
 
 from mmevit.checkpoint import forbid_code_in_checkpoints
-from mmevit.deploy import TARGETS, export, fold, load_exported
+from mmevit.deploy import TARGETS, export, load_exported, try_to_fold
 from mmevit.deploy.evaluation import TASKS
 from mmevit.deploy.exporting import choose_dynamic, compare
 from mmevit.deploy.networks import network_of
 from mmevit.engine import ConfigError
-from mmevit.engine.checks import check_data, find_datasets, type_name
+from mmevit.engine.checks import check_data, type_name
 from mmevit.engine.hooks import check_fit
 from mmevit.engine.launch import (
     SizeAction,
     add_config_arguments,
     build_model,
     check_checkpoint,
-    load_readable_images,
     one_sentence_errors,
     read_config,
 )
+from mmevit.engine.sampling import find_test_pipeline, sample_images
 from mmevit.files import check_ending, written_whole
 
 # Largest difference, relative to the largest output, that an export is let pass with.
@@ -81,7 +80,7 @@ def main():
     if args.dtype == 'int8':
         check_data(cfg, 'train')
     model, checkpoint = load_model(cfg, args.checkpoint)
-    network = network_of(fold(model), args.part)
+    network = network_of(try_to_fold(model), args.part)
     is_detector = 'boxes' in network.output_names
     if is_detector and args.to not in DETECTOR_TARGETS:
         raise ConfigError(
@@ -134,7 +133,7 @@ def guess_size(cfg):
         ConfigError: If the pipeline does not say.
     """
     size = None
-    for step in test_pipeline(cfg):
+    for step in find_test_pipeline(cfg):
         if type_name(step) == 'CenterCrop':
             size = step.crop_size
         elif type_name(step) == 'Resize':
@@ -144,11 +143,6 @@ def guess_size(cfg):
     width, height = (size, size) if isinstance(size, int) else size
     divisor = cfg.model.get('data_preprocessor', {}).get('pad_size_divisor', 1)
     return tuple(-(-side // divisor) * divisor for side in (height, width))
-
-
-def test_pipeline(cfg):
-    """Find the pipeline that test images take."""
-    return next(find_datasets(cfg.test_dataloader.dataset)).pipeline
 
 
 def choose_wanted(args, is_detector):
@@ -182,7 +176,7 @@ def describe(args, cfg, checkpoint, inputs, dynamic):
     shape[0] = None if 'batch' in dynamic else shape[0]
     shape[2:] = (None, None) if 'size' in dynamic else shape[2:]
     is_rgb = preprocessor.get('to_rgb') or preprocessor.get('bgr_to_rgb')
-    pipeline = [step for step in test_pipeline(cfg) if not type_name(step).startswith('Pack')]
+    pipeline = [step for step in find_test_pipeline(cfg) if not type_name(step).startswith('Pack')]
     return dict(
         task=TASKS.get(cfg.get('default_scope')) if args.part == 'model' else 'features',
         config=Path(args.config).name,
@@ -210,14 +204,7 @@ def calibration_batches(cfg, model, num_images, is_detector):
     Yields:
         tuple[Tensor]: One image, (1, 3, H, W), normalised, and its size (1, 2).
     """
-    config = next(find_datasets(cfg.train_dataloader.dataset)).copy()
-    config.pipeline = test_pipeline(cfg)
-    load_readable_images(config, on_error='blank')
-    dataset = DATASETS.build(config)
-    # Spread over the data, which may be sorted by class.
-    chosen = torch.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).long().tolist()
-    for index in mmengine.track_iter_progress(chosen):
-        batch = model.data_preprocessor(pseudo_collate([dataset[index]]))
+    for batch in sample_images(cfg, model, 'train', num_images):
         sizes = torch.tensor([sample.img_shape[:2] for sample in batch['data_samples']]).float()
         yield (batch['inputs'], sizes) if is_detector else (batch['inputs'],)
 

@@ -6,13 +6,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from mmevit.deploy import fold
+from mmevit.deploy import try_to_fold
 
 
 def fold_all(network, images):
     """Fold all that can be folded, of whatever library: a copy for inference.
 
-    First what the network itself knows to fold, by our :func:`mmevit.deploy.fold` or timm's
+    First what the network itself knows to fold, by :func:`mmevit.deploy.try_to_fold` or timm's
     function, then every batch norm that follows a convolution or linear layer.
 
     Args:
@@ -28,7 +28,7 @@ def fold_all(network, images):
 
         reparameterize_model(folded, inplace=True)
     else:
-        fold(folded)
+        folded = try_to_fold(folded)
     fold_batch_norms(folded, images)
     return folded
 

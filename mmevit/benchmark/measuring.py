@@ -202,25 +202,13 @@ def prepare(model, forms, setting, folder):
 
     Yields:
         Entry: For each form, with all that is known before it is timed.
-
-    Raises:
-        ConfigError: If the network cannot be built, or not run at this size.
     """
-    size = setting.size or (model.size, model.size)
-    torch.manual_seed(setting.seed)
-    network = Flat(build(model.name, model.options)).eval()
-    images = torch.randn(setting.batch_size, 3, *size)
-    try:
-        calibrate(network, size)
-        network, images = network.to(setting.device), images.to(setting.device)
-        expected = network(images)
-    # Networks refuse sizes in ways of their own.
-    except Exception as error:
-        message = f'{model.label} cannot be run on images of {size[0]} x {size[1]}'
-        raise ConfigError(f'{message}: {one_line(error)}') from error
+    network, images = make_ready(model, setting)
+    expected = network(images)
     folded = fold_all(network, images[:1])
     macs = dict(eager=count_macs(network, images[:1]), folded=count_macs(folded, images[:1]))
-    published = publications(model) if size == (model.size, model.size) else {}
+    is_published_size = images.shape[2:] == (model.size, model.size)
+    published = publications(model) if is_published_size else {}
     for form in forms:
         entry = Entry(model.label, form, items=setting.batch_size, facts=dict(published))
         entry.macs = macs['eager' if form.startswith(('eager', 'training')) else 'folded']
@@ -235,6 +223,35 @@ def prepare(model, forms, setting, folder):
         except Exception as error:
             entry.run, entry.facts['problem'] = None, one_line(error)
         yield entry
+
+
+def make_ready(model, setting):
+    """Build a network of random weights and run it once.
+
+    Args:
+        model (Model): The network.
+        setting (Setting): How it is run.
+
+    Returns:
+        tuple[Flat, Tensor]: The network, in evaluation mode, and random images, (N, 3, H, W).
+
+    Raises:
+        ConfigError: If the network cannot be built, or not run at this size.
+    """
+    size = setting.size or (model.size, model.size)
+    torch.manual_seed(setting.seed)
+    network = Flat(build(model.name, model.options)).eval()
+    images = torch.randn(setting.batch_size, 3, *size)
+    try:
+        with torch.no_grad():
+            calibrate(network, size)
+            network, images = network.to(setting.device), images.to(setting.device)
+            network(images)
+    # Networks refuse sizes in ways of their own.
+    except Exception as error:
+        message = f'{model.label} cannot be run on images of {size[0]} x {size[1]}'
+        raise ConfigError(f'{message}: {one_line(error)}') from error
+    return network, images
 
 
 def publications(model):

@@ -59,6 +59,23 @@ def find_model(name):
     return Model(label=name, name=name)
 
 
+def find_models(names):
+    """Find some networks, see :func:`find_model`.
+
+    Args:
+        names (Sequence[str]): Their names.
+
+    Returns:
+        list[Model]: The networks.
+
+    Raises:
+        ConfigError: If there are none.
+    """
+    if not names:
+        raise ConfigError('Name at least one model, such as efficientvit-m4.')
+    return [find_model(name) for name in names]
+
+
 def names_of(model):
     """Collect what a network is called: its label, and the name if that alone makes it."""
     return {model.label} if model.options else {model.label, model.name}

@@ -13,6 +13,7 @@ import torch
 
 from mmevit.errors import ConfigError
 from mmevit.files import PICTURES, check_ending, written_whole
+from mmevit.tables import join_cells
 
 from .measuring import best_forms
 
@@ -94,10 +95,8 @@ def format_table(rows):
     """
     names = [name for name in COLUMNS if any(is_known(row, name) for row in rows)] or ['speed']
     headings = ['model', 'form', *(COLUMNS[name][0] for name in names)]
-    lines = [headings, *(format_row(row, names) for row in rows)]
-    table = ['| ' + ' | '.join(cells) + ' |' for cells in lines]
-    table.insert(1, '|---|---' + '|---:' * len(names) + '|')
-    return '\n'.join(table)
+    are_words = [True, True, *(False for _ in names)]
+    return join_cells(headings, [format_row(row, names) for row in rows], are_words)
 
 
 def is_known(row, name):
@@ -108,8 +107,7 @@ def is_known(row, name):
 def format_row(row, names):
     """Format one row as cells."""
     if 'problem' in row:
-        problem = row['problem'].replace('|', '/')
-        return [row['model'], row['form'], *[problem, *[''] * len(names)][: len(names)]]
+        return [row['model'], row['form'], *[row['problem'], *[''] * len(names)][: len(names)]]
     cells = [COLUMNS[name][1].format(row[name]) if is_known(row, name) else '' for name in names]
     if 'ratio' in names:
         cells[names.index('ratio')] += ' ({ratio_low:.2f} to {ratio_high:.2f})'.format(**row)

@@ -1,6 +1,6 @@
 """Folding, exporting, and running what was exported; each runtime is imported when needed."""
 
 from .exporting import TARGETS, export, load_exported
-from .folding import FoldHook, fold
+from .folding import FoldHook, fold, try_to_fold
 
-__all__ = ['TARGETS', 'FoldHook', 'export', 'fold', 'load_exported']
+__all__ = ['TARGETS', 'FoldHook', 'export', 'fold', 'load_exported', 'try_to_fold']

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmevit.models.attention import WindowAttention
+from mmevit.models.attention import CascadedGroupAttention, WindowAttention, add_output
 
 
 def put_channels_first(network):
@@ -18,9 +18,14 @@ def put_channels_first(network):
     """
     for parent in list(network.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, WindowAttention) and child.attention.deploy:
+            if isinstance(child, WindowAttention) and is_folded(child.attention):
                 setattr(parent, name, ChannelsFirstWindows(child))
     return network
+
+
+def is_folded(attention):
+    """Tell whether an attention is ours, in its folded form."""
+    return isinstance(attention, CascadedGroupAttention) and attention.deploy
 
 
 class ChannelsFirstWindows(nn.Module):
@@ -63,6 +68,7 @@ class ChannelsFirstAttention(nn.Module):
 
     def __init__(self, attention):
         super().__init__()
+        self.cascade, self.surplus = attention.cascade, attention.surplus
         self.splits = (attention.key_channels, attention.value_channels)
         parts = [slice_outputs(head.conv, attention.key_channels) for head in attention.qkvs]
         self.queries = nn.ModuleList(
@@ -77,8 +83,8 @@ class ChannelsFirstAttention(nn.Module):
         """Map windows ``x`` (N, C, window_size, window_size) to the same shape."""
         outputs = []
         for head, split in enumerate(x.chunk(len(self.queries), dim=1)):
-            if head > 0:
-                split = split + outputs[-1]
+            if head > 0 and self.cascade:
+                split = add_output(split, outputs[-1], self.surplus)
             query = self.queries[head](split).flatten(2)
             key, value = self.keys_and_values[head](split).flatten(2).split(self.splits, dim=1)
             attention = torch.bmm(query.transpose(1, 2), key) + self.biases[head]

@@ -1,10 +1,14 @@
 """Folding a whole model for inference."""
 
+import logging
 from copy import deepcopy
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
+
+from mmevit.errors import UserError
 
 
 def fold(model):
@@ -31,6 +35,23 @@ def fold(model):
         for part in model.children():
             fold(part)
     return model
+
+
+def try_to_fold(model):
+    """Fold a copy of a model, or say why it stays as it is.
+
+    Args:
+        model (nn.Module): The model.
+
+    Returns:
+        nn.Module: The folded copy; the model itself, in evaluation mode, if it has normalisation
+        that cannot be folded.
+    """
+    try:
+        return fold(deepcopy(model))
+    except UserError as error:
+        print_log(f'The model is not folded: {error}', logger='current', level=logging.WARNING)
+        return model.eval()
 
 
 @HOOKS.register_module()

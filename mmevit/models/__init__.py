@@ -14,5 +14,11 @@ if find_spec('mmdet') or find_spec('mmseg'):
 if find_spec('mmpretrain'):
     from .cls_head import EfficientViTClsHead
     from .distillation import DistilledImageClassifier
+    from .swin_parts import PlainWindowAttention, SwinLayoutBlock
 
-    __all__ += ['DistilledImageClassifier', 'EfficientViTClsHead']
+    __all__ += [
+        'DistilledImageClassifier',
+        'EfficientViTClsHead',
+        'PlainWindowAttention',
+        'SwinLayoutBlock',
+    ]

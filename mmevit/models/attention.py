@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer
+from mmengine.registry import MODELS
 from torch import nn
 
 from .layers import ConvNorm
@@ -18,7 +19,8 @@ class WindowAttention(nn.Module):
         channels (int): Channels of the input and the output.
         num_heads (int): Number of heads.
         window_size (int): Height and width of a window.
-        **kwargs: The other arguments of :class:`CascadedGroupAttention`.
+        type (str): Attention inside a window. Defaults to ``'CascadedGroupAttention'``.
+        **kwargs: Its other arguments.
 
     Example:
         >>> import torch
@@ -27,10 +29,11 @@ class WindowAttention(nn.Module):
         torch.Size([2, 64, 9, 30])
     """
 
-    def __init__(self, channels, num_heads, window_size, **kwargs):
+    def __init__(self, channels, num_heads, window_size, type='CascadedGroupAttention', **kwargs):
         super().__init__()
         self.window_size = window_size
-        self.attention = CascadedGroupAttention(channels, num_heads, window_size, **kwargs)
+        attention = dict(type=type, channels=channels, num_heads=num_heads, **kwargs)
+        self.attention = MODELS.build(dict(attention, window_size=window_size))
 
     def forward(self, x):
         """Map ``x`` (N, C, H, W), of any height and width, to the same shape."""
@@ -60,6 +63,7 @@ class WindowAttention(nn.Module):
         return x[:, :, :height, :width]
 
 
+@MODELS.register_module()
 class CascadedGroupAttention(nn.Module):
     """Attention whose heads each see one split of the channels plus the head before's output.
 
@@ -69,7 +73,10 @@ class CascadedGroupAttention(nn.Module):
         window_size (int): Height and width of the input.
         kernel_sizes (Sequence[int]): Kernel size of the depthwise convolution on each head's
             queries; what is left over is ignored.
-        key_channels (int): Channels of each head's queries and keys. Defaults to 16.
+        key_channels (int, optional): Channels of each head's queries and keys; None for as many
+            as its split has. Defaults to 16.
+        value_ratio (float): Channels of each head's values, relative to its split. Defaults to 1.
+        cascade (bool): Whether a head sees the output of the head before. Defaults to True.
         norm_cfg (dict): Config of the normalisation. Defaults to ``dict(type='BN')``.
         act_cfg (dict): Config of the activation. Defaults to ``dict(type='ReLU')``.
         deploy (bool): Whether to build the folded form. Defaults to False.
@@ -88,6 +95,8 @@ class CascadedGroupAttention(nn.Module):
         window_size,
         kernel_sizes,
         key_channels=16,
+        value_ratio=1.0,
+        cascade=True,
         norm_cfg=dict(type='BN'),
         act_cfg=dict(type='ReLU'),
         deploy=False,
@@ -95,22 +104,31 @@ class CascadedGroupAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.window_size = window_size
-        self.key_channels = key_channels
-        self.value_channels = channels // num_heads
-        self.scale = key_channels**-0.5
+        split_channels = channels // num_heads
+        self.key_channels = key_channels or split_channels
+        self.value_channels = round(value_ratio * split_channels)
+        self.surplus = split_channels - self.value_channels
+        self.scale = self.key_channels**-0.5
+        self.cascade = cascade
         self.deploy = deploy
 
         common = dict(norm_cfg=norm_cfg, deploy=deploy)
         self.qkvs = nn.ModuleList(
-            ConvNorm(self.value_channels, 2 * key_channels + self.value_channels, **common)
+            ConvNorm(split_channels, 2 * self.key_channels + self.value_channels, **common)
             for _ in range(num_heads)
         )
         self.query_convs = nn.ModuleList(
-            ConvNorm(key_channels, key_channels, kernel_size, groups=key_channels, **common)
+            ConvNorm(
+                self.key_channels,
+                self.key_channels,
+                kernel_size,
+                groups=self.key_channels,
+                **common,
+            )
             for kernel_size in kernel_sizes[:num_heads]
         )
         self.act = build_activation_layer(act_cfg)
-        self.proj = ConvNorm(channels, channels, norm_weight=0.0, **common)
+        self.proj = ConvNorm(num_heads * self.value_channels, channels, norm_weight=0.0, **common)
 
         area = window_size**2
         if deploy:
@@ -126,8 +144,8 @@ class CascadedGroupAttention(nn.Module):
         biases = self.expanded_biases if self.deploy else self.attention_biases[:, self.bias_index]
         outputs = []
         for head, split in enumerate(x.chunk(self.num_heads, dim=1)):
-            if head > 0:
-                split = split + outputs[-1]
+            if head > 0 and self.cascade:
+                split = add_output(split, outputs[-1], self.surplus)
             outputs.append(self._attend(split, head, biases[head]))
         return self.proj(self.act(torch.cat(outputs, dim=1)))
 
@@ -163,6 +181,20 @@ class CascadedGroupAttention(nn.Module):
         if not self.deploy and name in state_dict:
             state_dict[name] = resize_bias_table(state_dict[name], self.window_size)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def add_output(split, output, surplus):
+    """Add a head's output to the split of the head after it (Equation 3).
+
+    Args:
+        split (Tensor): (N, C, H, W).
+        output (Tensor): (N, C - surplus, H, W); where one is narrower, its first channels count.
+        surplus (int): Channels that the split has more, or fewer if negative.
+
+    Returns:
+        Tensor: (N, C, H, W).
+    """
+    return split + (F.pad(output, (0, 0, 0, 0, 0, surplus)) if surplus else output)
 
 
 def relative_index(window_size):

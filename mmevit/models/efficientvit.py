@@ -47,6 +47,8 @@ class EfficientViT(BaseModule):
             0 at the first. Defaults to 0.
         norm_cfg (dict): Config of the norm layers. Defaults to ``dict(type='BN')``.
         act_cfg (dict): Config of the activations. Defaults to ``dict(type='ReLU', inplace=True)``.
+        block_cfg (dict): Config of the blocks, such as other arguments of :class:`SandwichBlock`.
+            Defaults to ``dict(type='SandwichBlock')``.
         deploy (bool): Whether to build the folded form, to load the weights of a model after
             :meth:`switch_to_deploy`. Defaults to False.
         init_cfg (dict | list[dict], optional): Config of the initialisation.
@@ -118,6 +120,7 @@ class EfficientViT(BaseModule):
         drop_path_rate=0.0,
         norm_cfg=dict(type='BN'),
         act_cfg=dict(type='ReLU', inplace=True),
+        block_cfg=dict(type='SandwichBlock'),
         deploy=False,
         init_cfg=None,
     ):
@@ -143,16 +146,16 @@ class EfficientViT(BaseModule):
             if stage > 0:
                 layers.append(Subsample(self.embed_dims[stage - 1], channels, **common))
             for _ in range(arch['depths'][stage]):
-                layers.append(
-                    Block(
-                        channels,
-                        num_heads=arch['num_heads'][stage],
-                        window_size=window_sizes[stage],
-                        kernel_sizes=arch['kernel_sizes'],
-                        drop_path_rate=next(drop_path_rates),
-                        **common,
-                    )
+                block = dict(
+                    type='SandwichBlock',
+                    channels=channels,
+                    num_heads=arch['num_heads'][stage],
+                    window_size=window_sizes[stage],
+                    kernel_sizes=arch['kernel_sizes'],
+                    drop_path_rate=next(drop_path_rates),
+                    **common,
                 )
+                layers.append(MODELS.build({**block, **block_cfg}))
             self.stages.append(layers)
         self._freeze_stages()
         if deploy:
@@ -483,18 +486,26 @@ class Subsample(nn.Sequential):
         self.ffn1 = Residual(FFN(out_channels, act_cfg=act_cfg, **norm))
 
 
-class Block(nn.Sequential):
-    """Sandwich layout: attention between two pairs of token mixing and FFN (Section 3.1, Eq. 1).
+@MODELS.register_module()
+class SandwichBlock(nn.Sequential):
+    """Sandwich layout: attention between token mixing and FFNs (Section 3.1, Equation 1).
 
     Args:
         channels (int): Channels of the input and the output.
         num_heads (int): Number of attention heads.
         window_size (int): Size of the attention windows.
         kernel_sizes (Sequence[int]): Kernel size of the convolution on each head's queries.
-        drop_path_rate (float): Stochastic depth rate of each of the five residual branches.
+        drop_path_rate (float): Stochastic depth rate of each residual branch.
         norm_cfg (dict): Config of the norm layers.
         act_cfg (dict): Config of the activations.
         deploy (bool): Whether to build the folded form.
+        num_ffns (int): FFNs before the attention, and as many after it, N in the paper. Defaults
+            to 1.
+        ffn_ratio (int): How many times as wide the FFNs are inside. Defaults to 2.
+        token_mixing (bool): Whether there is a depthwise convolution before each FFN. Defaults to
+            True.
+        attention_cfg (dict): Config of the attention inside a window, such as other arguments of
+            :class:`CascadedGroupAttention`. Defaults to ``dict(type='CascadedGroupAttention')``.
     """
 
     def __init__(
@@ -507,17 +518,27 @@ class Block(nn.Sequential):
         norm_cfg,
         act_cfg,
         deploy,
+        num_ffns=1,
+        ffn_ratio=2,
+        token_mixing=True,
+        attention_cfg=dict(type='CascadedGroupAttention'),
     ):
         super().__init__()
-        common = dict(norm_cfg=norm_cfg, act_cfg=act_cfg, deploy=deploy)
-        depthwise = dict(
-            drop_path_rate=drop_path_rate, norm_weight=0.0, norm_cfg=norm_cfg, deploy=deploy
-        )
-        attention = WindowAttention(
-            channels, num_heads, window_size, kernel_sizes=kernel_sizes, **common
-        )
-        self.depthwise0 = ResidualDepthwise(channels, **depthwise)
-        self.ffn0 = Residual(FFN(channels, **common), drop_path_rate)
-        self.attention = Residual(attention, drop_path_rate)
-        self.depthwise1 = ResidualDepthwise(channels, **depthwise)
-        self.ffn1 = Residual(FFN(channels, **common), drop_path_rate)
+        norm = dict(norm_cfg=norm_cfg, deploy=deploy)
+        common = dict(act_cfg=act_cfg, **norm)
+        for index in range(2 * num_ffns):
+            if index == num_ffns:
+                attention = WindowAttention(
+                    channels,
+                    num_heads,
+                    window_size,
+                    kernel_sizes=kernel_sizes,
+                    **common,
+                    **attention_cfg,
+                )
+                self.attention = Residual(attention, drop_path_rate)
+            if token_mixing:
+                depthwise = ResidualDepthwise(channels, drop_path_rate, norm_weight=0.0, **norm)
+                self.add_module(f'depthwise{index}', depthwise)
+            ffn = FFN(channels, ratio=ffn_ratio, **common)
+            self.add_module(f'ffn{index}', Residual(ffn, drop_path_rate))

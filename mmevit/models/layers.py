@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from mmevit.errors import UserError
+
 
 class ConvNorm(nn.Module):
     """A convolution without bias and its normalisation; once folded, one convolution with bias.
@@ -62,7 +64,7 @@ class ConvNorm(nn.Module):
         """Fold the normalisation into the convolution, as it stands in evaluation.
 
         Raises:
-            ValueError: If the normalisation depends on its input even in evaluation (GN, LN, ...)
+            UserError: If the normalisation depends on its input even in evaluation (GN, LN, ...)
                 and so is no fixed scale and shift.
         """
         if not isinstance(self.norm, nn.Identity):
@@ -78,11 +80,11 @@ def fold_norm(conv, norm):
         norm (nn.Module): The normalisation.
 
     Raises:
-        ValueError: If the normalisation depends on its input even in evaluation (GN, LN, ...) and
+        UserError: If the normalisation depends on its input even in evaluation (GN, LN, ...) and
             so is no fixed scale and shift.
     """
     if not isinstance(norm, _BatchNorm):
-        raise ValueError(
+        raise UserError(
             f'{type(norm).__name__} cannot be folded into a convolution: '
             'switch_to_deploy() and deploy=True need batch normalisation.'
         )
@@ -154,12 +156,13 @@ class Residual(nn.Module):
 
 
 class FFN(nn.Sequential):
-    """Pointwise feed-forward network: 1x1, activation, 1x1, twice as wide inside (Section 3.1).
+    """Pointwise feed-forward network: 1x1, activation, 1x1 (Section 3.1).
 
     Args:
         channels (int): Channels of the input and the output.
         norm_cfg (dict): Config of the normalisation.
         act_cfg (dict): Config of the activation.
+        ratio (int): How many times as wide it is inside. Defaults to 2.
         deploy (bool): Whether to build the folded form. Defaults to False.
 
     Example:
@@ -169,13 +172,12 @@ class FFN(nn.Sequential):
         torch.Size([1, 8, 5, 7])
     """
 
-    def __init__(self, channels, norm_cfg, act_cfg, deploy=False):
+    def __init__(self, channels, norm_cfg, act_cfg, ratio=2, deploy=False):
         super().__init__()
-        self.expand = ConvNorm(channels, 2 * channels, norm_cfg=norm_cfg, deploy=deploy)
+        common = dict(norm_cfg=norm_cfg, deploy=deploy)
+        self.expand = ConvNorm(channels, ratio * channels, **common)
         self.act = build_activation_layer(act_cfg)
-        self.reduce = ConvNorm(
-            2 * channels, channels, norm_weight=0.0, norm_cfg=norm_cfg, deploy=deploy
-        )
+        self.reduce = ConvNorm(ratio * channels, channels, norm_weight=0.0, **common)
 
 
 class SqueezeExcite(nn.Module):

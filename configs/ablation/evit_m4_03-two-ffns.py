@@ -1,0 +1,15 @@
+# Table 6, (3): two FFNs before the attention and two after it, in fewer blocks.
+_base_ = '../evit_m4_in1k.py'
+
+model = dict(
+    backbone=dict(
+        arch=dict(
+            _delete_=True,
+            embed_dims=(128, 256, 384),
+            depths=(1, 1, 2),
+            num_heads=(4, 4, 4),
+            kernel_sizes=(7, 5, 3, 3),
+        ),
+        block_cfg=dict(type='SandwichBlock', num_ffns=2),
+    )
+)

@@ -1,0 +1,5 @@
+# Figure 7: queries and keys of 32 channels a head instead of 16.
+_base_ = '../evit_m4_in1k.py'
+
+attention = dict(type='CascadedGroupAttention', key_channels=32)
+model = dict(backbone=dict(block_cfg=dict(type='SandwichBlock', attention_cfg=attention)))

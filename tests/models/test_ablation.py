@@ -1,0 +1,118 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain.models.backbones.swin_transformer import SwinBlock
+from torch import nn
+from torch.nn import functional as F
+
+from mmevit.deploy import export, load_exported, try_to_fold
+from mmevit.models import EfficientViT, SwinLayoutBlock
+from mmevit.models.attention import CascadedGroupAttention, add_output
+
+CONFIGS = sorted(path.stem for path in Path('configs/ablation').glob('*.py'))
+ARCH = dict(embed_dims=(16, 24, 32), num_heads=(2, 3, 2), kernel_sizes=(5, 3, 3))
+
+
+def read_backbone(name):
+    """The backbone of a config, smaller."""
+    cfg = Config.fromfile(f'configs/ablation/{name}.py').model.backbone
+    cfg.update(arch=dict(ARCH, depths=(1, 1, 1)))
+    return {key: value for key, value in cfg.items() if key != 'type'}
+
+
+def test_there_is_a_config_for_each_row_of_the_papers_table():
+    rows = [Path(f'configs/ablation/{name}.py').read_text().split(':')[0] for name in CONFIGS]
+    table = [f'# Table 6, ({number})' for number in range(2, 12)]
+    assert sorted(rows) == sorted([*table, *['# Figure 7'] * 8])
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_ten_steps_of_training_lower_the_loss(name):
+    backbone = EfficientViT(**read_backbone(name))
+    model = nn.ModuleList([backbone, nn.Linear(32, 4)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    images, labels = torch.randn(8, 3, 112, 112), torch.arange(8) % 4
+    losses = []
+    for _ in range(11):
+        loss = F.cross_entropy(model[1](backbone(images)[-1].mean((2, 3))), labels)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[10] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=() if re.search('02|05|10|040', name) else pytest.mark.slow)
+        for name in CONFIGS
+    ],
+)
+def test_onnx_file_gives_what_the_network_gives(name, randomised, tmp_path):
+    backbone = randomised(**read_backbone(name)).eval()
+    images = torch.randn(2, 3, 112, 112)
+    with torch.no_grad():
+        (expected,) = backbone(images)
+    path = tmp_path / 'network.onnx'
+    export(try_to_fold(backbone), images, path, 'onnx')
+    (output,) = load_exported(path)(images)
+    assert (output - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_heads_without_cascade_do_not_see_each_other():
+    x = torch.randn(2, 32, 7, 7)
+    for cascade in (True, False):
+        attention = CascadedGroupAttention(32, 4, 7, (5, 5, 5, 5), cascade=cascade).eval()
+        attention.proj = attention.act = nn.Identity()
+        changed = x.clone()
+        changed[:, :8] += 1  # what the first head sees
+        with torch.no_grad():
+            seen = (attention(x) - attention(changed)).abs().amax((0, 2, 3)).view(4, 8).amax(1) > 0
+        assert seen.tolist() == [True] + [cascade] * 3
+
+
+def test_equal_widths_are_those_of_the_split():
+    attention = CascadedGroupAttention(96, 4, 7, (3, 3, 3, 3), key_channels=None)
+    assert attention.qkvs[0].conv.weight.shape == (3 * 24, 24, 1, 1)
+
+
+@pytest.mark.parametrize('width', [2, 3, 5])
+def test_an_output_of_another_width_is_added_to_the_first_channels(width):
+    split, output = torch.randn(1, 3, 2, 2), torch.randn(1, width, 2, 2)
+    expected = split.clone()
+    expected[:, : min(width, 3)] += output[:, :3]
+    torch.testing.assert_close(add_output(split, output, 3 - width), expected)
+
+
+def test_more_ffns_keep_the_names_that_weights_of_one_have():
+    names = set(EfficientViT(dict(ARCH, depths=(1, 1, 1))).state_dict())
+    wider = EfficientViT(
+        dict(ARCH, depths=(1, 1, 1)), block_cfg=dict(type='SandwichBlock', num_ffns=2)
+    )
+    assert names < set(wider.state_dict())
+    order = [name for name, _ in wider.stages[0][0].named_children()]
+    assert order == [
+        'depthwise0', 'ffn0', 'depthwise1', 'ffn1', 'attention',
+        'depthwise2', 'ffn2', 'depthwise3', 'ffn3',
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize('size', [(14, 14), (9, 4)])
+def test_block_of_swin_is_that_of_mmpretrain_without_shift(size):
+    ours = SwinLayoutBlock(32, 4, 7, 0.0).eval()
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    reference = SwinBlock(32, 4, 7, pad_small_map=True).eval()
+    parts = {'attention.attention.attention': 'attn.w_msa'}
+    weights = {
+        re.sub('|'.join(parts), lambda match: parts[match[0]], name): value
+        for name, value in ours.state_dict().items()
+    }
+    reference.load_state_dict(weights)
+    x = torch.randn(2, 32, *size)
+    expected = reference(x.flatten(2).transpose(1, 2), size).transpose(1, 2).view_as(x)
+    torch.testing.assert_close(ours(x), expected)

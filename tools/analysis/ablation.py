@@ -1,0 +1,102 @@
+"""Compare networks that lack one of our choices each: Table 6 and Figure 7 of the paper."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmevit.benchmark import benchmark, find_model
+from mmevit.benchmark.arguments import add_arguments, make_setting
+from mmevit.benchmark.report import describe
+from mmevit.engine.launch import one_sentence_errors, read_config
+from mmevit.errors import ConfigError
+from mmevit.files import check_ending
+from mmevit.tables import TABLES, format_table, write_table
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+def parse_args():
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument('--form', default='folded', help='see tools/benchmark.py')
+    parser.add_argument(
+        '--train-digits', action='store_true', help='train each on the digits, minutes for each'
+    )
+    parser.add_argument('--work-dir', default='work_dirs/ablation', help='where to train')
+    parser.add_argument('--cfg-options', nargs='+', default=[], help='for the training')
+    parser.add_argument('--out', help='table to write, .md, .csv or .json')
+    return parser.parse_args()
+
+
+def main():
+    """Measure, train if asked to, print, and write what was asked for."""
+    args = parse_args()
+    if args.out:
+        check_ending(args.out, TABLES)
+    paths = args.models or [CONFIGS / 'evit_m4_in1k.py', *sorted(CONFIGS.glob('ablation/*.py'))]
+    setting = make_setting(args)
+    rows = benchmark([find_model(str(path)) for path in paths], [args.form], setting)
+    for path, row in zip(paths, rows, strict=True):
+        row['change'] = describe_change(path)
+        row['paper_speed'] = PAPER_SPEEDS.get(Path(path).stem)
+        if args.train_digits:
+            row['digits'] = train_on_digits(path, args)
+    print(f'{describe(setting)}\n\n{format_table(rows, COLUMNS)}')
+    if args.out:
+        write_table(rows, COLUMNS, describe(setting), args.out)
+
+
+# Images a second on a V100, as published. Of the others no figure is certain here.
+PAPER_SPEEDS = dict(evit_m4_in1k=15914)
+COLUMNS = dict(
+    change=('network', '{}'),
+    params=('params M', '{:.2f}'),
+    macs=('MACs M', '{:.1f}'),
+    speed=('images/s', '{:.1f}'),
+    ratio=('ratio', '{:.2f}'),
+    paper_speed=('paper, GPU images/s', '{:.0f}'),
+    digits=('digits top-1', '{:.2f}'),
+)
+
+
+def describe_change(path):
+    """Read from the first line of a config what it changes."""
+    return Path(path).read_text().splitlines()[0].lstrip('# ').rstrip('.')
+
+
+def train_on_digits(path, args):
+    """Train the network of a config on the digits.
+
+    Args:
+        path (str | Path): The config, of a classifier.
+        args (argparse.Namespace): The parsed command line.
+
+    Returns:
+        float: Best accuracy on the validation images, in percent.
+
+    Raises:
+        ConfigError: If the training fails.
+    """
+    model = read_config(path, None, needs=['model']).model
+    cfg = Config.fromfile(CONFIGS / 'evit_m0_digits.py')
+    cfg.model.backbone, cfg.model.head.in_channels = model.backbone, model.head.in_channels
+    work_dir = Path(args.work_dir, Path(path).stem)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    cfg.dump(work_dir / 'digits.py')
+    options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
+    train = [sys.executable, CONFIGS.parent / 'tools/train.py', work_dir / 'digits.py']
+    if subprocess.run([*train, '--work-dir', work_dir, *options]).returncode:
+        raise ConfigError(f'The training of {path} failed: its messages say why.')
+    log = max(work_dir.glob('*/vis_data/scalars.json'))
+    scores = [json.loads(line).get('accuracy/top1', 0) for line in log.read_text().splitlines()]
+    return max(scores)
+
+
+if __name__ == '__main__':
+    with one_sentence_errors():
+        main()
