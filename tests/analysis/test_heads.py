@@ -1,0 +1,119 @@
+import pytest
+import timm
+import torch
+from mmpretrain.models import SwinTransformer, VisionTransformer
+from torch import nn
+from torch.nn import functional as F
+
+from mmevit.analysis import head_similarity, plot_similarity
+from mmevit.analysis.heads import attention_map, max_similarity
+from mmevit.errors import ConfigError
+from mmevit.models import EfficientViT
+
+
+def written_out(maps):
+    """Each head's largest cosine similarity with another one, of maps (heads, L, L)."""
+    result = []
+    for head, own in enumerate(maps):
+        cosines = [
+            float((own * other).sum() / (own.square().sum() * other.square().sum()).sqrt())
+            for index, other in enumerate(maps)
+            if index != head
+        ]
+        result.append(max(cosines))
+    return torch.tensor(result)
+
+
+def test_identical_heads_have_similarity_1_and_orthogonal_ones_0():
+    first, second = torch.rand(4, 4).tril(-1), torch.rand(4, 4).triu()
+    maps = torch.stack([first, 2 * first, second])[None]
+    torch.testing.assert_close(max_similarity(maps), torch.tensor([[1.0, 1, 0]]))
+
+
+def test_similarity_is_that_of_the_formula():
+    maps = torch.rand(3, 4, 9, 9).softmax(-1)
+    expected = torch.stack([written_out(sample) for sample in maps])
+    torch.testing.assert_close(max_similarity(maps), expected, rtol=0, atol=1e-6)
+
+
+def test_cascaded_heads_are_compared_by_the_maps_that_they_compute(randomised):
+    backbone = randomised('m0').eval()
+    attention = backbone.stages[1][1].attention.branch.attention
+    images, maps = torch.rand(2, 3, 128, 128), []
+    handles = [
+        attention.query_convs[head].register_forward_hook(lambda *call: maps.append(call[2]))
+        for head in range(4)
+    ]
+    keys = []
+    handles += [
+        attention.qkvs[head].register_forward_hook(lambda *call: keys.append(call[2][:, 16:32]))
+        for head in range(4)
+    ]
+    similarity = head_similarity(backbone, [images])
+    for handle in handles:
+        handle.remove()
+    biases = attention.attention_biases[:, attention.bias_index].detach()
+    queries = [query.flatten(2).transpose(1, 2) / 4 for query in maps]
+    maps = torch.stack(
+        [
+            (query @ key.flatten(2) + bias).softmax(-1)
+            for query, key, bias in zip(queries, keys, biases, strict=True)
+        ],
+        dim=1,
+    )
+    expected = torch.stack([written_out(sample) for sample in maps]).mean(0)
+    name = 'stages.1.1.attention.branch.attention'
+    torch.testing.assert_close(similarity[name], expected.detach(), rtol=0, atol=1e-6)
+    assert len(similarity) == 6
+
+
+@pytest.mark.parametrize(
+    ('make', 'num_blocks'),
+    [
+        (lambda: SwinTransformer(arch='tiny', img_size=112, pad_small_map=True), 12),
+        (lambda: VisionTransformer(arch='deit-tiny', img_size=112), 12),
+        (lambda: timm.create_model('deit_tiny_patch16_224', img_size=112), 12),
+        (lambda: timm.create_model('swin_tiny_patch4_window7_224', img_size=112), 12),
+        (lambda: EfficientViT('m5', deploy=True), 8),
+    ],
+    ids=['swin', 'vit', 'timm vit', 'timm swin', 'folded'],
+)
+def test_every_attention_of_a_network_is_found(make, num_blocks):
+    network = make()
+    network.eval()
+    similarity = head_similarity(network, [torch.rand(2, 3, 112, 112)])
+    assert len(similarity) == num_blocks
+    assert all(0 < value <= 1 + 1e-6 for heads in similarity.values() for value in heads)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [{}, dict(scale=0.3), dict(is_causal=True), dict(attn_mask='bool'), dict(attn_mask='float')],
+)
+def test_map_of_fused_attention_is_what_it_multiplies_values_by(options):
+    query, key, value = torch.rand(3, 2, 4, 5, 8).double()
+    masks = dict(bool=torch.eye(5, dtype=torch.bool), float=torch.rand(5, 5).double())
+    if 'attn_mask' in options:
+        options = dict(attn_mask=masks[options['attn_mask']])
+    expected = F.scaled_dot_product_attention(query, key, value, **options)
+    torch.testing.assert_close(attention_map(query, key, value, **options) @ value, expected)
+
+
+def test_batches_of_any_size_count_image_by_image(randomised):
+    backbone, images = randomised('m0').eval(), torch.rand(5, 3, 64, 64)
+    whole = head_similarity(backbone, [images])
+    parts = head_similarity(backbone, [images[:4], images[4:]])
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name])
+
+
+def test_network_without_heads_ends_in_a_sentence():
+    with pytest.raises(ConfigError, match='no attention of more than one head'):
+        head_similarity(nn.Conv2d(3, 4, 1), [torch.rand(1, 3, 8, 8)])
+
+
+def test_picture_has_a_line_for_each_network():
+    blocks = {'a': torch.tensor([0.5, 0.7]), 'b': torch.tensor([0.1, 0.3])}
+    (axes,) = plot_similarity({'first': blocks, 'second': dict(a=blocks['b'])}).axes
+    lines = [line.get_ydata() for line in axes.lines]
+    assert [[round(float(value), 6) for value in line] for line in lines] == [[0.6, 0.2], [0.2]]

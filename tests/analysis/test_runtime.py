@@ -1,0 +1,112 @@
+import pytest
+import torch
+from torch import nn
+from torch.profiler import profile
+
+from mmevit.analysis import memory_bound_share, plot_shares, profile_runtime, sum_rows
+from mmevit.analysis.runtime import COMPUTE_BOUND, KINDS, MEMORY_BOUND, OTHER, measure_times
+from mmevit.models import EfficientViT
+
+
+class Matmuls(nn.Module):
+    """Some products of matrices, which take long for their bytes."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times = times
+
+    def forward(self, x):
+        for _ in range(self.times):
+            torch.mm(x, x)
+        return x
+
+
+class Copies(Matmuls):
+    """Some copies with the axes swapped, which compute nothing."""
+
+    def forward(self, x):
+        for _ in range(self.times):
+            x.t().contiguous()
+        return x
+
+
+def shares(rows):
+    return {row['kind']: row['share'] for row in sum_rows(rows, 'kind')}
+
+
+def test_bytes_and_operations_are_those_of_the_tensors():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Softmax(1))
+    rows = profile_runtime(network, torch.rand(2, 3, 10, 12), rounds=1)
+    costs = {row['operator']: (row['bytes'], row['flops']) for row in sum_rows(rows, 'operator')}
+    outputs, weights = 2 * 8 * 8 * 10, 8 * 3 * 9
+    assert costs['convolution'] == (4 * (2 * 3 * 10 * 12 + weights + outputs), 54 * outputs)
+    assert costs['relu'] == costs['softmax'] == (4 * 2 * outputs, 0)
+    assert costs['view'] == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ('network', 'kind'), [(Matmuls(5), 'matmul'), (Copies(5), 'reshape and copy')]
+)
+def test_time_goes_to_the_only_operator_there_is(network, kind):
+    assert shares(profile_runtime(network, torch.rand(1024, 1024)))[kind] > 0.95
+
+
+def test_parts_of_a_network_take_the_shares_that_they_take_alone():
+    x = torch.rand(1024, 1024)
+    alone = [
+        sum(row['seconds'] for row in profile_runtime(network, x, rounds=20))
+        for network in (Matmuls(1), Copies(10))
+    ]
+    rows = profile_runtime(nn.Sequential(Matmuls(1), Copies(10)), x, rounds=20)
+    assert memory_bound_share(rows) == pytest.approx(alone[1] / sum(alone), abs=0.15)
+    by_module = {row['module']: row['share'] for row in sum_rows(rows, 'module')}
+    assert by_module['1'] == pytest.approx(memory_bound_share(rows), abs=0.02)
+
+
+def test_shares_add_up_to_the_profilers_total():
+    network, images = EfficientViT('m0').eval(), torch.rand(2, 3, 64, 64)
+    profilers = []
+
+    class Kept(profile):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            profilers.append(self)
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr('mmevit.analysis.runtime.profile', Kept)
+        seconds = measure_times(network, images, rounds=3)
+    total = sum(event.self_cpu_time_total for event in profilers[0].key_averages()) / 1e6 / 3
+    assert sum(seconds.values()) == pytest.approx(total, rel=0.02)
+
+
+@pytest.mark.parametrize('arch', ['m0', 'm5'])
+def test_no_operator_of_ours_is_unknown(arch):
+    rows = profile_runtime(EfficientViT(arch).eval(), torch.rand(1, 3, 64, 64), rounds=1)
+    assert all(row['bytes'] == row['flops'] == 0 for row in rows if row['kind'] == OTHER)
+
+
+def test_operations_are_twice_the_published_multiply_accumulates():
+    backbone = EfficientViT('m4', window_sizes=(7, 7, 4)).eval()
+    rows = profile_runtime(backbone, torch.rand(1, 3, 224, 224), rounds=1)
+    macs = sum(row['flops'] for row in rows) / 2e6
+    assert macs == pytest.approx(299.3 - 0.384, abs=0.05)  # without the 384 x 1000 of the head
+    assert {row['kind'] for row in rows if row['flops']} == set(COMPUTE_BOUND)
+
+
+def test_modules_keep_their_hooks_to_themselves():
+    network = EfficientViT('m0').eval()
+    profile_runtime(network, torch.rand(1, 3, 64, 64), rounds=1)
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks for module in network.modules()
+    )
+
+
+def test_picture_has_a_bar_of_each_kind_for_each_network():
+    rows = [
+        dict(kind=kind, operator=kind, module='', seconds=1.0, bytes=1, flops=0)
+        for kind in (*MEMORY_BOUND, *COMPUTE_BOUND, OTHER)
+    ]
+    (axes,) = plot_shares({'a': rows, 'b': rows[:1]}).axes
+    widths = [[round(bar.get_width(), 2) for bar in bars] for bars in axes.containers]
+    assert widths == [[14.29, 100.0], *[[14.29, 0.0]] * 6]
+    assert set(KINDS.values()) == {*MEMORY_BOUND, *COMPUTE_BOUND}

@@ -1,0 +1,98 @@
+"""Show how much alike the heads of attention are, over a data set (Figure 4)."""
+
+import argparse
+
+import torch
+from mmengine.runner import load_checkpoint
+from rich.progress import track
+
+from mmevit.analysis import head_similarity, plot_similarity
+from mmevit.benchmark.models import Flat, build
+from mmevit.checkpoint import forbid_code_in_checkpoints
+from mmevit.engine.checks import check_data
+from mmevit.engine.launch import (
+    build_model,
+    check_checkpoint,
+    one_sentence_errors,
+    read_config,
+)
+from mmevit.engine.sampling import sample_images
+from mmevit.files import PICTURES, check_ending, written_whole
+from mmevit.tables import TABLES, format_table, write_table
+
+
+def parse_args():
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('data', metavar='CONFIG', help='config whose test images are used')
+    parser.add_argument(
+        'models',
+        nargs='+',
+        metavar='MODEL=CHECKPOINT',
+        help='a config, a name of mmpretrain or timm::NAME, see tools/benchmark.py, and its '
+        'weights; without =CHECKPOINT they are random',
+    )
+    parser.add_argument('--images', type=int, default=1000, help='images to look at, at most')
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
+    parser.add_argument('--trust-checkpoint', action='store_true', help='see tools/test.py')
+    parser.add_argument('--out', help='table to write, .md, .csv or .json')
+    parser.add_argument('--plot', help='picture to write')
+    return parser.parse_args()
+
+
+def main():
+    """Compare heads, print, and write what was asked for."""
+    args = parse_args()
+    for path, endings in ((args.out, TABLES), (args.plot, PICTURES)):
+        if path:
+            check_ending(path, endings)
+    forbid_code_in_checkpoints(trust=args.trust_checkpoint)
+    names = [text.partition('=')[::2] for text in args.models]
+    for _, checkpoint in names:
+        check_checkpoint(checkpoint)
+    cfg = read_config(args.data, None, needs=['test_dataloader', 'model'])
+    check_data(cfg, 'test')
+    images = torch.cat(
+        [batch['inputs'] for batch in sample_images(cfg, build_model(cfg), 'test', args.images)]
+    )
+    batches = images.to(args.device).split(32)
+    similarities = {}
+    for name, checkpoint in names:
+        network = Flat(build(name)).eval().to(args.device)
+        if checkpoint:
+            load_checkpoint(network.model, checkpoint, map_location='cpu', strict=True)
+        similarities[name] = head_similarity(network, track(batches, name, transient=True))
+    rows = [
+        make_row(name, block.removeprefix('model.'), heads)
+        for name, blocks in similarities.items()
+        for block, heads in blocks.items()
+    ]
+    note = f'Largest cosine similarity with another head, mean over {len(images)} images.'
+    print(f'{note}\n\n{format_table(rows, COLUMNS)}\n')
+    for name in similarities:
+        means = [row['mean'] for row in rows if row['model'] == name]
+        print(f'{name}: {sum(means) / len(means):.3f}, the mean over {len(means)} blocks.')
+    if args.out:
+        write_table(rows, COLUMNS, note, args.out)
+    if args.plot:
+        with written_whole(args.plot) as path:
+            plot_similarity(similarities).savefig(path, dpi=150)
+
+
+def make_row(name, block, heads):
+    """Make the row of one attention block."""
+    each = ' '.join(f'{value:.2f}' for value in heads.tolist())
+    return dict(model=name, block=block, mean=heads.mean().item(), heads=each)
+
+
+COLUMNS = dict(
+    model=('model', '{}'),
+    block=('block', '{}'),
+    mean=('mean', '{:.3f}'),
+    heads=('heads', '{}'),
+)
+
+
+if __name__ == '__main__':
+    with one_sentence_errors():
+        main()
