@@ -2,15 +2,21 @@
 
 from .grad_cam import grad_cam, plot_grad_cams
 from .heads import head_similarity, plot_similarity
+from .importance import channel_importance, count_params, plot_kept, prune, shares_kept
 from .runtime import memory_bound_share, plot_shares, profile_runtime, sum_rows
 
 __all__ = [
+    'channel_importance',
+    'count_params',
     'grad_cam',
     'head_similarity',
     'memory_bound_share',
     'plot_grad_cams',
+    'plot_kept',
     'plot_shares',
     'plot_similarity',
     'profile_runtime',
+    'prune',
+    'shares_kept',
     'sum_rows',
 ]

@@ -1,0 +1,145 @@
+"""Show which channels of attention and FFNs matter, and take out the others (Figure 5)."""
+
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from rich.progress import track
+
+from mmevit.analysis import channel_importance, count_params, plot_kept, prune, shares_kept
+from mmevit.benchmark.measuring import count_macs
+from mmevit.checkpoint import forbid_code_in_checkpoints
+from mmevit.deploy import TARGETS, export, try_to_fold
+from mmevit.deploy.networks import network_of
+from mmevit.engine import ConfigError, check_config
+from mmevit.engine.checks import type_name
+from mmevit.engine.launch import (
+    build_runner,
+    check_checkpoint,
+    common_parser,
+    load_config,
+    one_sentence_errors,
+)
+from mmevit.engine.sampling import sample_images
+from mmevit.files import PICTURES, check_ending, written_whole
+from mmevit.tables import TABLES, format_table, write_table
+
+
+def parse_args():
+    """Parse the command line."""
+    parser = common_parser(__doc__)
+    parser.add_argument('config', help='config file of a classifier')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument('--params', type=float, default=0.8, help='share of the parameters to keep')
+    budget.add_argument('--macs', type=float, help='share of the multiply-accumulates instead')
+    parser.add_argument('--images', type=int, default=200, help='training images to look at')
+    parser.add_argument(
+        '--random',
+        type=int,
+        default=3,
+        help='networks to compare with that lose channels by chance',
+    )
+    parser.add_argument('--export', metavar='FILE', help='write the pruned network, such as p.onnx')
+    parser.add_argument('--out', help='table to write, .md, .csv or .json')
+    parser.add_argument('--plot', help='picture to write')
+    args = parser.parse_args()
+    if not 0 < (args.macs or args.params) <= 1:
+        parser.error('--params and --macs are shares, from 0 to 1.')
+    return args
+
+
+def main():
+    """Compute the importance, prune, evaluate, and write what was asked for."""
+    args = parse_args()
+    endings = ((args.out, TABLES), (args.plot, PICTURES), (args.export, TARGETS.values()))
+    for path, allowed in endings:
+        if path:
+            check_ending(path, allowed)
+    forbid_code_in_checkpoints(trust=args.trust_checkpoint)
+    splits = ('train', 'test')
+    cfg = load_config(args, splits, ('model', *(f'{split}_dataloader' for split in splits)))
+    if (
+        type_name(cfg.model) == 'DistilledImageClassifier'
+        or cfg.get('default_scope') != 'mmpretrain'
+    ):
+        raise ConfigError(f'{args.config} has no plain classifier of mmpretrain.')
+    cfg.load_from, cfg.custom_hooks = args.checkpoint, [dict(type='WholeCheckpointHook')]
+    check_checkpoint(args.checkpoint)
+    check_config(cfg, splits)
+    runner = build_runner(Config(cfg.to_dict()))
+    scores = [dict(network='whole', **evaluate(runner, runner.test()))]
+
+    model = runner.model.eval()
+    images = list(sample_images(cfg, model, 'train', args.images))
+    importance = channel_importance(model, track(images, 'Gradients', transient=True), loss)
+    cost, share = (count_params, args.params) if args.macs is None else (macs_of(images), args.macs)
+    budget = round(share * cost(model))
+    runner.model, kept = prune(model, importance, budget, cost)
+    pruned = runner.model
+    scores.append(dict(network='by importance', **evaluate(runner, runner.test_loop.run())))
+    for seed in range(args.random):
+        runner.model, _ = prune(model, shuffle(importance, seed), budget, cost)
+        scores.append(
+            dict(network=f'by chance, {seed}', **evaluate(runner, runner.test_loop.run()))
+        )
+
+    rows = shares_kept(importance, kept)
+    print(f'\n{format_table(rows, COLUMNS)}\n\n{format_table(scores, SCORES)}')
+    if args.out:
+        note = f'{args.config}: {cost(pruned)} of {cost(model)}, {len(images)} images.'
+        write_table(rows, COLUMNS, note, args.out)
+    if args.plot:
+        with written_whole(args.plot) as path:
+            plot_kept(rows).savefig(path, dpi=150)
+    if args.export:
+        target = {suffix: target for target, suffix in TARGETS.items()}[Path(args.export).suffix]
+        example = torch.cat([images[0]['inputs']] * 2)
+        export(network_of(try_to_fold(pruned)), example, args.export, target)
+
+
+def loss(model, batch):
+    """Compute the loss of a classifier for an image."""
+    losses = model.loss(batch['inputs'], batch['data_samples'])
+    return model.parse_losses(losses)[0]
+
+
+def macs_of(images):
+    """Make what counts the multiply-accumulates of a network."""
+
+    @torch.no_grad()
+    def cost(model):
+        return count_macs(model, images[0]['inputs'])
+
+    return cost
+
+
+def evaluate(runner, metrics):
+    """Tell what a network costs, and how well it does."""
+    return dict(params=count_params(runner.model) / 1e6, top1=metrics['accuracy/top1'])
+
+
+def shuffle(importance, seed):
+    """Give channels an importance by chance."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: {
+            kind: torch.rand(values.shape, generator=generator) for kind, values in kinds.items()
+        }
+        for name, kinds in importance.items()
+    }
+
+
+COLUMNS = dict(
+    part=('part', '{}'),
+    kind=('channels', '{}'),
+    channels=('of a head', '{}'),
+    kept=('kept', '{}'),
+    share=('share', '{:.0%}'),
+)
+SCORES = dict(network=('pruned', '{}'), params=('params M', '{:.3f}'), top1=('top-1', '{:.2f}'))
+
+
+if __name__ == '__main__':
+    with one_sentence_errors():
+        main()
