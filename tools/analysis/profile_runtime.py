@@ -44,9 +44,7 @@ def main():
     note = describe(setting)
     print(note)
     for name, rows in profiles.items():
-        print(
-            f"\n{name}: {memory_bound_share(rows):.1%} of its operators' time is bound by memory."
-        )
+        print(f'\n{name}: memory bounds {memory_bound_share(rows):.1%} of the time in operators.')
         for key in ('kind', 'operator', 'module'):
             shown = [in_units(row) for row in sum_rows(rows, key)[: args.rows]]
             print(f'\n{format_table(shown, {key: (key, "{}"), **COLUMNS})}')
