@@ -84,7 +84,13 @@ assert len(backbone(torch.rand(1, 3, 64, 64))) == 3
         (
             'mmpretrain',
             'evit_m0_digits',
-            {'EfficientViT', 'EfficientViTClsHead', 'DistilledImageClassifier'},
+            {
+                'EfficientViT',
+                'EfficientViTClsHead',
+                'DistilledImageClassifier',
+                'PlainWindowAttention',
+                'SwinLayoutBlock',
+            },
             [f'{split}_dataloader.dataset.indices=64' for split in ('train', 'val', 'test')],
         ),
     ],
