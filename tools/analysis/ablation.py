@@ -66,7 +66,7 @@ COLUMNS = dict(
 
 def describe_change(path):
     """Read from the first line of a config what it changes."""
-    return Path(path).read_text().splitlines()[0].lstrip('# ').rstrip('.')
+    return Path(path).read_text().splitlines()[0].lstrip('# ').rstrip('.').split(';')[0]
 
 
 def train_on_digits(path, args):
