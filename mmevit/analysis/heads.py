@@ -156,7 +156,7 @@ def plot_similarity(similarities):
         axes.fill_between(numbers, lowest, highest, color=line.get_color(), alpha=0.15, lw=0)
     axes.set_xlabel('attention block')
     axes.set_ylabel('largest cosine similarity with another head')
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.03)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(title='mean over blocks', frameon=False)

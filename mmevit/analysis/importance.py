@@ -70,7 +70,7 @@ def count_params(network):
 
 
 def prune(network, importance, budget, cost=count_params):
-    """Take the channels that matter least out of a network.
+    """Take the channels that matter least for what they cost out of a network.
 
     Every head of an attention keeps as many channels, and a query loses those that its key does.
     The values of cascaded heads stay, since each is added to what the next head sees.
@@ -99,9 +99,8 @@ def prune(network, importance, budget, cost=count_params):
         >>> count_params(backbone), count_params(pruned) <= 60_000
         (69196, True)
     """
-    slots = sorted(
-        list_slots(network, importance, cost), key=lambda slot: slot['importance'], reverse=True
-    )
+    slots = list(list_slots(network, importance, cost))
+    slots.sort(key=lambda slot: slot['importance'] / slot['cost'], reverse=True)
     surplus, removed = cost(network) - budget, Counter()
     while surplus > 0 and slots:
         slot = slots.pop()

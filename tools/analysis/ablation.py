@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from mmevit.benchmark import benchmark, find_model
@@ -13,7 +14,7 @@ from mmevit.benchmark.arguments import add_arguments, make_setting
 from mmevit.benchmark.report import describe
 from mmevit.engine.launch import one_sentence_errors, read_config
 from mmevit.errors import ConfigError
-from mmevit.files import check_ending
+from mmevit.files import PICTURES, check_ending, written_whole
 from mmevit.tables import TABLES, format_table, write_table
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -30,14 +31,16 @@ def parse_args():
     parser.add_argument('--work-dir', default='work_dirs/ablation', help='where to train')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='for the training')
     parser.add_argument('--out', help='table to write, .md, .csv or .json')
+    parser.add_argument('--plot', help='picture to write')
     return parser.parse_args()
 
 
 def main():
     """Measure, train if asked to, print, and write what was asked for."""
     args = parse_args()
-    if args.out:
-        check_ending(args.out, TABLES)
+    for path, endings in ((args.out, TABLES), (args.plot, PICTURES)):
+        if path:
+            check_ending(path, endings)
     paths = args.models or [CONFIGS / 'evit_m4_in1k.py', *sorted(CONFIGS.glob('ablation/*.py'))]
     setting = make_setting(args)
     rows = benchmark([find_model(str(path)) for path in paths], [args.form], setting)
@@ -49,6 +52,9 @@ def main():
     print(f'{describe(setting)}\n\n{format_table(rows, COLUMNS)}')
     if args.out:
         write_table(rows, COLUMNS, describe(setting), args.out)
+    if args.plot:
+        with written_whole(args.plot) as path:
+            plot_speeds(rows).savefig(path, dpi=150)
 
 
 # Images a second on a V100, as published. Of the others no figure is certain here.
@@ -62,6 +68,31 @@ COLUMNS = dict(
     paper_speed=('paper, GPU images/s', '{:.0f}'),
     digits=('digits top-1', '{:.2f}'),
 )
+
+
+def plot_speeds(rows):
+    """Draw how fast networks are, relative to the first.
+
+    Args:
+        rows (list[dict]): The table.
+
+    Returns:
+        matplotlib.figure.Figure: A bar for each network.
+    """
+    figure = Figure(figsize=(9, 1 + 0.3 * len(rows)), layout='constrained')
+    axes = figure.subplots()
+    ratios = [row['ratio'] for row in rows]
+    errors = [
+        [row['ratio'] - row['ratio_low'] for row in rows],
+        [row['ratio_high'] - row['ratio'] for row in rows],
+    ]
+    colors = ['tab:red', *['tab:blue'] * (len(rows) - 1)]
+    bars = axes.barh([row['change'] for row in rows], ratios, xerr=errors, color=colors)
+    axes.bar_label(bars, [f'{ratio:.2f}' for ratio in ratios], label_type='center', color='white')
+    axes.invert_yaxis()
+    axes.set_xlabel('speed, relative to the first, with quartiles')
+    axes.spines[['top', 'right']].set_visible(False)
+    return figure
 
 
 def describe_change(path):

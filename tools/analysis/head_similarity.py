@@ -1,6 +1,7 @@
 """Show how much alike the heads of attention are, over a data set (Figure 4)."""
 
 import argparse
+from pathlib import Path
 
 import torch
 from mmengine.runner import load_checkpoint
@@ -61,7 +62,8 @@ def main():
         network = Flat(build(name)).eval().to(args.device)
         if checkpoint:
             load_checkpoint(network.model, checkpoint, map_location='cpu', strict=True)
-        similarities[name] = head_similarity(network, track(batches, name, transient=True))
+        label = Path(name).stem if name.endswith('.py') else name
+        similarities[label] = head_similarity(network, track(batches, label, transient=True))
     rows = [
         make_row(name, block.removeprefix('model.'), heads)
         for name, blocks in similarities.items()
