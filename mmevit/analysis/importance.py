@@ -19,7 +19,7 @@ def channel_importance(network, batches, loss):
     """Compute the Taylor importance of the channels inside attention and FFNs.
 
     Args:
-        network (nn.Module): The network, in evaluation mode. Its gradients are lost.
+        network (nn.Module): The network, in evaluation mode.
         batches (Iterable): Batches of whatever ``loss`` takes; single images tell most.
         loss (Callable): Maps the network and a batch to the loss, a scalar.
 
@@ -42,6 +42,8 @@ def channel_importance(network, batches, loss):
         >>> importance['stages.0.0.attention.branch.attention']['value'].shape
         torch.Size([4, 16])
     """
+    # A copy, since frozen parameters get gradients too.
+    network = deepcopy(network).requires_grad_()
     parts = find_parts(network)
     if not parts:
         raise ConfigError(f'{type(network).__name__} has no attention or FFN of a known kind.')
@@ -55,7 +57,6 @@ def channel_importance(network, batches, loss):
                 for kind, change in part.changes().items():
                     squares = sums.setdefault(name, {}).setdefault(kind, torch.zeros_like(change))
                     squares += change.detach().square()
-    network.zero_grad()
     if not num_batches:
         raise ConfigError('There is no image to compute the importance of channels by.')
     return {

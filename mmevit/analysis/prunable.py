@@ -85,8 +85,8 @@ class FeedForward(Part):
 
     def changes(self):
         """Give what the loss changes by, to first order: see :meth:`Part.changes`."""
-        weight = self.second.weight
-        return dict(ffn=(weight * weight.grad).reshape(*weight.shape[:2], -1).sum((0, 2))[None])
+        change = times_gradient(self.second.weight)
+        return dict(ffn=change.reshape(*change.shape[:2], -1).sum((0, 2))[None])
 
     def keep(self, kept, network, name):
         """Take out all channels but some: see :meth:`Part.keep`."""
@@ -219,8 +219,13 @@ def is_plain(attention):
 
 def change_of(layer):
     """Sum gradient times weight, and that of the bias, for each output of a layer."""
-    change = (layer.weight * layer.weight.grad).reshape(len(layer.weight), -1).sum(1)
-    return change if layer.bias is None else change + layer.bias * layer.bias.grad
+    change = times_gradient(layer.weight).reshape(len(layer.weight), -1).sum(1)
+    return change if layer.bias is None else change + times_gradient(layer.bias)
+
+
+def times_gradient(parameter):
+    """Multiply a parameter by its gradient, which is 0 where the loss does not need it."""
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter * parameter.grad
 
 
 def take(layer, index, axis=0):

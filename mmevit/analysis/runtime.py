@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import ExitStack, contextmanager
 
 import torch
+from torch.autograd import DeviceType
 from torch.autograd.profiler import record_function
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
@@ -138,6 +139,9 @@ def measure_times(network, images, rounds):
             network(images)
     seconds = Counter()
     for event in profiler.events():
+        # The kernels of a GPU are events too, and part of those that start them.
+        if event.device_type != DeviceType.CPU:
+            continue
         time = event.self_device_time_total if images.is_cuda else event.self_cpu_time_total
         seconds[locate(event)] += time / 1e6 / rounds
     return seconds

@@ -171,6 +171,17 @@ def params_of_a_channel(part, kind):
     return inputs + outputs + (2 if part.norm else 1)
 
 
+def test_frozen_and_unused_parts_have_an_importance_too(randomised):
+    network = randomised(TINY, frozen_stages=1).eval()
+    before = {name: value.requires_grad for name, value in network.named_parameters()}
+    importance = channel_importance(
+        network, [torch.randn(1, 3, 64, 64)], lambda network, images: network(images)[1].sum()
+    )
+    assert importance['stages.0.0.ffn0.branch']['ffn'].max() > 0
+    assert importance['stages.2.1.ffn0.branch']['ffn'].max() == 0
+    assert before == {name: value.requires_grad for name, value in network.named_parameters()}
+
+
 def test_macs_can_be_the_budget():
     network = NETWORKS['ours']().eval()
     images = torch.randn(1, 3, 64, 64)

@@ -58,31 +58,27 @@ def main():
             check_ending(path, allowed)
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
     splits = ('train', 'test')
-    cfg = load_config(args, splits, ('model', *(f'{split}_dataloader' for split in splits)))
-    if (
-        type_name(cfg.model) == 'DistilledImageClassifier'
-        or cfg.get('default_scope') != 'mmpretrain'
-    ):
+    needs = ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator', 'test_cfg')
+    cfg = load_config(args, splits, needs)
+    if cfg.get('default_scope') != 'mmpretrain' or type_name(cfg.model).startswith('Distilled'):
         raise ConfigError(f'{args.config} has no plain classifier of mmpretrain.')
     cfg.load_from, cfg.custom_hooks = args.checkpoint, [dict(type='WholeCheckpointHook')]
     check_checkpoint(args.checkpoint)
     check_config(cfg, splits)
     runner = build_runner(Config(cfg.to_dict()))
-    scores = [dict(network='whole', **evaluate(runner, runner.test()))]
-
-    model = runner.model.eval()
+    whole = runner.test()  # this loads the checkpoint, too
+    model = runner.model
+    model.eval()
     images = list(sample_images(cfg, model, 'train', args.images))
     importance = channel_importance(model, track(images, 'Gradients', transient=True), loss)
+
     cost, share = (count_params, args.params) if args.macs is None else (macs_of(images), args.macs)
     budget = round(share * cost(model))
-    runner.model, kept = prune(model, importance, budget, cost)
-    pruned = runner.model
-    scores.append(dict(network='by importance', **evaluate(runner, runner.test_loop.run())))
+    pruned, kept = prune(model, importance, budget, cost)
+    scores = [score('whole', model, whole), score('by importance', pruned, retest(runner, pruned))]
     for seed in range(args.random):
-        runner.model, _ = prune(model, shuffle(importance, seed), budget, cost)
-        scores.append(
-            dict(network=f'by chance, {seed}', **evaluate(runner, runner.test_loop.run()))
-        )
+        by_chance, _ = prune(model, shuffle(importance, seed), budget, cost)
+        scores.append(score(f'by chance, {seed}', by_chance, retest(runner, by_chance)))
 
     rows = shares_kept(importance, kept)
     print(f'\n{format_table(rows, COLUMNS)}\n\n{format_table(scores, SCORES)}')
@@ -94,8 +90,8 @@ def main():
             plot_kept(rows).savefig(path, dpi=150)
     if args.export:
         target = {suffix: target for target, suffix in TARGETS.items()}[Path(args.export).suffix]
-        example = torch.cat([images[0]['inputs']] * 2)
-        export(network_of(try_to_fold(pruned)), example, args.export, target)
+        example = torch.cat([images[0]['inputs']] * 2).cpu()
+        export(network_of(try_to_fold(pruned.cpu())), example, args.export, target)
 
 
 def loss(model, batch):
@@ -114,9 +110,15 @@ def macs_of(images):
     return cost
 
 
-def evaluate(runner, metrics):
-    """Tell what a network costs, and how well it does."""
-    return dict(params=count_params(runner.model) / 1e6, top1=metrics['accuracy/top1'])
+def retest(runner, model):
+    """Evaluate another model in the loop of a runner."""
+    runner.model = model
+    return runner.test_loop.run()
+
+
+def score(name, model, metrics):
+    """Tell what a model costs, and how well it does."""
+    return dict(network=name, params=count_params(model) / 1e6, top1=metrics['accuracy/top1'])
 
 
 def shuffle(importance, seed):
