@@ -6,7 +6,7 @@ model = dict(
         arch=dict(
             _delete_=True,
             embed_dims=(128, 256, 384),
-            depths=(1, 1, 2),
+            depths=(1, 1, 1),
             num_heads=(4, 4, 4),
             kernel_sizes=(7, 5, 3, 3),
         ),

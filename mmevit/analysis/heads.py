@@ -17,7 +17,8 @@ def head_similarity(network, batches):
     """Measure how much the attention maps of each head are like those of the head most like it.
 
     Works with all attention that calls PyTorch's softmax or ``scaled_dot_product_attention()``, be
-    it once for all heads, (N, num_heads, L, L), or head by head, (N, L, L).
+    it once for all heads, (N, num_heads, L, L), or head by head, (N, L, L). It does not see into
+    ``nn.MultiheadAttention``. Where windows are padded, their padding counts too.
 
     Args:
         network (nn.Module): The network, in evaluation mode.
@@ -93,7 +94,7 @@ class MapRecorder(TorchFunctionMode):
         """Hand out what was recorded: (N, num_heads, L, L) for each attention of several heads."""
         recorded, self.maps = self.maps, defaultdict(list)
         stacked = {
-            path: maps[0] if maps[0].dim() == 4 else torch.stack(maps, dim=1)
+            path: torch.cat(maps) if maps[0].dim() == 4 else torch.stack(maps, dim=1)
             for path, maps in recorded.items()
         }
         return {path: maps for path, maps in stacked.items() if maps.shape[1] > 1}
@@ -105,7 +106,9 @@ class MapRecorder(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             self.record(attention_map(*args, **kwargs))
         elif func in SOFTMAXES and output.dim() in (3, 4):
-            self.record(output)
+            axis = kwargs['dim'] if 'dim' in kwargs else args[1]
+            if axis in (-1, output.dim() - 1):
+                self.record(output)
         return output
 
     def record(self, attention):

@@ -3,6 +3,7 @@
 import torch
 from mmcv.cnn.bricks.transformer import FFN as TokenFFN
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmevit.models.attention import CascadedGroupAttention
 from mmevit.models.layers import FFN
@@ -28,17 +29,24 @@ def find_parts(network):
 
 def make_part(module):
     """Make the part that a module is, or None."""
-    if isinstance(module, FFN):
+    if isinstance(module, FFN) and knows_channels(module.expand.norm):
         return FeedForward(module.expand.conv, module.expand.norm, module.reduce.conv)
     if isinstance(module, TokenFFN) and module.num_fcs == 2:
         return FeedForward(module.layers[0][0], None, module.layers[1])
-    if type(module).__name__ == 'Mlp' and isinstance(module.fc1, nn.Linear):
+    kind = f'{type(module).__module__}.{type(module).__name__}'
+    if kind == 'timm.layers.mlp.Mlp' and isinstance(module.norm, nn.Identity):
         return FeedForward(module.fc1, None, module.fc2)
-    if isinstance(module, CascadedGroupAttention) and not module.deploy:
+    is_cascaded = isinstance(module, CascadedGroupAttention) and not module.deploy
+    if is_cascaded and knows_channels(module.qkvs[0].norm):
         return CascadedHeads(module)
-    if type(module).__name__ in PLAIN and is_plain(module):
+    if kind in PLAIN and is_plain(module):
         return PlainHeads(module)
     return None
+
+
+def knows_channels(norm):
+    """Tell whether a norm layer treats each channel by itself, with a weight, or is none."""
+    return isinstance(norm, nn.Identity) or (isinstance(norm, _BatchNorm) and norm.affine)
 
 
 class Part:
@@ -203,7 +211,13 @@ class SlimAttention(nn.Module):
         return self.gamma(self.proj(output.transpose(1, 2).flatten(2)))
 
 
-PLAIN = ('WindowMSA', 'MultiheadAttention', 'Attention', 'WindowAttention')
+# By their names, since neither library is needed for the others.
+PLAIN = (
+    'mmpretrain.models.utils.attention.WindowMSA',
+    'mmpretrain.models.utils.attention.MultiheadAttention',
+    'timm.layers.attention.Attention',
+    'timm.models.swin_transformer.WindowAttention',
+)
 
 
 def is_plain(attention):

@@ -4,19 +4,24 @@ from mmevit.engine.launch import SizeAction
 
 from .measuring import Setting
 
+MODELS = (
+    'efficientvit-m4, a name that mmpretrain knows, timm::NAME, backbone::m4, or a config such as '
+    'configs/retinanet_evit_m4.py or mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+)
 
-def add_arguments(parser):
+
+def add_arguments(parser, models=MODELS):
     """Add the networks and how they are run.
 
     Args:
         parser (argparse.ArgumentParser): The parser, which is added to.
+        models (str): What networks it takes. Defaults to all that the benchmark knows.
     """
     parser.add_argument(
         'models',
         nargs='*',
         metavar='MODEL',
-        help='efficientvit-m4, a name that mmpretrain knows, timm::NAME, backbone::m4, or a config '
-        'such as configs/retinanet_evit_m4.py or mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+        help=models,
     )
     parser.add_argument('--batch', type=int, default=16, help='images at a time; 1 for latency')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads')

@@ -506,6 +506,9 @@ class SandwichBlock(nn.Sequential):
             True.
         attention_cfg (dict): Config of the attention inside a window, such as other arguments of
             :class:`CascadedGroupAttention`. Defaults to ``dict(type='CascadedGroupAttention')``.
+
+    Raises:
+        ValueError: If ``num_ffns`` is below 1.
     """
 
     def __init__(
@@ -524,6 +527,8 @@ class SandwichBlock(nn.Sequential):
         attention_cfg=dict(type='CascadedGroupAttention'),
     ):
         super().__init__()
+        if num_ffns < 1:
+            raise ValueError(f'num_ffns is {num_ffns}; there is at least one on each side.')
         norm = dict(norm_cfg=norm_cfg, deploy=deploy)
         common = dict(act_cfg=act_cfg, **norm)
         for index in range(2 * num_ffns):

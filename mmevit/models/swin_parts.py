@@ -20,7 +20,7 @@ class SwinLayoutBlock(nn.Module):
         num_heads (int): Number of attention heads.
         window_size (int): Size of the attention windows.
         drop_path_rate (float): Stochastic depth rate of both residual branches.
-        **unused: What :class:`SandwichBlock` takes and Swin does not have.
+        kernel_sizes, norm_cfg, act_cfg, deploy: What every block is given; Swin has its own.
 
     Example:
         >>> import torch
@@ -28,7 +28,17 @@ class SwinLayoutBlock(nn.Module):
         torch.Size([1, 64, 14, 9])
     """
 
-    def __init__(self, channels, num_heads, window_size, drop_path_rate, **unused):
+    def __init__(
+        self,
+        channels,
+        num_heads,
+        window_size,
+        drop_path_rate,
+        kernel_sizes=None,
+        norm_cfg=None,
+        act_cfg=None,
+        deploy=None,
+    ):
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
         self.attention = WindowAttention(
@@ -59,7 +69,7 @@ class PlainWindowAttention(nn.Module):
         channels (int): Channels of the input and the output.
         num_heads (int): Number of heads.
         window_size (int): Height and width of the input.
-        **unused: What :class:`CascadedGroupAttention` takes and Swin does not have.
+        kernel_sizes, norm_cfg, act_cfg, deploy: What every attention is given; Swin has its own.
 
     Example:
         >>> import torch
@@ -67,7 +77,16 @@ class PlainWindowAttention(nn.Module):
         torch.Size([6, 64, 7, 7])
     """
 
-    def __init__(self, channels, num_heads, window_size, **unused):
+    def __init__(
+        self,
+        channels,
+        num_heads,
+        window_size,
+        kernel_sizes=None,
+        norm_cfg=None,
+        act_cfg=None,
+        deploy=None,
+    ):
         super().__init__()
         self.attention = WindowMSA(channels, (window_size, window_size), num_heads)
 

@@ -107,6 +107,11 @@ def test_batches_of_any_size_count_image_by_image(randomised):
         torch.testing.assert_close(parts[name], whole[name])
 
 
+def test_softmax_over_channels_is_no_attention():
+    with pytest.raises(ConfigError, match='no attention'):
+        head_similarity(nn.Softmax(1), [torch.rand(1, 3, 8, 8)])
+
+
 def test_network_without_heads_ends_in_a_sentence():
     with pytest.raises(ConfigError, match='no attention of more than one head'):
         head_similarity(nn.Conv2d(3, 4, 1), [torch.rand(1, 3, 8, 8)])

@@ -202,6 +202,23 @@ def test_budget_that_cannot_be_had_ends_in_a_sentence():
         prune(network, importance, budget=1000)
 
 
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: EfficientViT(TINY, norm_cfg=dict(type='GN', num_groups=1)),
+        lambda: timm.create_model(
+            'swinv2_tiny_window8_256', img_size=64, depths=(1, 1), embed_dim=24
+        ),
+        lambda: timm.create_model('beit_base_patch16_224', img_size=64, embed_dim=24, depth=1),
+    ],
+    ids=['group norm', 'swinv2', 'beit'],
+)
+def test_parts_that_would_be_pruned_wrongly_are_not_found(make):
+    assert not any(
+        isinstance(part, PlainHeads | CascadedHeads) for part in find_parts(make()).values()
+    )
+
+
 def test_network_without_known_parts_ends_in_a_sentence():
     with pytest.raises(ConfigError, match='no attention or FFN of a known kind'):
         channel_importance(nn.Conv2d(3, 3, 1), [], loss)

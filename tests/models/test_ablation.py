@@ -80,6 +80,19 @@ def test_equal_widths_are_those_of_the_split():
     assert attention.qkvs[0].conv.weight.shape == (3 * 24, 24, 1, 1)
 
 
+@pytest.mark.parametrize(
+    'block_cfg',
+    [
+        dict(type='SandwichBlock', num_ffns=0),
+        dict(type='SwinLayoutBlock', num_ffns=2),
+        dict(attention_cfg=dict(type='PlainWindowAttention', key_channels=4)),
+    ],
+)
+def test_block_without_ffns_and_arguments_without_effect_are_refused(block_cfg):
+    with pytest.raises((ValueError, TypeError), match='num_ffns|key_channels'):
+        EfficientViT('m0', block_cfg=block_cfg)
+
+
 @pytest.mark.parametrize('width', [2, 3, 5])
 def test_an_output_of_another_width_is_added_to_the_first_channels(width):
     split, output = torch.randn(1, 3, 2, 2), torch.randn(1, width, 2, 2)

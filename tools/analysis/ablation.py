@@ -45,6 +45,8 @@ def main():
     setting = make_setting(args)
     rows = benchmark([find_model(str(path)) for path in paths], [args.form], setting)
     for path, row in zip(paths, rows, strict=True):
+        if 'problem' in row:
+            raise ConfigError(f'{path} does not run as {args.form}: {row["problem"]}')
         row['change'] = describe_change(path)
         row['paper_speed'] = PAPER_SPEEDS.get(Path(path).stem)
         if args.train_digits:
@@ -97,6 +99,8 @@ def plot_speeds(rows):
 
 def describe_change(path):
     """Read from the first line of a config what it changes."""
+    if not Path(path).is_file():
+        return path
     return Path(path).read_text().splitlines()[0].lstrip('# ').rstrip('.').split(';')[0]
 
 

@@ -20,7 +20,7 @@ from mmevit.tables import TABLES, format_table, write_table
 def parse_args():
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
+    add_arguments(parser, 'swin-t or deit-t, both unless given')
     parser.add_argument(
         '--speedup', type=float, default=1.25, help='speed of all, relative to the original'
     )
@@ -43,8 +43,8 @@ def main():
     for path, endings in ((args.out, TABLES), (args.plot, PICTURES)):
         if path:
             check_ending(path, endings)
-    if not all(0 <= share <= 1 for share in args.attention):
-        raise ConfigError('--attention takes shares, from 0 to 1.')
+    if not all(0 <= share <= 1 for share in args.attention) or args.speedup <= 0:
+        raise ConfigError('--attention takes shares, from 0 to 1, and --speedup is above 0.')
     setting = make_setting(args)
     check([], ['eager'], setting, baseline=None)
     torch.manual_seed(setting.seed)
@@ -89,6 +89,7 @@ def measure(name, attention_share, speedup, images, rounds):
     """
     in_turns = partial(measure_speedup, images=images, rounds=rounds)
     network, ffn_ratio, found = find_subnetwork(name, attention_share, speedup, in_turns)
+    network.to(images.device)
     memory_bound = memory_bound_share(profile_runtime(network, images, rounds))
     return dict(
         name=name,

@@ -67,6 +67,8 @@ def main():
     check_config(cfg, splits)
     runner = build_runner(Config(cfg.to_dict()))
     whole = runner.test()  # this loads the checkpoint, too
+    if 'accuracy/top1' not in whole:
+        raise ConfigError(f'test_evaluator of {args.config} gives no top-1 accuracy.')
     model = runner.model
     model.eval()
     images = list(sample_images(cfg, model, 'train', args.images))

@@ -4,13 +4,17 @@ import argparse
 from pathlib import Path
 
 import torch
-from mmengine.runner import load_checkpoint
+from mmengine.runner import CheckpointLoader, load_checkpoint
 from rich.progress import track
 
 from mmevit.analysis import head_similarity, plot_similarity
+from mmevit.benchmark import Setting
+from mmevit.benchmark.measuring import check
 from mmevit.benchmark.models import Flat, build
 from mmevit.checkpoint import forbid_code_in_checkpoints
+from mmevit.engine import ConfigError
 from mmevit.engine.checks import check_data
+from mmevit.engine.hooks import check_fit
 from mmevit.engine.launch import (
     build_model,
     check_checkpoint,
@@ -51,6 +55,9 @@ def main():
     names = [text.partition('=')[::2] for text in args.models]
     for _, checkpoint in names:
         check_checkpoint(checkpoint)
+    if args.images < 1:
+        raise ConfigError('--images is 1 or more.')
+    check([], ['eager'], Setting(device=args.device), baseline=None)
     cfg = read_config(args.data, None, needs=['test_dataloader', 'model'])
     check_data(cfg, 'test')
     images = torch.cat(
@@ -61,8 +68,11 @@ def main():
     for name, checkpoint in names:
         network = Flat(build(name)).eval().to(args.device)
         if checkpoint:
-            load_checkpoint(network.model, checkpoint, map_location='cpu', strict=True)
+            check_fit(network.model, CheckpointLoader.load_checkpoint(checkpoint, 'cpu'))
+            load_checkpoint(network.model, checkpoint, map_location='cpu')
         label = Path(name).stem if name.endswith('.py') else name
+        if label in similarities:
+            label = f'{name}={checkpoint}'
         similarities[label] = head_similarity(network, track(batches, label, transient=True))
     rows = [
         make_row(name, block.removeprefix('model.'), heads)
