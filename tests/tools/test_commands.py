@@ -216,8 +216,12 @@ def assert_merged(merged_predictions, views):
             torch.cat([view[name][key] for view in views]) for key in ('bboxes', 'scores', 'labels')
         )
         kept = torchvision.ops.batched_nms(boxes, scores, labels, iou_threshold=0.5)[:100]
-        torch.testing.assert_close(merged['bboxes'], boxes[kept], rtol=1e-4, atol=1e-3)
-        assert merged['labels'].equal(labels[kept])
+        torch.testing.assert_close(merged['scores'], scores[kept], rtol=1e-4, atol=1e-5)
+        # Boxes of nearly equal scores may change places.
+        distances = (merged['bboxes'][:, None] - boxes[kept]).abs().amax(2)
+        distances += merged['labels'][:, None] != labels[kept]
+        nearest, index = distances.min(1)
+        assert nearest.max() < 1e-2 and index.unique().numel() == len(kept)
 
 
 @pytest.mark.parametrize(
