@@ -162,5 +162,5 @@ def plot_similarity(similarities):
     axes.set_ylim(0, 1.03)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.spines[['top', 'right']].set_visible(False)
-    axes.legend(title='mean over blocks', frameon=False)
+    figure.legend(loc='outside upper center', ncols=3, frameon=False)
     return figure
