@@ -219,9 +219,11 @@ def assert_merged(merged_predictions, views):
         torch.testing.assert_close(merged['scores'], scores[kept], rtol=1e-4, atol=1e-5)
         # Boxes of nearly equal scores may change places.
         distances = (merged['bboxes'][:, None] - boxes[kept]).abs().amax(2)
-        distances += merged['labels'][:, None] != labels[kept]
-        nearest, index = distances.min(1)
-        assert nearest.max() < 1e-2 and index.unique().numel() == len(kept)
+        distances += 1e3 * (merged['labels'][:, None] != labels[kept])
+        order = kept[distances.argmin(1)]
+        assert order.unique().numel() == len(kept)
+        torch.testing.assert_close(merged['bboxes'], boxes[order], rtol=1e-4, atol=1e-3)
+        assert merged['labels'].equal(labels[order])
 
 
 @pytest.mark.parametrize(
