@@ -1,9 +1,9 @@
-"""Tables of what was measured, for people and for machines."""
+"""Tables of what was measured, for people and for machines, and pictures beside them."""
 
 import csv
 import json
 
-from mmevit.files import check_ending, written_whole
+from mmevit.files import PICTURES, check_ending, written_whole
 
 
 def format_table(rows, columns):
@@ -81,3 +81,44 @@ def write_table(rows, columns, note, path):
 
 # What tables to write may end in.
 TABLES = ('.md', '.csv', '.json')
+
+
+def add_output_arguments(parser):
+    """Add the files to write to a command line.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser, which is added to.
+    """
+    parser.add_argument('--out', help='table to write, .md, .csv or .json')
+    parser.add_argument('--plot', help='picture to write')
+
+
+def check_outputs(args):
+    """Check early that the files to write end as they must.
+
+    Args:
+        args (argparse.Namespace): The parsed command line.
+
+    Raises:
+        UserError: If one does not.
+    """
+    for path, endings in ((args.out, TABLES), (args.plot, PICTURES)):
+        if path:
+            check_ending(path, endings)
+
+
+def write_outputs(args, rows, columns, note, draw):
+    """Write the files that a command line asks for.
+
+    Args:
+        args (argparse.Namespace): The parsed command line.
+        rows (list[dict]): See :func:`write_table`.
+        columns (dict[str, tuple[str, str]]): See :func:`write_table`.
+        note (str): See :func:`write_table`.
+        draw (Callable[[], matplotlib.figure.Figure]): Draws the picture.
+    """
+    if args.out:
+        write_table(rows, columns, note, args.out)
+    if args.plot:
+        with written_whole(args.plot) as path:
+            draw().savefig(path, dpi=150)

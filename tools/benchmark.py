@@ -13,9 +13,9 @@ from mmevit.benchmark import (
 )
 from mmevit.benchmark.arguments import add_arguments, make_setting
 from mmevit.benchmark.forms import FORMS
-from mmevit.benchmark.report import WRITERS, describe
+from mmevit.benchmark.report import describe
 from mmevit.engine.launch import one_sentence_errors
-from mmevit.files import PICTURES, check_ending
+from mmevit.tables import check_outputs
 
 
 def parse_args():
@@ -51,9 +51,7 @@ def parse_args():
 def main():
     """Measure, print, and write what was asked for."""
     args = parse_args()
-    for path, endings in ((args.out, WRITERS), (args.plot, PICTURES)):
-        if path:
-            check_ending(path, endings)
+    check_outputs(args)
     setting = make_setting(args, channels_last=args.channels_last, seconds=args.seconds)
     models = (select_paper_models if args.paper else find_models)(args.models)
     rows = benchmark(models, args.forms, setting, args.baseline)

@@ -14,8 +14,7 @@ from mmevit.benchmark.arguments import add_arguments, make_setting
 from mmevit.benchmark.report import describe
 from mmevit.engine.launch import one_sentence_errors, read_config
 from mmevit.errors import ConfigError
-from mmevit.files import PICTURES, check_ending, written_whole
-from mmevit.tables import TABLES, format_table, write_table
+from mmevit.tables import add_output_arguments, check_outputs, format_table, write_outputs
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -30,17 +29,14 @@ def parse_args():
     )
     parser.add_argument('--work-dir', default='work_dirs/ablation', help='where to train')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='for the training')
-    parser.add_argument('--out', help='table to write, .md, .csv or .json')
-    parser.add_argument('--plot', help='picture to write')
+    add_output_arguments(parser)
     return parser.parse_args()
 
 
 def main():
     """Measure, train if asked to, print, and write what was asked for."""
     args = parse_args()
-    for path, endings in ((args.out, TABLES), (args.plot, PICTURES)):
-        if path:
-            check_ending(path, endings)
+    check_outputs(args)
     paths = args.models or [CONFIGS / 'evit_m4_in1k.py', *sorted(CONFIGS.glob('ablation/*.py'))]
     setting = make_setting(args)
     rows = benchmark([find_model(str(path)) for path in paths], [args.form], setting)
@@ -52,11 +48,7 @@ def main():
         if args.train_digits:
             row['digits'] = train_on_digits(path, args)
     print(f'{describe(setting)}\n\n{format_table(rows, COLUMNS)}')
-    if args.out:
-        write_table(rows, COLUMNS, describe(setting), args.out)
-    if args.plot:
-        with written_whole(args.plot) as path:
-            plot_speeds(rows).savefig(path, dpi=150)
+    write_outputs(args, rows, COLUMNS, describe(setting), lambda: plot_speeds(rows))
 
 
 # Images a second on a V100, as published. Of the others no figure is certain here.

@@ -13,8 +13,7 @@ from mmevit.benchmark.measuring import check, process_settings
 from mmevit.benchmark.report import describe
 from mmevit.engine.launch import one_sentence_errors
 from mmevit.errors import ConfigError
-from mmevit.files import PICTURES, check_ending, written_whole
-from mmevit.tables import TABLES, format_table, write_table
+from mmevit.tables import add_output_arguments, check_outputs, format_table, write_outputs
 
 
 def parse_args():
@@ -31,8 +30,7 @@ def parse_args():
         default=[0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
         help='shares of attention layers; 0.5 in the original',
     )
-    parser.add_argument('--out', help='table to write, .md, .csv or .json')
-    parser.add_argument('--plot', help='picture to write')
+    add_output_arguments(parser)
     parser.set_defaults(rounds=5)
     return parser.parse_args()
 
@@ -40,9 +38,7 @@ def parse_args():
 def main():
     """Search, profile, print, and write what was asked for."""
     args = parse_args()
-    for path, endings in ((args.out, TABLES), (args.plot, PICTURES)):
-        if path:
-            check_ending(path, endings)
+    check_outputs(args)
     if not all(0 <= share <= 1 for share in args.attention) or args.speedup <= 0:
         raise ConfigError('--attention takes shares, from 0 to 1, and --speedup is above 0.')
     setting = make_setting(args)
@@ -57,11 +53,7 @@ def main():
             for name, share in track(plans, 'Searching', transient=True)
         ]
     print(f'{describe(setting)}\n\n{format_table(rows, COLUMNS)}')
-    if args.out:
-        write_table(rows, COLUMNS, describe(setting), args.out)
-    if args.plot:
-        with written_whole(args.plot) as path:
-            plot_memory_bound(rows).savefig(path, dpi=150)
+    write_outputs(args, rows, COLUMNS, describe(setting), lambda: plot_memory_bound(rows))
 
 
 NAMES = ('swin-t', 'deit-t')

@@ -21,8 +21,8 @@ from mmevit.engine.launch import (
     one_sentence_errors,
 )
 from mmevit.engine.sampling import sample_images
-from mmevit.files import PICTURES, check_ending, written_whole
-from mmevit.tables import TABLES, format_table, write_table
+from mmevit.files import check_ending
+from mmevit.tables import add_output_arguments, check_outputs, format_table, write_outputs
 
 
 def parse_args():
@@ -41,8 +41,7 @@ def parse_args():
         help='networks to compare with that lose channels by chance',
     )
     parser.add_argument('--export', metavar='FILE', help='write the pruned network, such as p.onnx')
-    parser.add_argument('--out', help='table to write, .md, .csv or .json')
-    parser.add_argument('--plot', help='picture to write')
+    add_output_arguments(parser)
     args = parser.parse_args()
     if not 0 < (args.macs or args.params) <= 1:
         parser.error('--params and --macs are shares, from 0 to 1.')
@@ -52,10 +51,9 @@ def parse_args():
 def main():
     """Compute the importance, prune, evaluate, and write what was asked for."""
     args = parse_args()
-    endings = ((args.out, TABLES), (args.plot, PICTURES), (args.export, TARGETS.values()))
-    for path, allowed in endings:
-        if path:
-            check_ending(path, allowed)
+    check_outputs(args)
+    if args.export:
+        check_ending(args.export, TARGETS.values())
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
     splits = ('train', 'test')
     needs = ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator', 'test_cfg')
@@ -84,12 +82,8 @@ def main():
 
     rows = shares_kept(importance, kept)
     print(f'\n{format_table(rows, COLUMNS)}\n\n{format_table(scores, SCORES)}')
-    if args.out:
-        note = f'{args.config}: {cost(pruned)} of {cost(model)}, {len(images)} images.'
-        write_table(rows, COLUMNS, note, args.out)
-    if args.plot:
-        with written_whole(args.plot) as path:
-            plot_kept(rows).savefig(path, dpi=150)
+    note = f'{args.config}: {cost(pruned)} of {cost(model)}, {len(images)} images.'
+    write_outputs(args, rows, COLUMNS, note, lambda: plot_kept(rows))
     if args.export:
         target = {suffix: target for target, suffix in TARGETS.items()}[Path(args.export).suffix]
         example = torch.cat([images[0]['inputs']] * 2).cpu()

@@ -22,8 +22,7 @@ from mmevit.engine.launch import (
     read_config,
 )
 from mmevit.engine.sampling import sample_images
-from mmevit.files import PICTURES, check_ending, written_whole
-from mmevit.tables import TABLES, format_table, write_table
+from mmevit.tables import add_output_arguments, check_outputs, format_table, write_outputs
 
 
 def parse_args():
@@ -40,17 +39,14 @@ def parse_args():
     parser.add_argument('--images', type=int, default=1000, help='images to look at, at most')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument('--trust-checkpoint', action='store_true', help='see tools/test.py')
-    parser.add_argument('--out', help='table to write, .md, .csv or .json')
-    parser.add_argument('--plot', help='picture to write')
+    add_output_arguments(parser)
     return parser.parse_args()
 
 
 def main():
     """Compare heads, print, and write what was asked for."""
     args = parse_args()
-    for path, endings in ((args.out, TABLES), (args.plot, PICTURES)):
-        if path:
-            check_ending(path, endings)
+    check_outputs(args)
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
     names = [text.partition('=')[::2] for text in args.models]
     for _, checkpoint in names:
@@ -84,11 +80,7 @@ def main():
     for name in similarities:
         means = [row['mean'] for row in rows if row['model'] == name]
         print(f'{name}: {sum(means) / len(means):.3f}, the mean over {len(means)} blocks.')
-    if args.out:
-        write_table(rows, COLUMNS, note, args.out)
-    if args.plot:
-        with written_whole(args.plot) as path:
-            plot_similarity(similarities).savefig(path, dpi=150)
+    write_outputs(args, rows, COLUMNS, note, lambda: plot_similarity(similarities))
 
 
 def make_row(name, block, heads):

@@ -12,8 +12,7 @@ from mmevit.benchmark.folding import fold_all
 from mmevit.benchmark.measuring import check, make_ready, process_settings
 from mmevit.benchmark.report import describe
 from mmevit.engine.launch import one_sentence_errors
-from mmevit.files import PICTURES, check_ending, written_whole
-from mmevit.tables import TABLES, format_table, write_table
+from mmevit.tables import add_output_arguments, check_outputs, format_table, write_outputs
 
 
 def parse_args():
@@ -22,17 +21,14 @@ def parse_args():
     add_arguments(parser)
     parser.add_argument('--deploy', action='store_true', help='fold what can be folded first')
     parser.add_argument('--rows', type=int, default=12, help='operators and modules to print')
-    parser.add_argument('--out', help='table to write, .md, .csv or .json')
-    parser.add_argument('--plot', help='picture to write')
+    add_output_arguments(parser)
     return parser.parse_args()
 
 
 def main():
     """Profile, print, and write what was asked for."""
     args = parse_args()
-    for path, endings in ((args.out, TABLES), (args.plot, PICTURES)):
-        if path:
-            check_ending(path, endings)
+    check_outputs(args)
     setting = make_setting(args)
     models = find_models(args.models)
     check(models, ['eager'], setting, baseline=None)
@@ -48,14 +44,10 @@ def main():
         for key in ('kind', 'operator', 'module'):
             shown = [in_units(row) for row in sum_rows(rows, key)[: args.rows]]
             print(f'\n{format_table(shown, {key: (key, "{}"), **COLUMNS})}')
-    if args.out:
-        rows = [dict(model=name, **in_units(row)) for name in profiles for row in profiles[name]]
-        words = {name: (name, '{}') for name in ('model', 'kind', 'operator', 'module')}
-        numbers = {name: COLUMNS[name] for name in ('ms', 'mib', 'mflops')}
-        write_table(rows, words | numbers, note, args.out)
-    if args.plot:
-        with written_whole(args.plot) as path:
-            plot_shares(profiles).savefig(path, dpi=150)
+    rows = [dict(model=name, **in_units(row)) for name in profiles for row in profiles[name]]
+    words = {name: (name, '{}') for name in ('model', 'kind', 'operator', 'module')}
+    numbers = {name: COLUMNS[name] for name in ('ms', 'mib', 'mflops')}
+    write_outputs(args, rows, words | numbers, note, lambda: plot_shares(profiles))
 
 
 def run(model, setting, deploy):
