@@ -33,6 +33,11 @@ def parse_args():
     parser.add_argument(
         '--channels-last', action='store_true', help='run eager and folded forms channels last'
     )
+    parser.add_argument(
+        '--leave-allocator',
+        action='store_true',
+        help='let the process give freed memory back, as one does that is left as it is',
+    )
     parser.add_argument('--seconds', type=float, default=0.25, help='length of a turn')
     parser.add_argument(
         '--baseline', metavar='MODEL:FORM', help='what ratios are to; the first by default'
@@ -52,7 +57,12 @@ def main():
     """Measure, print, and write what was asked for."""
     args = parse_args()
     check_outputs(args)
-    setting = make_setting(args, channels_last=args.channels_last, seconds=args.seconds)
+    setting = make_setting(
+        args,
+        channels_last=args.channels_last,
+        seconds=args.seconds,
+        keep_memory=not args.leave_allocator,
+    )
     models = (select_paper_models if args.paper else find_models)(args.models)
     rows = benchmark(models, args.forms, setting, args.baseline)
     shown = best_forms(rows) if args.paper else rows

@@ -127,7 +127,8 @@ def describe(setting):
     return (
         f'{processor(setting.device)}, PyTorch {torch.__version__}: batch {setting.batch_size}, '
         f'{setting.threads} thread{"s" * (setting.threads > 1)}, images of {size}, '
-        f'{setting.rounds} round{"s" * (setting.rounds > 1)}.'
+        f'{setting.rounds} round{"s" * (setting.rounds > 1)}'
+        f'{"" if setting.keep_memory else ", allocator as it is"}.'
     )
 
 

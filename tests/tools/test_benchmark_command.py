@@ -69,3 +69,12 @@ def test_ends_with_a_sentence(run_tool):
     result = run_tool('tools/benchmark.py', 'efficientvit-m0', '--forms', 'magic')
     assert result.returncode == 1
     assert result.stdout.splitlines()[-1].startswith('error: There is no form magic')
+
+
+def test_the_allocator_is_left_alone_where_that_is_asked_for(run_benchmark, monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr('mmevit.benchmark.measuring.keep_freed_memory', lambda: calls.append(1))
+    run_benchmark('efficientvit-m0', '--forms', 'folded', *QUICK)
+    assert calls == [1] and 'allocator' not in capsys.readouterr().out
+    run_benchmark('efficientvit-m0', '--forms', 'folded', *QUICK, '--leave-allocator')
+    assert calls == [1] and 'allocator as it is.' in capsys.readouterr().out
