@@ -4,6 +4,7 @@ _base_ = ['_base_/retinanet_evit_m4.py', '_base_/digits_detection.py']
 model = dict(
     **_base_.from_scratch,
     bbox_head=dict(
+        type='SyncedRetinaHead',
         num_classes=10,
         in_channels=128,
         feat_channels=128,

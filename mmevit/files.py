@@ -8,6 +8,8 @@ from pathlib import Path
 
 from mmevit.errors import UserError
 
+# What the folders are called in which files are half written.
+UNFINISHED = '.unfinished-'
 # What pictures to write may end in.
 PICTURES = ('.png', '.svg', '.pdf')
 
@@ -37,7 +39,7 @@ def written_whole(destination):
     destination = Path(destination)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
+        with tempfile.TemporaryDirectory(dir=destination.parent, prefix=UNFINISHED) as folder:
             part = Path(folder, destination.name)
             yield part
             # What others wait for comes last.
@@ -48,6 +50,16 @@ def written_whole(destination):
                 os.replace(written, replaced)
     except OSError as error:
         raise UserError(f'{destination} cannot be written ({error}).') from error
+
+
+def remove_leftovers(folder):
+    """Remove what killed processes have left half written.
+
+    Args:
+        folder (str | Path): Where they wrote to.
+    """
+    for path in Path(folder).glob(f'{UNFINISHED}*'):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def check_ending(path, endings):

@@ -9,7 +9,7 @@ from mmevit.checkpoint import forbid_code_in_checkpoints, load_from_evit
 from mmevit.datasets import split_class_folders
 from mmevit.engine import ConfigError, check_config
 from mmevit.engine.checks import type_name
-from mmevit.engine.launch import build_runner, common_parser, load_config, one_sentence_errors
+from mmevit.engine.launch import build_trainer, common_parser, load_config, one_sentence_errors
 from mmevit.files import written_whole
 from mmevit.hub import MIM_FOLDER
 from mmevit.models import EfficientViT
@@ -71,7 +71,7 @@ def main():
             if scheduler.get('begin', 0) < args.epochs
         ]
     check_config(cfg, splits)
-    runner = build_runner(cfg)
+    runner = build_trainer(cfg)
     runner.train()
     if runner.rank == 0:
         report(runner, classes)

@@ -2,9 +2,10 @@
 
 from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.engine import ConfigError, check_config
+from mmevit.engine.checkpointing import resume_from_whole
 from mmevit.engine.checks import type_name
 from mmevit.engine.launch import (
-    build_runner,
+    build_trainer,
     check_checkpoint,
     common_parser,
     load_config,
@@ -50,7 +51,7 @@ def main():
     apply_flags(cfg, args)
     check_checkpoint(cfg.get('load_from'))
     check_config(cfg, splits)
-    build_runner(cfg).train()
+    build_trainer(cfg).train()
 
 
 def apply_flags(cfg, args):
@@ -70,6 +71,8 @@ def apply_flags(cfg, args):
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+        if args.resume == 'auto':
+            resume_from_whole(cfg)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ConfigError(

@@ -9,12 +9,15 @@ from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 
+from .faults import HUGE, is_huge
+
 
 @TRANSFORMS.register_module()
 class LoadReadableImage(LoadImageFromFile):
     """Load an image; if it cannot be read, warn and go on.
 
-    mmcv's own transform ends the run there, hours into it.
+    mmcv's own transform ends the run there, hours into it. A file of more than 100 million pixels,
+    which could fill the memory, is not read either.
 
     Args:
         on_error (str): What an unreadable image becomes. ``'skip'``: none, so that the data set
@@ -41,6 +44,8 @@ class LoadReadableImage(LoadImageFromFile):
     def transform(self, results):
         """Add ``img``, ``img_shape`` and ``ori_shape`` to ``results``, or return None."""
         try:
+            if is_huge(results['img_path']):
+                raise ValueError(HUGE.name)
             return super().transform(results)
         # What a decoder raises at hostile bytes depends on the backend and the format.
         except Exception as error:

@@ -8,10 +8,18 @@ from .adaptive_clipping import (
     AdaptiveClipBfloat16OptimWrapper,
     AdaptiveClipOptimWrapper,
 )
+from .checkpointing import SafeCheckpointHook
 from .checks import check_config
-from .hooks import ChannelsLastHook, CompileHook, TrainingCurveHook, WholeCheckpointHook
+from .hooks import (
+    ChannelsLastHook,
+    CompileHook,
+    InvalidLossHook,
+    TrainingCurveHook,
+    WholeCheckpointHook,
+)
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .mixed_precision import Bfloat16OptimWrapper
+from .randomness import ResumableRandomnessHook
 
 __all__ = [
     'AdaptiveClipAmpOptimWrapper',
@@ -22,7 +30,10 @@ __all__ = [
     'CheckpointError',
     'CompileHook',
     'ConfigError',
+    'InvalidLossHook',
     'LayerDecayOptimWrapperConstructor',
+    'ResumableRandomnessHook',
+    'SafeCheckpointHook',
     'TrainingCurveHook',
     'WholeCheckpointHook',
     'check_config',

@@ -11,6 +11,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
 
+from mmevit.datasets.faults import find_coco_faults
 from mmevit.errors import ConfigError, shorten
 
 DIGITS_CONFIGS = dict(
@@ -105,12 +106,6 @@ def check_cpu(cfg, launcher):
         raise ConfigError(
             f'--launcher {launcher} asks for GPUs, but PyTorch sees none: run without a launcher, '
             'or on several CPU processes with tools/dist_train.sh.'
-        )
-    backend = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend', 'nccl')
-    if launcher == 'pytorch' and backend == 'nccl':
-        raise ConfigError(
-            '--launcher pytorch with the nccl backend asks for GPUs, but PyTorch sees none: run '
-            'without a launcher, or on CPUs with --cfg-options env_cfg.dist_cfg.backend=gloo.'
         )
 
 
@@ -384,7 +379,7 @@ def check_dataset(dataset, split):
     if type_name(dataset) == 'CocoDataset' and ann_file:
         path = Path(root, ann_file)
         content = read_coco(path, split)
-        check_classes(dataset, content, path)
+        check_coco(dataset, content, path)
         check_images(content, path, Path(root, prefixes.get('img', '')))
 
 
@@ -469,8 +464,8 @@ def read_coco(ann_file, split):
     return content
 
 
-def check_classes(dataset, content, ann_file):
-    """Check that a data set's classes are in its annotation file, since mmdet skips all others.
+def check_coco(dataset, content, ann_file):
+    """Check that mmdet reads from an annotation file what it says, and warn of what it leaves out.
 
     Args:
         dataset (dict): Config of a ``CocoDataset``.
@@ -478,13 +473,10 @@ def check_classes(dataset, content, ann_file):
         ann_file (Path): The annotation file.
 
     Raises:
-        ConfigError: If none of them is.
+        ConfigError: If nothing can be trained on it, or classes would be mistaken.
     """
-    from mmdet.datasets import CocoDataset
-
-    metainfo = CocoDataset.METAINFO | (dataset.get('metainfo') or {})
-    classes = metainfo['classes']
-    if isinstance(classes, str):  # the name of a file that lists them
+    classes = list_classes(dataset)
+    if classes is None:
         return
     names = [category['name'] for category in content['categories']]
     if not set(classes) & set(names):
@@ -493,6 +485,34 @@ def check_classes(dataset, content, ann_file):
             f'{shorten(classes)}, so that nothing would be learnt: name them in '
             "dataset.metainfo.classes, and their number in the head's num_classes"
         )
+    faults = find_coco_faults(content, classes)
+    if kinds := faults.of('fatal'):
+        raise ConfigError(
+            f'{ann_file} cannot be trained on or evaluated: {faults.describe(kinds)}; '
+            'tools/check_dataset.py CONFIG lists all that is wrong'
+        )
+    if kinds := faults.of('fault'):
+        print_log(
+            f'{ann_file} has faults, of which tools/check_dataset.py CONFIG tells more: '
+            f'{faults.describe(kinds)}.',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def list_classes(dataset):
+    """List the classes of a COCO data set.
+
+    Args:
+        dataset (dict): Config of a ``CocoDataset``.
+
+    Returns:
+        Sequence[str] | None: Their names, or None where the config names a file that lists them.
+    """
+    from mmdet.datasets import CocoDataset
+
+    classes = (CocoDataset.METAINFO | (dataset.get('metainfo') or {}))['classes']
+    return None if isinstance(classes, str) else classes
 
 
 def check_images(content, ann_file, folder):

@@ -1,5 +1,6 @@
 """Hooks for any runner."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -7,7 +8,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
-from mmevit.errors import CheckpointError, ConfigError, list_problems
+from mmevit.errors import CheckpointError, ConfigError, UserError, list_problems, shorten
+from mmevit.files import written_whole
 
 
 @HOOKS.register_module()
@@ -63,6 +65,39 @@ class ChannelsLastHook(Hook):
 
 
 @HOOKS.register_module()
+class InvalidLossHook(Hook):
+    """End training at a loss that is infinite or no number, before it is in a checkpoint.
+
+    mmengine trains on with weights that are no numbers, and mmdet's hook looks at every 50th loss
+    and does not tell the images. The tools add it; elsewhere::
+
+        custom_hooks = [dict(type='InvalidLossHook')]
+    """
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Look at the losses.
+
+        Raises:
+            UserError: If one is not finite; it names the iteration, the images and the checkpoint
+                to go on from.
+        """
+        losses = {name: value.item() for name, value in outputs.items() if 'loss' in name}
+        if all(map(math.isfinite, losses.values())):
+            return
+        samples = data_batch.get('data_samples', []) if isinstance(data_batch, dict) else []
+        images = [str(sample.get('img_path', sample.get('sample_idx'))) for sample in samples]
+        runner.logger.error(f'The images of iteration {runner.iter + 1}: {", ".join(images)}')
+        values = ', '.join(f'{name} {value:g}' for name, value in losses.items())
+        checkpoint = runner.message_hub.runtime_info.get('last_ckpt')
+        hint = f'go on from {checkpoint} by --resume' if checkpoint else 'no checkpoint was written'
+        raise UserError(
+            f'The loss is not finite in iteration {runner.iter + 1} of epoch {runner.epoch + 1} '
+            f'({values}), of the images {shorten(images)}: lower the learning rate, clip gradients '
+            f'by optim_wrapper.clip_grad, or mend the data; {hint}.'
+        )
+
+
+@HOOKS.register_module()
 class TrainingCurveHook(Hook):
     """Keep a picture of the losses and of the evaluation metrics in the work directory.
 
@@ -97,7 +132,8 @@ class TrainingCurveHook(Hook):
         """Draw the losses and the metrics that the runner's message hub holds."""
         scalars = runner.message_hub.log_scalars
         figure = plot_curves({name: history.data[0] for name, history in scalars.items()})
-        figure.savefig(Path(runner.work_dir, self.file_name), dpi=120)
+        with written_whole(Path(runner.work_dir, self.file_name)) as path:
+            figure.savefig(path, dpi=120)
 
 
 @HOOKS.register_module()

@@ -2,13 +2,13 @@
 
 import argparse
 import contextlib
+import errno
 import os
 import pickle
 import sys
 from pathlib import Path
 from urllib.error import URLError
 
-import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.hub import get_config
@@ -17,7 +17,9 @@ from mmengine.runner import Runner
 
 from mmevit.errors import ConfigError, UserError
 
+from .checkpointing import save_safely
 from .checks import find_datasets, type_name
+from .cpu_processes import join_cpu_processes
 from .mixed_precision import train_in_bfloat16
 
 
@@ -195,6 +197,23 @@ def build_model(cfg):
         return MODELS.build(cfg.model)
 
 
+def build_trainer(cfg):
+    """Build the runner of a config for training that survives a kill and ends where it goes wrong.
+
+    Args:
+        cfg (Config): The config, with ``launcher`` set, whose hooks are changed.
+
+    Returns:
+        Runner: The runner.
+    """
+    save_safely(cfg)
+    hooks = ('ResumableRandomnessHook', 'InvalidLossHook')
+    # The config that a work directory keeps has them already.
+    others = [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook) not in hooks]
+    cfg.custom_hooks = [*others, *(dict(type=name) for name in hooks)]
+    return build_runner(cfg)
+
+
 def build_runner(cfg):
     """Build the runner of a config; on CPUs, in bfloat16 if in mixed precision, processes joined.
 
@@ -208,15 +227,7 @@ def build_runner(cfg):
     if on_cpu:
         train_in_bfloat16(cfg)
     if on_cpu and cfg.launcher == 'pytorch':
-        # mmengine's own launcher selects a GPU and wraps the model for one, even without any.
-        torch.distributed.init_process_group(cfg.env_cfg.dist_cfg.backend)
-        wrapper = dict(
-            type='MMDistributedDataParallel',
-            device_ids=None,
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False),
-        )
-        cfg.setdefault('model_wrapper_cfg', wrapper)
+        join_cpu_processes(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -233,6 +244,10 @@ def one_sentence_errors():
             f'error: A download failed ({error.reason}): put the files where the config expects '
             'them by hand, or try again with a connection.'
         )
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        sys.exit(f'error: Nothing more can be written ({error}): make room, and try again.')
     except pickle.UnpicklingError as error:
         # From a loader of mmengine's for URLs, which PyTorch has kept from unpickling.
         reason = ' '.join(str(error).split('\n')[0].split())

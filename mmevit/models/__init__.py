@@ -11,6 +11,10 @@ if find_spec('mmdet') or find_spec('mmseg'):
     from .fpn import EfficientViTFPN
 
     __all__ += ['EfficientViTFPN']
+if find_spec('mmdet'):
+    from .retina_head import SyncedRetinaHead
+
+    __all__ += ['SyncedRetinaHead']
 if find_spec('mmpretrain'):
     from .cls_head import EfficientViTClsHead
     from .distillation import DistilledImageClassifier

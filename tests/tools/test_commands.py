@@ -328,7 +328,6 @@ def test_two_processes_on_cpus_train_and_evaluate(trained, digits, tmp_path, run
     options = [
         *TINY,
         *data_options(digits),
-        'env_cfg.dist_cfg.backend=gloo',
         'model.test_cfg.score_thr=0.01',
         'train_cfg.max_epochs=1',
         'train_dataloader.batch_size=4',

@@ -1,0 +1,58 @@
+"""Training in several processes on CPUs, for which mmengine and PyTorch lack a few things."""
+
+import torch
+from mmengine.logging import print_log
+from torch import distributed
+from torch.distributed.nn.functional import all_reduce
+from torch.nn import functional
+
+
+def join_cpu_processes(cfg):
+    """Join the processes that torchrun has started, and wrap the model so that no GPU is needed.
+
+    mmengine's own launcher selects a GPU and wraps the model for one, even without any.
+
+    Args:
+        cfg (Config): The config, whose backend becomes gloo, and whose model gets a wrapper.
+    """
+    settings = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', {})
+    if settings.get('backend', 'nccl') == 'nccl':
+        print_log('PyTorch sees no GPU: the processes are joined by gloo rather than nccl.')
+        settings.backend = 'gloo'
+    distributed.init_process_group(settings.backend)
+    torch.nn.SyncBatchNorm.forward = normalize_over_processes
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.setdefault('model_wrapper_cfg', wrapper)
+
+
+def normalize_over_processes(self, input):
+    """Stand in for :meth:`torch.nn.SyncBatchNorm.forward`, which is for GPUs alone.
+
+    Args:
+        self (SyncBatchNorm): The layer.
+        input (Tensor): (N, C, ...), where N may differ between the processes.
+
+    Returns:
+        Tensor: Of the same shape, normalised by the statistics of all processes in training.
+    """
+    if not self.training:
+        statistics = (self.running_mean, self.running_var)
+        return functional.batch_norm(input, *statistics, self.weight, self.bias, eps=self.eps)
+    axes = [axis for axis in range(input.dim()) if axis != 1]
+    shape = [-1 if axis == 1 else 1 for axis in range(input.dim())]
+    count = all_reduce(input.new_tensor(input.numel() / input.size(1)), group=self.process_group)
+    mean = all_reduce(input.sum(axes), group=self.process_group) / count
+    centred = input - mean.view(shape)
+    variance = all_reduce(centred.square().sum(axes), group=self.process_group) / count
+    with torch.no_grad():
+        self.num_batches_tracked += 1
+        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance * count / (count - 1), share)
+    scale = self.weight * (variance + self.eps).rsqrt()
+    return centred * scale.view(shape) + self.bias.view(shape)

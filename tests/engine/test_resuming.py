@@ -1,0 +1,302 @@
+import contextlib
+import random
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from mmevit.checkpoint import read_checkpoint
+from mmevit.engine import InvalidLossHook
+from mmevit.engine.checkpointing import WholeFileBackend, find_last_whole, resume_from_whole
+from mmevit.errors import CheckpointError, UserError
+from mmevit.files import UNFINISHED
+
+
+@DATASETS.register_module()
+class NumberedPoints(BaseDataset):
+    """Twenty points, one of which cannot be read, so that another is drawn."""
+
+    def load_data_list(self):
+        return [dict(number=number) for number in range(20)]
+
+
+@TRANSFORMS.register_module()
+class NoisyPoint:
+    """Draws from each of the generators that augmentations use."""
+
+    def __call__(self, results):
+        number = results['number']
+        if number == 7:
+            return None
+        noise = random.random(), np.random.rand(), torch.rand(()).item()
+        return dict(
+            inputs=torch.tensor([number / 20, *noise]),
+            data_samples=BaseDataElement(metainfo=dict(img_path=f'{number}.png')),
+        )
+
+
+@MODELS.register_module()
+class DroppingPoints(BaseModel):
+    """Draws in the model too, and has statistics of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 999), nn.BatchNorm1d(999), nn.Dropout(0.5))
+        self.output = nn.Linear(999, 1)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        output = self.output(self.layers(torch.stack(inputs)))
+        return dict(loss=output.square().mean()) if mode == 'loss' else output
+
+
+class Killed(Exception):
+    """Stands for what ends a process at any place."""
+
+
+@HOOKS.register_module()
+class Killing(Hook):
+    def __init__(self, at):
+        self.at = at
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.at:
+            raise Killed
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Train to some length in a folder of that name, anew or from a checkpoint there."""
+
+    def run(
+        name,
+        until,
+        by_epoch=True,
+        workers=0,
+        persistent=False,
+        accumulate=1,
+        load_from=None,
+        kill_at=None,
+        **hook,
+    ):
+        hook['by_epoch'] = hook.pop('checkpoint_by_epoch', by_epoch)
+        loop = dict(max_epochs=until) if by_epoch else dict(type='IterBasedTrainLoop')
+        cfg = dict(
+            model=dict(type='DroppingPoints'),
+            work_dir=str(tmp_path / name),
+            train_dataloader=dict(
+                dataset=dict(type='NumberedPoints', pipeline=[dict(type='NoisyPoint')]),
+                sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler'),
+                batch_size=4,
+                num_workers=workers,
+                persistent_workers=persistent,
+                collate_fn=dict(type='pseudo_collate'),
+            ),
+            train_cfg=dict(by_epoch=True, **loop) if by_epoch else loop | dict(max_iters=until),
+            optim_wrapper=dict(
+                optimizer=dict(type='AdamW', lr=0.01), accumulative_counts=accumulate
+            ),
+            param_scheduler=dict(type='CosineAnnealingLR', T_max=40, by_epoch=False),
+            default_hooks=dict(
+                checkpoint={'type': 'SafeCheckpointHook', 'interval': 1, **hook},
+                logger=dict(type='LoggerHook', interval=1),
+            ),
+            custom_hooks=[
+                dict(type='ResumableRandomnessHook'),
+                dict(type='EMAHook'),
+                dict(type='InvalidLossHook'),
+                dict(type='Killing', at=kill_at),
+            ],
+            randomness=dict(seed=3),
+            resume=bool(load_from) or (tmp_path / name).exists(),
+            load_from=load_from,
+            experiment_name=f'{tmp_path.name}-{name}-{random.random()}',
+        )
+        # The hook of the log draws nothing, but other tests may have.
+        random.seed(len(list(tmp_path.iterdir())))
+        runner = Runner.from_cfg(cfg)
+        with contextlib.suppress(Killed):
+            runner.train()
+        # Workers that persist end with their process, which the runs share here.
+        if runner.train_dataloader._iterator is not None:
+            runner.train_dataloader._iterator._shutdown_workers()
+        return runner
+
+    return run
+
+
+def last(runner):
+    return read_checkpoint(Path(runner.work_dir, 'last_checkpoint').read_text())
+
+
+def assert_same(ours, theirs):
+    for part in ('state_dict', 'ema_state_dict'):
+        assert ours[part].keys() == theirs[part].keys()
+        for name, value in ours[part].items():
+            assert value.equal(theirs[part][name]), name
+    for number, state in ours['optimizer']['state'].items():
+        for name, value in state.items():
+            assert value.equal(theirs['optimizer']['state'][number][name])
+    assert ours['param_schedulers'] == theirs['param_schedulers']
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(),
+        dict(workers=2),
+        dict(workers=2, persistent=True),
+        dict(accumulate=3),
+        dict(by_epoch=False),
+        dict(by_epoch=False, workers=2, persistent=True),
+    ],
+    ids=str,
+)
+def test_resumed_training_ends_with_the_bits_of_undisturbed_training(train, options):
+    end = 4 if options.get('by_epoch', True) else 20
+    options = options | dict(by_epoch=options.get('by_epoch', True))
+    undisturbed = last(train('undisturbed', end, **options))
+    for kill_at in (7, 12, 18):
+        assert train('resumed', end, kill_at=kill_at, **options).iter == kill_at - 1
+    resumed = train('resumed', end, **options)
+    assert resumed.iter == 20
+    assert_same(last(resumed), undisturbed)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_an_epoch_is_taken_up_at_the_batch_where_it_was_left(train, workers):
+    kept = dict(by_epoch=True, workers=workers)
+    # Epochs of five batches, checkpoints every two.
+    hook = dict(interval=2, filename_tmpl='iter_{}.pth')
+    undisturbed = train('undisturbed', 4, **kept, **hook_by_iteration(hook))
+    left = Path(undisturbed.work_dir, 'iter_12.pth')
+    resumed = train('resumed', 4, **kept, **hook_by_iteration(hook), load_from=str(left))
+    assert resumed.iter == 20 and not Path(resumed.work_dir, 'iter_12.pth').exists()
+    assert_same(last(resumed), last(undisturbed))
+
+
+def test_random_numbers_do_not_depend_on_the_number_of_workers(train):
+    alone = last(train('alone', 2))
+    assert_same(last(train('three', 2, workers=3)), alone)
+
+
+def test_epochs_and_samples_draw_other_numbers(train, monkeypatch):
+    drawn = []
+    transform = NoisyPoint.__call__
+    monkeypatch.setattr(
+        NoisyPoint,
+        '__call__',
+        lambda self, results: drawn.append(transform(self, results)) or drawn[-1],
+    )
+    train('noise', 3)
+    noise = [tuple(sample['inputs'][1:].tolist()) for sample in drawn if sample]
+    assert len(noise) == 60 and len(set(noise)) == 60
+
+
+def test_a_torn_checkpoint_is_named_and_the_one_before_it_taken(train, capsys):
+    runner = train('run', 3)
+    work_dir = Path(runner.work_dir)
+    content = (work_dir / 'epoch_3.pth').read_bytes()
+    (work_dir / 'epoch_3.pth').write_bytes(content[: len(content) // 2])
+    (work_dir / 'last_checkpoint').write_text('')  # as a kill between two steps leaves it
+    cfg = Config(dict(work_dir=str(work_dir)))
+    resume_from_whole(cfg)
+    assert cfg.load_from == str(work_dir / 'epoch_2.pth') and cfg.randomness.seed == 3
+    output = capsys.readouterr()
+    assert 'epoch_3.pth is no whole checkpoint' in output.out + output.err
+    for path in work_dir.glob('epoch_*.pth'):
+        path.write_bytes(content[:100])
+    with pytest.raises(CheckpointError, match='None of the 3 checkpoints'):
+        find_last_whole(work_dir)
+
+
+def test_without_a_checkpoint_training_starts_anew(tmp_path):
+    assert find_last_whole(tmp_path / 'nothing') == (None, None)
+    cfg = Config(dict(work_dir=str(tmp_path), randomness=dict(seed=1)))
+    resume_from_whole(cfg)
+    assert cfg.get('load_from') is None and cfg.randomness.seed == 1
+
+
+@pytest.mark.parametrize('hook', [dict(max_keep_ckpts=1), dict(max_keep_ckpts=2)], ids=str)
+def test_an_old_checkpoint_stays_until_the_next_one_is_whole(train, monkeypatch, hook):
+    put = WholeFileBackend.put
+    present = []
+
+    def look(self, content, path):
+        present.append([path.name for path in Path(path).parent.glob('epoch_*.pth')])
+        put(self, content, path)
+
+    monkeypatch.setattr(WholeFileBackend, 'put', look)
+    runner = train('run', 4, **hook)
+    kept = hook['max_keep_ckpts']
+    assert [len(names) for names in present] == [min(count, kept) for count in range(4)]
+    assert len(list(Path(runner.work_dir).glob('epoch_*.pth'))) == kept
+
+
+def test_a_full_disk_ends_in_a_sentence_and_leaves_the_last_checkpoint(train, tmp_path):
+    work_dir = Path(train('run', 1).work_dir)
+    size = (work_dir / 'epoch_1.pth').stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+    try:
+        with pytest.raises(CheckpointError) as caught:
+            train('run', 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert 'epoch_2.pth cannot be written' in str(caught.value)
+    assert f'go on from {work_dir}/epoch_1.pth by --resume' in str(caught.value)
+    assert [path.name for path in work_dir.glob('epoch_*.pth')] == ['epoch_1.pth']
+    assert not list(work_dir.glob(f'{UNFINISHED}*'))
+    assert find_last_whole(work_dir)[0] == work_dir / 'epoch_1.pth'
+
+
+def test_what_a_kill_leaves_half_written_is_cleared_away(train, tmp_path):
+    leftover = tmp_path / 'run' / f'{UNFINISHED}abc' / 'epoch_1.pth'
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b'half')
+    train('run', 1)
+    assert not leftover.parent.exists()
+
+
+def test_an_infinite_loss_ends_training_with_the_iteration_and_the_images(train, monkeypatch):
+    forward = DroppingPoints.forward
+
+    def fail_at_the_eighth(self, inputs, data_samples=None, mode='tensor'):
+        self.calls = getattr(self, 'calls', 0) + 1
+        outputs = forward(self, inputs, data_samples, mode)
+        return dict(loss=outputs['loss'] / (self.calls != 8))
+
+    monkeypatch.setattr(DroppingPoints, 'forward', fail_at_the_eighth)
+    with pytest.raises(UserError) as caught:
+        train('run', 3)
+    message = str(caught.value)
+    assert 'not finite in iteration 8 of epoch 2 (loss inf' in message
+    assert 'epoch_1.pth by --resume' in message and '.png' in message
+
+
+def test_weights_that_are_no_numbers_are_not_kept(train, monkeypatch):
+    # The loss before a step tells nothing of the weights after it.
+    after_train_iter = InvalidLossHook.after_train_iter
+
+    def spoil(self, runner, *args, **kwargs):
+        after_train_iter(self, runner, *args, **kwargs)
+        if runner.iter == 9:
+            runner.model.output.bias.data.fill_(float('nan'))
+
+    monkeypatch.setattr(InvalidLossHook, 'after_train_iter', spoil)
+    with pytest.raises(CheckpointError, match='no longer finite, .*output.bias.*epoch_1.pth by'):
+        train('run', 3)
+
+
+def hook_by_iteration(hook):
+    """Arguments of the checkpoint hook whose name the loop has too."""
+    return dict(checkpoint_by_epoch=False, **hook)

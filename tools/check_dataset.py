@@ -1,0 +1,196 @@
+"""Look through the data of a config, and tell what is wrong with it and what becomes of that.
+
+Ends with 0 if nothing is, with 1 if something would be lost or training would not start.
+"""
+
+import argparse
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mmengine.registry import DATASETS, DefaultScope
+from rich.progress import track
+
+from mmevit.datasets.faults import (
+    NO_LAYOUT,
+    Faults,
+    find_coco_faults,
+    find_image_faults,
+)
+from mmevit.engine import ConfigError
+from mmevit.engine.checks import find_datasets, list_classes, read_coco, type_name
+from mmevit.engine.launch import add_config_arguments, one_sentence_errors, read_config
+from mmevit.errors import one_line
+from mmevit.tables import TABLES, check_ending, format_table, write_table
+
+
+def parse_args():
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file, of mmdet, mmpretrain or mmsegmentation')
+    add_config_arguments(parser)
+    parser.add_argument(
+        '--splits', nargs='+', choices=SPLITS, default=SPLITS, help='all of them unless given'
+    )
+    parser.add_argument('--out', help='table to write, .md, .csv or .json')
+    return parser.parse_args()
+
+
+SPLITS = ('train', 'val', 'test')
+
+
+def main():
+    """Look through each data set once, print what is wrong, and write the table."""
+    args = parse_args()
+    if args.out:
+        check_ending(args.out, TABLES)
+    cfg = read_config(args.config, args.cfg_options)
+    datasets = list_datasets(cfg, args.splits)
+    if not datasets:
+        raise ConfigError(f'{args.config} has no data of {", ".join(args.splits)}.')
+    rows = []
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+        for name, dataset, split in datasets:
+            faults, num_images = look_through(dataset, split, name)
+            rows += make_rows(name, num_images, faults)
+    note = f'Faults in the data of {args.config}.'
+    print(f'{note}\n\n{format_table(rows, COLUMNS)}')
+    if args.out:
+        write_table(rows, COLUMNS, note, args.out)
+    sys.exit(any(row['severity'] in ('fatal', 'fault') for row in rows))
+
+
+def list_datasets(cfg, splits):
+    """List the data sets of a config, each once, however many splits have it.
+
+    Args:
+        cfg (Config): The config.
+        splits (Sequence[str]): Which splits.
+
+    Returns:
+        list[tuple[str, dict, str]]: For each its name, its config without a pipeline, and the first
+        split that has it.
+    """
+    listed = {}
+    for split in splits:
+        dataloader = cfg.get(f'{split}_dataloader')
+        for dataset in find_datasets(dataloader.dataset) if dataloader else ():
+            config = {**dataset.to_dict(), 'pipeline': []}
+            # What differs between training and evaluation is not what is on the disk.
+            files = {key: config[key] for key in config if key not in ('filter_cfg', 'test_mode')}
+            names, _, _ = listed.setdefault(repr(files), ([], config, split))
+            names.append(split)
+    return [('+'.join(names), config, split) for names, config, split in listed.values()]
+
+
+def look_through(dataset, split, name):
+    """Look through one data set; shows progress.
+
+    Args:
+        dataset (dict): Its config.
+        split (str): What it is for.
+        name (str): What to call it.
+
+    Returns:
+        tuple[Faults, int]: What is wrong, and how many images were looked at.
+    """
+    faults = Faults()
+    try:
+        if type_name(dataset) == 'CocoDataset':
+            faults, images = look_at_coco(dataset, split)
+        else:
+            images = list_images(dataset)
+    # What a data set raises depends on its library.
+    except Exception as error:
+        faults.add(NO_LAYOUT, one_line(error))
+        return faults, 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda image: find_image_faults(*image), images)
+        for (path, _), kinds in track(
+            zip(images, found, strict=True), f'{name}: {len(images)} images', len(images)
+        ):
+            for kind in kinds:
+                faults.add(kind, path)
+    return faults, len(images)
+
+
+def look_at_coco(dataset, split):
+    """Read the annotation file of a COCO data set, and find what is wrong with it.
+
+    Args:
+        dataset (dict): Config of a ``CocoDataset``.
+        split (str): What it is for.
+
+    Returns:
+        tuple[Faults, list]: What is wrong, and the images with their annotated sizes.
+    """
+    root = dataset.get('data_root') or ''
+    content = read_coco(Path(root, dataset['ann_file']), split)
+    names = [category['name'] for category in content['categories']]
+    faults = find_coco_faults(content, list_classes(dataset) or names)
+    folder = Path(root, (dataset.get('data_prefix') or {}).get('img') or '')
+    images = [
+        (str(folder / image['file_name']), (image['height'], image['width']))
+        for image in content['images']
+    ]
+    return faults, images
+
+
+def list_images(dataset):
+    """List the images of a data set of any library.
+
+    Args:
+        dataset (dict): Its config.
+
+    Returns:
+        list[tuple[str, None]]: Their paths, without sizes; none where they are within other files,
+        as those of CIFAR.
+    """
+    built = DATASETS.build(dataset)
+    entries = [built.get_data_info(index) for index in range(len(built))]
+    paths = [entry.get(key) for entry in entries for key in ('img_path', 'seg_map_path')]
+    return [(path, None) for path in paths if path]
+
+
+def make_rows(name, num_images, faults):
+    """Make the rows of one data set, the gravest first.
+
+    Args:
+        name (str): Which it is of.
+        num_images (int): How many images it has.
+        faults (Faults): What is wrong.
+
+    Returns:
+        list[dict]: A row a kind of fault, one that says so if there is none.
+    """
+    common = dict(data=f'{name}, {num_images} images')
+    rows = [
+        common
+        | dict(
+            fault=kind.name,
+            count=faults.counts[kind],
+            severity=kind.severity,
+            consequence=kind.consequence,
+            examples=', '.join(faults.examples[kind]),
+        )
+        for severity in ('fatal', 'fault', 'note')
+        for kind in faults.of(severity)
+    ]
+    return rows or [common | dict(fault='none', severity='ok')]
+
+
+COLUMNS = dict(
+    data=('data', '{}'),
+    severity=('', '{}'),
+    count=('count', '{:d}'),
+    fault=('what', '{}'),
+    consequence=('in training', '{}'),
+    examples=('such as', '{}'),
+)
+
+if __name__ == '__main__':
+    with one_sentence_errors():
+        main()
