@@ -1,5 +1,9 @@
 """Errors whose message is one sentence for the user; the tools end with it."""
 
+import contextlib
+import pickle
+from urllib.error import URLError
+
 
 class UserError(ValueError):
     """What the user gave cannot be used; the message says why and what to do."""
@@ -29,6 +33,23 @@ def one_line(error):
     lines = [line for line in str(error).splitlines() if line.strip()]
     reason = ' '.join(lines[0].split())[:200] if lines else ''
     return reason if isinstance(error, UserError) else f'{type(error).__name__}: {reason}'
+
+
+@contextlib.contextmanager
+def told_as_config_errors():
+    """Say of all that goes wrong inside a block that the config is at fault.
+
+    Raises:
+        ConfigError: In the place of what a library raises; a download and a checkpoint that fail
+            are no fault of the config.
+    """
+    try:
+        yield
+    except (UserError, URLError, pickle.UnpicklingError):
+        raise
+    # What a constructor raises depends on what it is of.
+    except Exception as error:
+        raise ConfigError(f'The config asks for what cannot be: {one_line(error)}') from error
 
 
 def list_problems(names_by_problem):

@@ -2,7 +2,7 @@
 
 from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.engine import ConfigError, check_config
-from mmevit.engine.checkpointing import resume_from_whole
+from mmevit.engine.checkpointing import resume_from
 from mmevit.engine.checks import type_name
 from mmevit.engine.launch import (
     build_trainer,
@@ -69,10 +69,7 @@ def apply_flags(cfg, args):
         cfg.optim_wrapper.type = 'AdaptiveClipAmpOptimWrapper' if is_adaptive else 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-        if args.resume == 'auto':
-            resume_from_whole(cfg)
+        resume_from(cfg, None if args.resume == 'auto' else args.resume)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ConfigError(

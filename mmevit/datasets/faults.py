@@ -55,7 +55,7 @@ REPLACED = 'another is drawn; blank in evaluation'
 MISSING_FILE = Kind('file that is missing', STOPS, 'fatal')
 EMPTY_FILE = Kind('file that is empty', REPLACED)
 UNREADABLE = Kind('file that is no whole image', REPLACED)
-TRUNCATED = Kind('image that is cut off', 'its end is grey')
+TRUNCATED = Kind('image that is cut off', f'{REPLACED}; with older OpenCV its end is grey')
 HUGE = Kind(f'image of more than {MAX_PIXELS // 1_000_000} million pixels', REPLACED)
 OTHER_SIZE = Kind('image of another size than annotated', 'its boxes are misplaced')
 GREY = Kind('grey image', 'the same in three channels', 'note')
@@ -142,11 +142,8 @@ def find_coco_faults(content, classes):
     find_category_faults(content['categories'], classes, faults)
     images = {image['id']: image for image in content['images']}
     for image in images.values():
-        sides = (image['height'], image['width'])
-        if not all(isinstance(side, (int, float)) for side in sides):
-            faults.add(NO_IMAGE_SIZE, f'image {image["id"]}')
-        elif not min(sides) > 0:
-            faults.add(EMPTY_IMAGE, f'image {image["id"]}')
+        if kind := size_fault(image):
+            faults.add(kind, f'image {image["id"]}')
     names = {category['id']: category['name'] for category in content['categories']}
     usable = [
         annotation
@@ -188,6 +185,21 @@ def find_category_faults(categories, classes, faults):
             faults.add(MISSING_CLASS, name)
 
 
+def size_fault(image):
+    """Say what is wrong with the annotated size of an image.
+
+    Args:
+        image (dict): The image.
+
+    Returns:
+        Kind | None: What is, if anything.
+    """
+    sides = (image['height'], image['width'])
+    if not all(isinstance(side, (int, float)) for side in sides):
+        return NO_IMAGE_SIZE
+    return None if all(side > 0 for side in sides) else EMPTY_IMAGE
+
+
 def is_usable(annotation, image, names, faults):
     """Find what is wrong with an annotation.
 
@@ -205,6 +217,8 @@ def is_usable(annotation, image, names, faults):
         faults.add(UNKNOWN_IMAGE, name)
     elif annotation['category_id'] not in names:
         faults.add(UNKNOWN_CATEGORY, name)
+    elif size_fault(image):
+        return False
     elif kind := box_fault(annotation, image):
         faults.add(kind, name)
         return kind is BOX_ACROSS
@@ -226,8 +240,8 @@ def box_fault(annotation, image):
         Kind | None: What is, if anything.
     """
     box, sides = annotation['bbox'], (image['width'], image['height'])
-    numbers = (*box, annotation['area'], *sides) if isinstance(box, (list, tuple)) else ()
-    if len(numbers) != 7 or not all(isinstance(number, (int, float)) for number in numbers):
+    numbers = (*box, annotation['area']) if isinstance(box, (list, tuple)) else ()
+    if len(numbers) != 5 or not all(isinstance(number, (int, float)) for number in numbers):
         return NO_BOX
     if any(map(math.isnan, numbers)):
         return NAN_BOX
@@ -282,6 +296,8 @@ def find_image_faults(path, size=None):
         return [EMPTY_FILE]
     if is_huge(path):
         return [HUGE]
+    if is_truncated(path):
+        return [TRUNCATED]
     try:
         pixels = mmcv.imread(str(path), 'unchanged')
     # What a decoder raises at hostile bytes depends on the backend and the format.
@@ -289,7 +305,7 @@ def find_image_faults(path, size=None):
         pixels = None
     if pixels is None:
         return [UNREADABLE]
-    kinds = [TRUNCATED] if is_truncated(path) else []
+    kinds = []
     if size is not None and mmcv.imread(str(path)).shape[:2] != tuple(size):
         kinds.append(OTHER_SIZE)
     if pixels.dtype == np.uint16:
@@ -322,7 +338,7 @@ def is_huge(path):
 
 
 def is_truncated(path):
-    """Whether the file of an image ends too early, where OpenCV fills in grey."""
+    """Whether the file of an image ends too early."""
     try:
         with Image.open(path) as image:
             image.load()

@@ -15,6 +15,8 @@ from mmevit.checkpoint import read_checkpoint
 from mmevit.errors import CheckpointError, UserError, shorten
 from mmevit.files import remove_leftovers, written_whole
 
+from .hooks import is_finite
+
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
@@ -51,9 +53,7 @@ class SafeCheckpointHook(CheckpointHook):
         # With an average of the weights, the weights themselves are in its place.
         weights = [*checkpoint['state_dict'].items(), *checkpoint.get('ema_state_dict', {}).items()]
         broken = [
-            name
-            for name, weight in weights
-            if torch.is_tensor(weight) and not weight.isfinite().all()
+            name for name, weight in weights if torch.is_tensor(weight) and not is_finite(weight)
         ]
         if broken:
             raise CheckpointError(
@@ -129,6 +129,10 @@ def unwrap(model):
     return model.module if is_model_wrapper(model) else model
 
 
+# What a checkpoint needs to go on from, besides weights, in it or in its ``meta``.
+RESUMED = {'meta', 'epoch', 'iter', 'message_hub', 'optimizer'}
+
+
 def save_safely(cfg):
     """Put :class:`SafeCheckpointHook` in the place of mmengine's hook.
 
@@ -147,23 +151,35 @@ def save_safely(cfg):
         hook.type = 'SafeCheckpointHook'
 
 
-def resume_from_whole(cfg):
-    """Have a config resume from the last whole checkpoint of its work directory, if it has one.
+def resume_from(cfg, path=None):
+    """Have a config resume from a checkpoint.
 
     Without a seed in the config, that of the checkpoint is taken, for the order of the data.
 
     Args:
-        cfg (Config): The config, whose ``load_from`` and ``randomness`` are set.
+        cfg (Config): The config, whose ``resume``, ``load_from`` and ``randomness`` are set.
+        path (str, optional): The checkpoint, a file or a URL. Defaults to the last whole one of the
+            work directory, if there is one.
 
     Raises:
-        CheckpointError: If there are checkpoints, but none is whole.
+        CheckpointError: If it is not whole, or holds weights alone, or there are checkpoints in the
+            work directory, but none is whole.
     """
-    path, checkpoint = find_last_whole(cfg.work_dir)
+    cfg.resume = True
+    if path and '://' in path:
+        cfg.load_from = path
+        return
+    path, checkpoint = (path, read_checkpoint(path)) if path else find_last_whole(cfg.work_dir)
+    cfg.load_from = path and str(path)
     if path is None:
         print_log(f'{cfg.work_dir} has no checkpoint to go on from: training starts anew.')
         return
-    cfg.load_from = str(path)
-    seed = checkpoint.get('meta', {}).get('seed')
+    if missing := RESUMED - {*checkpoint, *(checkpoint.get('meta') or {})}:
+        raise CheckpointError(
+            f'{path} has no {", ".join(sorted(missing))}, and so cannot be gone on from: to start '
+            'from its weights, give --cfg-options load_from=... instead of --resume.'
+        )
+    seed = checkpoint['meta'].get('seed')
     if seed is not None and (cfg.get('randomness') or {}).get('seed') is None:
         cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
 

@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 
 from mmevit.datasets.faults import find_coco_faults
-from mmevit.errors import ConfigError, shorten
+from mmevit.errors import ConfigError, shorten, told_as_config_errors
 
 DIGITS_CONFIGS = dict(
     mmdet='configs/retinanet_evit_m4_digits.py',
@@ -30,6 +30,7 @@ COCO_FIELDS = dict(
 SELF_DOWNLOADING = ('CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST')
 
 
+@told_as_config_errors()
 def check_config(cfg, splits):
     """Check that devices, model and data are what a config takes them to be.
 
@@ -137,15 +138,21 @@ def check_mixed_precision(cfg):
 
 
 def check_schedule(cfg):
-    """Check that training lasts long enough for each scheduler to begin.
+    """Check that training lasts, and long enough for each scheduler to begin.
 
     Args:
         cfg (Config): The config.
 
     Raises:
-        ConfigError: If one begins after the end.
+        ConfigError: If it does not, or one begins after the end.
     """
-    max_epochs = cfg.get('train_cfg', {}).get('max_epochs')
+    for length in ('max_epochs', 'max_iters', 'val_interval'):
+        value = cfg.train_cfg.get(length, 1)
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(
+                f'train_cfg.{length} is {value!r}, but must be a whole number above 0.'
+            )
+    max_epochs = cfg.train_cfg.get('max_epochs')
     for scheduler in as_list(cfg.get('param_scheduler') or []):
         begin = scheduler.get('begin', 0)
         if max_epochs and scheduler.get('by_epoch', True) and begin >= max_epochs:
@@ -221,25 +228,49 @@ def check_model(model):
 
 
 def check_number_of_classes(cfg):
-    """Check that the head of a classifier has the classes that its data set names.
+    """Check that the heads have the classes that the data set names.
 
     Args:
         cfg (Config): The config.
 
     Raises:
-        ConfigError: If it has more or fewer.
+        ConfigError: If one has more or fewer.
     """
-    head, dataloader = cfg.model.get('head') or {}, cfg.get('train_dataloader') or {}
-    if type_name(head) != 'EfficientViTClsHead':
-        return
-    num_classes = head.get('num_classes', 1000)
+    dataloader = cfg.get('train_dataloader') or {}
     for dataset in find_datasets(dataloader.get('dataset', {})):
         classes = (dataset.get('metainfo') or {}).get('classes')
-        if isinstance(classes, (list, tuple)) and len(classes) != num_classes:
-            raise ConfigError(
-                f'model.head.num_classes is {num_classes}, but the data set has {len(classes)} '
-                f'classes, {shorten(classes)}: make them agree.'
-            )
+        if not isinstance(classes, (list, tuple)):
+            continue
+        for name, head in find_heads(cfg.model):
+            # EfficientViTClsHead has those of ImageNet unless it is told.
+            default = 1000 if type_name(head) == 'EfficientViTClsHead' else len(classes)
+            num_classes = head.get('num_classes', default)
+            if num_classes != len(classes):
+                raise ConfigError(
+                    f'{name}.num_classes is {num_classes}, but the data set has {len(classes)} '
+                    f'classes, {shorten(classes)}: make them agree.'
+                )
+
+
+def find_heads(model, name='model'):
+    """Yield the heads of a model that tell classes apart.
+
+    Args:
+        model (dict): Config of a classifier or a detector, or of a part of one.
+        name (str): Its name.
+
+    Yields:
+        tuple[str, dict]: Name and config of a head.
+
+    Example:
+        >>> list(find_heads(dict(roi_head=dict(bbox_head=dict(num_classes=80)))))
+        [('model.roi_head.bbox_head', {'num_classes': 80})]
+    """
+    for key in ('head', 'bbox_head', 'mask_head'):
+        for head in as_list(model.get(key) or []):
+            yield f'{name}.{key}', head
+    if model.get('roi_head'):
+        yield from find_heads(model['roi_head'], f'{name}.roi_head')
 
 
 def build_without_memory(cfg, name):

@@ -2,7 +2,9 @@
 
 import torch
 from mmengine.logging import print_log
-from torch import distributed
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODEL_WRAPPERS
+from torch import distributed, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional
 
@@ -20,9 +22,8 @@ def join_cpu_processes(cfg):
         print_log('PyTorch sees no GPU: the processes are joined by gloo rather than nccl.')
         settings.backend = 'gloo'
     distributed.init_process_group(settings.backend)
-    torch.nn.SyncBatchNorm.forward = normalize_over_processes
     wrapper = dict(
-        type='MMDistributedDataParallel',
+        type='CPUDistributedDataParallel',
         device_ids=None,
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False),
@@ -30,29 +31,47 @@ def join_cpu_processes(cfg):
     cfg.setdefault('model_wrapper_cfg', wrapper)
 
 
-def normalize_over_processes(self, input):
-    """Stand in for :meth:`torch.nn.SyncBatchNorm.forward`, which is for GPUs alone.
+@MODEL_WRAPPERS.register_module()
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """:class:`mmengine.model.MMDistributedDataParallel` whose layers of SyncBN work on CPUs.
 
     Args:
-        self (SyncBatchNorm): The layer.
-        input (Tensor): (N, C, ...), where N may differ between the processes.
-
-    Returns:
-        Tensor: Of the same shape, normalised by the statistics of all processes in training.
+        module (nn.Module): The model.
+        **kwargs: The other arguments of mmengine's wrapper.
     """
-    if not self.training:
-        statistics = (self.running_mean, self.running_var)
-        return functional.batch_norm(input, *statistics, self.weight, self.bias, eps=self.eps)
-    axes = [axis for axis in range(input.dim()) if axis != 1]
-    shape = [-1 if axis == 1 else 1 for axis in range(input.dim())]
-    count = all_reduce(input.new_tensor(input.numel() / input.size(1)), group=self.process_group)
-    mean = all_reduce(input.sum(axes), group=self.process_group) / count
-    centred = input - mean.view(shape)
-    variance = all_reduce(centred.square().sum(axes), group=self.process_group) / count
-    with torch.no_grad():
-        self.num_batches_tracked += 1
-        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance * count / (count - 1), share)
-    scale = self.weight * (variance + self.eps).rsqrt()
-    return centred * scale.view(shape) + self.bias.view(shape)
+
+    def __init__(self, module, **kwargs):
+        for layer in module.modules():
+            if isinstance(layer, nn.SyncBatchNorm):
+                layer.__class__ = BatchNormOverProcesses
+        super().__init__(module, **kwargs)
+
+
+class BatchNormOverProcesses(nn.modules.batchnorm._BatchNorm):
+    """What :class:`torch.nn.SyncBatchNorm` does on GPUs, for which alone PyTorch has it."""
+
+    def forward(self, input):
+        """Normalise by the statistics of all processes in training.
+
+        Args:
+            input (Tensor): (N, C, ...), where N may differ between the processes.
+
+        Returns:
+            Tensor: Of the same shape.
+        """
+        if not self.training:
+            statistics = (self.running_mean, self.running_var)
+            return functional.batch_norm(input, *statistics, self.weight, self.bias, eps=self.eps)
+        axes = [axis for axis in range(input.dim()) if axis != 1]
+        shape = [-1 if axis == 1 else 1 for axis in range(input.dim())]
+        count = all_reduce(input.new_tensor(input.numel() / input.size(1)))
+        mean = all_reduce(input.sum(axes)) / count
+        centred = input - mean.view(shape)
+        variance = all_reduce(centred.square().sum(axes)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(variance * count / (count - 1), share)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return centred * scale.view(shape) + self.bias.view(shape)

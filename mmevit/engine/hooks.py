@@ -153,11 +153,15 @@ def check_fit(model, checkpoint):
         checkpoint (dict): The checkpoint.
 
     Raises:
-        CheckpointError: If it has fewer or more weights, or weights of other shapes.
+        CheckpointError: If it has fewer or more weights, or weights of other shapes, or some that
+            are infinite or no numbers.
     """
+    weights = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
+        raise CheckpointError('The checkpoint holds something else than weights.')
     own, given = (
-        {name.removeprefix('module.'): weight.shape for name, weight in weights.items()}
-        for weights in (model.state_dict(), checkpoint.get('state_dict', checkpoint))
+        {name.removeprefix('module.'): weight.shape for name, weight in state.items()}
+        for state in (model.state_dict(), weights)
     )
     problems = {
         'lacks': sorted(own.keys() - given.keys()),
@@ -168,11 +172,17 @@ def check_fit(model, checkpoint):
             # Bias tables of other windows are resized.
             if own[name] != given[name] and not name.endswith('attention_biases')
         ),
+        'is not finite in': [name for name, weight in weights.items() if not is_finite(weight)],
     }
     if found := list_problems(problems):
         raise CheckpointError(
             f'The checkpoint does not fit the model of the config: it {"; ".join(found)}.'
         )
+
+
+def is_finite(weight):
+    """Whether all values of a tensor are."""
+    return bool(weight.isfinite().all())
 
 
 def plot_curves(histories):

@@ -6,6 +6,7 @@ import errno
 import os
 import pickle
 import sys
+import traceback
 from pathlib import Path
 from urllib.error import URLError
 
@@ -15,7 +16,7 @@ from mmengine.hub import get_config
 from mmengine.registry import MODELS, RUNNERS, DefaultScope
 from mmengine.runner import Runner
 
-from mmevit.errors import ConfigError, UserError
+from mmevit.errors import ConfigError, UserError, one_line, told_as_config_errors
 
 from .checkpointing import save_safely
 from .checks import find_datasets, type_name
@@ -57,7 +58,7 @@ def add_config_arguments(parser):
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=SettingsAction,
         metavar='KEY=VALUE',
         help='override settings of the config, such as model.backbone.arch=m0 or key="[a,b]"',
     )
@@ -66,6 +67,21 @@ def add_config_arguments(parser):
         action='store_true',
         help='load checkpoints that hold more than weights; this runs code that is in them',
     )
+
+
+class SettingsAction(DictAction):
+    """:class:`mmengine.config.DictAction`, which says what it cannot read."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Read the settings."""
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        # What it raises depends on where in a value it gets lost.
+        except Exception:
+            parser.error(
+                f'{option_string} {" ".join(values)} cannot be read: write KEY=VALUE, and lists as '
+                'KEY="[a,b]" without spaces; what holds dicts needs a config file.'
+            )
 
 
 class SizeAction(argparse.Action):
@@ -144,7 +160,10 @@ def read_config(path, options, needs=()):
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())
         raise ConfigError(f'The config {path} cannot be read: {reason}') from error
     if options is not None:
-        cfg.merge_from_dict(options)
+        try:
+            cfg.merge_from_dict(options)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ConfigError(f'--cfg-options does not fit {path}: {one_line(error)}') from error
     missing = [name for name in needs if cfg.get(name) is None]
     if missing:
         raise ConfigError(f'{path} is no whole config: it has no {", ".join(missing)}.')
@@ -211,7 +230,13 @@ def build_trainer(cfg):
     # The config that a work directory keeps has them already.
     others = [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook) not in hooks]
     cfg.custom_hooks = [*others, *(dict(type=name) for name in hooks)]
-    return build_runner(cfg)
+    runner = build_runner(cfg)
+    with told_as_config_errors():
+        # Otherwise built when training starts, in this order.
+        runner.train_loop  # noqa: B018
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        runner.val_loop  # noqa: B018
+    return runner
 
 
 def build_runner(cfg):
@@ -228,7 +253,8 @@ def build_runner(cfg):
         train_in_bfloat16(cfg)
     if on_cpu and cfg.launcher == 'pytorch':
         join_cpu_processes(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with told_as_config_errors():
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 @contextlib.contextmanager
@@ -255,3 +281,7 @@ def one_sentence_errors():
             f'error: A checkpoint holds more than weights, or is damaged ({reason}): '
             'give --trust-checkpoint if you know where it comes from.'
         )
+    # From what is not ours, such as modules of the user's own: where it was is for those who ask.
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(f'error: {one_line(error)} (the lines above tell where)')

@@ -17,7 +17,7 @@ from torch import nn
 
 from mmevit.checkpoint import read_checkpoint
 from mmevit.engine import InvalidLossHook
-from mmevit.engine.checkpointing import WholeFileBackend, find_last_whole, resume_from_whole
+from mmevit.engine.checkpointing import WholeFileBackend, find_last_whole, resume_from
 from mmevit.errors import CheckpointError, UserError
 from mmevit.files import UNFINISHED
 
@@ -209,7 +209,7 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_it_taken(train, capsys):
     (work_dir / 'epoch_3.pth').write_bytes(content[: len(content) // 2])
     (work_dir / 'last_checkpoint').write_text('')  # as a kill between two steps leaves it
     cfg = Config(dict(work_dir=str(work_dir)))
-    resume_from_whole(cfg)
+    resume_from(cfg)
     assert cfg.load_from == str(work_dir / 'epoch_2.pth') and cfg.randomness.seed == 3
     output = capsys.readouterr()
     assert 'epoch_3.pth is no whole checkpoint' in output.out + output.err
@@ -222,7 +222,7 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_it_taken(train, capsys):
 def test_without_a_checkpoint_training_starts_anew(tmp_path):
     assert find_last_whole(tmp_path / 'nothing') == (None, None)
     cfg = Config(dict(work_dir=str(tmp_path), randomness=dict(seed=1)))
-    resume_from_whole(cfg)
+    resume_from(cfg)
     assert cfg.get('load_from') is None and cfg.randomness.seed == 1
 
 

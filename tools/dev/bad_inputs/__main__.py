@@ -147,11 +147,12 @@ def judge(case, status, lines):
         return 'HANGS', last
     if status < 0:
         return 'CRASHES', last
-    if any(line.startswith('Traceback') for line in lines):
-        return 'TRACEBACK', last
     if status:
         is_sentence = last.startswith('error: ') or ': error: ' in last or case.tool_reports
-        return ('refused', last) if is_sentence and not case.survives else ('REFUSED', last)
+        if not is_sentence:
+            return 'TRACEBACK', last
+        told = 'told after a traceback' if 'Traceback' in ' '.join(lines) else 'refused'
+        return (told if not case.survives else 'REFUSED'), last
     if not case.survives:
         return 'ACCEPTED', last
     if case.warning and not warnings:

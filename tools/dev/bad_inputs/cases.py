@@ -524,7 +524,7 @@ def add_configs(cases):
         def make(folder):
             path = folder / name
             path.write_text(text)
-            return train_detector(config=path)
+            return [part for part in train_detector(config=path) if part != 'param_scheduler=None']
 
         return make
 
@@ -545,6 +545,13 @@ def add_configs(cases):
         'is in Latin-1': 'x = "\\xe9"',
         'asks for an import that is missing': base + "custom_imports = dict(imports=['no_such'])",
         'deletes its model': base + 'model = None',
+        'has an unknown scheduler': base + "param_scheduler = [dict(type='NoScheduler')]",
+        'has an unknown hook': base + "custom_hooks = [dict(type='NoHook')]",
+        'has a scheduler that ends before it begins': base
+        + "param_scheduler = [dict(type='LinearLR', begin=5, end=3)]",
+        'compiles a part that is not there': base
+        + "custom_hooks = [dict(type='CompileHook', parts='tail')]",
+        'has a scheduler that is a word': base + "param_scheduler = ['LinearLR']",
     }.items():
         cases.add(f'config {name}', config(text))
     cases.add('config in broken JSON', config('{', 'config.json'))
@@ -587,7 +594,6 @@ def add_configs(cases):
         'train_dataloader.batch_size=0',
         'train_dataloader.batch_size=-1',
         'train_dataloader.batch_size=many',
-        'train_dataloader.batch_size=1000',
         'train_dataloader.num_workers=-1',
         'train_dataloader.num_workers=two',
         'train_dataloader.persistent_workers=True',
@@ -615,7 +621,6 @@ def add_configs(cases):
         'train_cfg.max_epochs=-1',
         'train_cfg.max_epochs=few',
         'train_cfg.max_epochs=1.5',
-        'train_cfg.val_interval=0',
         'train_cfg.type=NoLoop',
         'param_scheduler=[dict(type="NoScheduler")]',
         'param_scheduler=[dict(type="LinearLR",start_factor=0)]',
@@ -627,11 +632,9 @@ def add_configs(cases):
         'custom_hooks=[dict(type="CompileHook",parts="tail")]',
         'randomness.seed=-1',
         'randomness.seed=abc',
-        'work_dir=/proc/no',
         'load_from=no_such.pth',
         'load_from=http://localhost:9/no.pth',
         'load_from=evit://m9',
-        'default_scope=nowhere',
         'log_level=LOUD',
         'env_cfg.mp_cfg.mp_start_method=teleport',
         'visualizer.type=NoVisualizer',
@@ -649,6 +652,7 @@ def add_configs(cases):
         'val_evaluator=None',
         'val_cfg=None',
         'val_dataloader.batch_size=0',
+        'train_cfg.val_interval=0',
     ):
         cases.add(
             f'setting {setting}',
@@ -657,9 +661,6 @@ def add_configs(cases):
     for setting in (
         'model.head.num_classes=7',
         'model.head.in_channels=1',
-        'model.head.topk=[1,50]',
-        'model.train_cfg.augments=[dict(type="NoAugment")]',
-        'data_preprocessor.num_classes=3',
         'train_dataloader.batch_size=1',
     ):
         cases.add(f'setting {setting}', lambda folder, setting=setting: train_classifier(setting))
@@ -790,10 +791,11 @@ def add_checkpoints(cases):
 def add_arguments(cases):
     """Add command lines that cannot be carried out."""
     picture_path = 'data/digits/val/000001.png'
-    heads = 'analysis/head_similarity.py'
+    convert, heads = 'convert_checkpoint.py', 'analysis/head_similarity.py'
     commands = {
         'no config': ['train.py'],
         'unknown flag': ['train.py', DETECTOR, '--fast'],
+        'work directory that cannot be made': train_detector(flags=('--work-dir', '/proc/no')),
         'unknown launcher': ['train.py', DETECTOR, '--launcher', 'rocket'],
         'launcher without torchrun': train_detector(flags=('--launcher', 'pytorch')),
         'slurm without a GPU': train_detector(flags=('--launcher', 'slurm')),
@@ -805,8 +807,14 @@ def add_arguments(cases):
         'export of a missing checkpoint': ['export.py', DETECTOR, 'no.pth', '--to', 'onnx'],
         'picture that is missing': ['infer.py', DETECTOR, 'no.pth', 'no.png'],
         'model that is unknown': ['infer.py', 'no-such-model', 'no.pth', picture_path],
-        'conversion of a missing file': ['convert_checkpoint.py', 'no', 'b', '--to', 'timm'],
-        'conversion to an unknown form': ['convert_checkpoint.py', 'a', 'b', '--to', 'origami'],
+        'conversion of a missing file': [
+            'convert_checkpoint.py',
+            'no.pth',
+            'b.pth',
+            '--to',
+            'timm',
+        ],
+        'conversion to an unknown form': [convert, 'a', 'b', '--to', 'origami'],
         'digits over something else': ['prepare_digits.py', '.'],
         'digits too small': ['prepare_digits.py', 'small', '--image-size', '8'],
         'benchmark of nothing': ['benchmark.py'],

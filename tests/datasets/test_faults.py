@@ -1,0 +1,175 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from mmdet.datasets import CocoDataset
+from PIL import Image
+
+from mmevit.datasets import faults
+from mmevit.datasets.faults import find_coco_faults, find_image_faults
+
+
+def make_content(**changes):
+    """Two images, three annotations, two categories; changed are the fields of the first."""
+    content = dict(
+        images=[
+            dict(id=number, file_name=f'{number}.png', height=60, width=80) for number in (1, 2)
+        ],
+        annotations=[
+            dict(id=number, image_id=image, category_id=category, bbox=[10, 10, 20, 30], area=600)
+            for number, image, category in ((1, 1, 1), (2, 2, 2), (3, 2, 1))
+        ],
+        categories=[dict(id=1, name='cat'), dict(id=2, name='dog')],
+    )
+    for part, fields in changes.items():
+        content[part][0].update(fields)
+    return content
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ('changes', 'kind'),
+    [
+        (dict(images=dict(id=2)), faults.SAME_IMAGE_ID),
+        (dict(annotations=dict(id=2)), faults.SAME_ANNOTATION_ID),
+        (dict(categories=dict(id=2)), faults.SAME_CATEGORY),
+        (dict(categories=dict(name='dog')), faults.SAME_CATEGORY),
+        (dict(images=dict(height='60')), faults.NO_IMAGE_SIZE),
+        (dict(images=dict(width=0)), faults.EMPTY_IMAGE),
+        (dict(annotations=dict(image_id=7)), faults.UNKNOWN_IMAGE),
+        (dict(annotations=dict(category_id=7)), faults.UNKNOWN_CATEGORY),
+        (dict(annotations=dict(bbox=[1, 2, 3])), faults.NO_BOX),
+        (dict(annotations=dict(bbox='box')), faults.NO_BOX),
+        (dict(annotations=dict(bbox=['1', 2, 3, 4])), faults.NO_BOX),
+        (dict(annotations=dict(bbox=[1, 2, INF, 4])), faults.NO_BOX),
+        (dict(annotations=dict(area=None)), faults.NO_BOX),
+        (dict(annotations=dict(bbox=[NAN, 2, 3, 4])), faults.NAN_BOX),
+        (dict(annotations=dict(bbox=[1, 2, 3, NAN])), faults.NAN_BOX),
+        (dict(annotations=dict(bbox=[1, 2, 0, 4])), faults.EMPTY_BOX),
+        (dict(annotations=dict(bbox=[1, 2, 3, -4])), faults.EMPTY_BOX),
+        (dict(annotations=dict(area=0)), faults.EMPTY_BOX),
+        (dict(annotations=dict(bbox=[-30, 2, 20, 20])), faults.BOX_OUTSIDE),
+        (dict(annotations=dict(bbox=[2, 61, 20, 20])), faults.BOX_OUTSIDE),
+        (dict(annotations=dict(bbox=[-10, 2, 20, 20])), faults.BOX_ACROSS),
+        (
+            dict(annotations=dict(segmentation=dict(size=[80, 60], counts='a'))),
+            faults.OTHER_MASK_SIZE,
+        ),
+    ],
+)
+def test_a_fault_is_counted_as_what_it_is(changes, kind):
+    found = find_coco_faults(make_content(**changes), ('cat', 'dog'))
+    assert found.counts[kind] == 1
+    others = {other for other in found.counts if other.severity != 'note'} - {kind}
+    # What else it entails: another id leaves a gap, another name a class without a category.
+    entailed = {faults.UNKNOWN_CATEGORY, faults.UNKNOWN_IMAGE, faults.MISSING_CLASS}
+    assert not others - entailed - {faults.OTHER_ORDER}
+
+
+def test_a_file_without_faults_has_none():
+    assert not find_coco_faults(make_content(), ('cat', 'dog')).counts
+
+
+@pytest.mark.parametrize(
+    ('classes', 'kind'),
+    [
+        (('dog', 'cat'), faults.OTHER_ORDER),
+        (('cow', 'cat', 'dog'), faults.OTHER_ORDER),
+        (('cat', 'dog', 'cow'), faults.MISSING_CLASS),
+        (('cat',), faults.OTHER_CATEGORY),
+    ],
+)
+def test_classes_that_mmdet_would_mistake_are_told_from_those_that_it_lacks(classes, kind):
+    assert kind in find_coco_faults(make_content(), classes).counts
+
+
+@pytest.mark.parametrize(
+    'box',
+    [
+        [NAN, 2, 3, 4],
+        [1, NAN, 3, 4],
+        [1, 2, NAN, 4],
+        [1, 2, 3, NAN],
+        [1, 2, 0, 4],
+        [1, 2, -3, 4],
+        [-30, 2, 20, 20],
+        [2, 61, 20, 20],
+        [10, 10, 20, 30],
+        [-10, -10, 200, 200],
+    ],
+    ids=str,
+)
+def test_mmdet_leaves_out_what_is_said_to_be_left_out(box, tmp_path):
+    content = make_content(annotations=dict(bbox=box))
+    found = find_coco_faults(content, ('cat', 'dog'))
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    dataset = CocoDataset(
+        ann_file=str(tmp_path / 'a.json'),
+        data_prefix=dict(img=''),
+        metainfo=dict(classes=('cat', 'dog')),
+        pipeline=[],
+    )
+    is_left_out = not dataset.get_data_info(0)['instances']
+    assert is_left_out == bool(found.of('fault'))
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(image, name='image.png', **options):
+        image.save(tmp_path / name, **options)
+        return tmp_path / name
+
+    return write
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ('mode', 'name', 'kinds'),
+    [
+        ('RGB', 'a.png', []),
+        ('RGB', 'a.jpg', []),
+        ('L', 'a.png', [faults.GREY]),
+        ('RGBA', 'a.png', [faults.TRANSPARENT]),
+        ('CMYK', 'a.jpg', [faults.CMYK]),
+        ('I;16', 'a.png', [faults.DEEP, faults.GREY]),
+    ],
+)
+def test_the_form_of_an_image_is_told(save, mode, name, kinds):
+    if mode == 'I;16':
+        image = Image.fromarray(np.arange(2400, dtype=np.uint16).reshape(40, 60))
+    else:
+        image = NOISE.convert(mode)
+    assert find_image_faults(save(image, name), (40, 60)) == kinds
+
+
+def test_an_image_of_another_size_is_told_also_if_it_is_to_be_turned(save):
+    assert find_image_faults(save(NOISE), (60, 40)) == [faults.OTHER_SIZE]
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    path = save(NOISE, 'a.jpg', exif=turned)
+    assert find_image_faults(path, (40, 60)) == [faults.OTHER_SIZE]
+    assert find_image_faults(path, (60, 40)) == []
+
+
+def test_files_that_are_no_whole_images_are_told(save, tmp_path):
+    path = save(NOISE, 'a.jpg')
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    assert find_image_faults(path) == [faults.TRUNCATED]
+    path.write_bytes(content[:20])
+    assert find_image_faults(path) == [faults.UNREADABLE]
+    path.write_bytes(b'')
+    assert find_image_faults(path) == [faults.EMPTY_FILE]
+    path.unlink()
+    assert find_image_faults(path) == [faults.MISSING_FILE]
+
+
+@pytest.mark.parametrize('size', [(10001, 10000), (20000, 20000)])
+def test_an_image_too_large_to_decode_is_told_from_its_header(save, size):
+    path = save(Image.new('1', size))
+    assert find_image_faults(path) == [faults.HUGE]

@@ -1,0 +1,145 @@
+"""Train for half an hour, and see that memory, open files and shared memory stay as they were.
+
+Epochs follow each other as in any run, with an evaluation and a checkpoint after each. Ends with 1
+if the memory of all its processes has grown by more than 5 % after the warm-up, or if there are
+more open files or more files in shared memory.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from matplotlib.figure import Figure
+from rich.progress import track
+
+from mmevit.files import written_whole
+
+TRAIN = Path(__file__).parents[1] / 'train.py'
+SHARED_MEMORY = Path('/dev/shm')
+
+
+def parse_args():
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('work_dir', type=Path, help='folder for the run')
+    parser.add_argument('--minutes', type=float, default=30, help='how long')
+    parser.add_argument('--warm-up', type=float, default=5, help='minutes that are not judged')
+    parser.add_argument('--plot', help='picture to write')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
+    return parser.parse_args()
+
+
+def main():
+    """Train, look every two seconds, and judge."""
+    args = parse_args()
+    log = args.work_dir.with_suffix('.log')
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, TRAIN, args.config, '--work-dir', args.work_dir]
+    options = ['--cfg-options', 'train_cfg.max_epochs=100000', *args.cfg_options]
+    with log.open('w') as file:
+        process = subprocess.Popen([*command, *options], stdout=file, stderr=file)
+    try:
+        samples = [look(process) for _ in track(Paced(int(args.minutes * 30)), 'Training')]
+    finally:
+        process.terminate()
+        process.wait()
+    if args.plot:
+        plot(samples, args)
+    sys.exit(judge(samples, args))
+
+
+class Paced:
+    """Numbers, one every two seconds.
+
+    Args:
+        number (int): How many.
+    """
+
+    def __init__(self, number):
+        self.number = number
+
+    def __len__(self):
+        return self.number
+
+    def __iter__(self):
+        start = time.monotonic()
+        for index in range(self.number):
+            time.sleep(max(0, start + 2 * index - time.monotonic()))
+            yield index
+
+
+def look(process):
+    """Measure a run and its workers.
+
+    Args:
+        process (Popen): The run.
+
+    Returns:
+        dict[str, float]: ``memory`` in MiB, each page counted once, ``files`` that are open, and
+        ``shared``, the number of files in shared memory.
+    """
+    if process.poll() is not None:
+        sys.exit(f'error: The run has ended with {process.returncode}.')
+    main_process = psutil.Process(process.pid)
+    memory = files = 0
+    for one in (main_process, *main_process.children(recursive=True)):
+        try:
+            # Workers share most pages with their parent, so each counts for a part.
+            memory += one.memory_full_info().pss / 2**20
+            files += one.num_fds()
+        except psutil.Error:
+            continue  # a worker that has just ended
+    return dict(memory=memory, files=files, shared=len(list(SHARED_MEMORY.iterdir())))
+
+
+def judge(samples, args):
+    """Compare the first quarter after the warm-up with the last one, and print both.
+
+    Args:
+        samples (list[dict]): What was measured.
+        args (argparse.Namespace): The parsed command line.
+
+    Returns:
+        bool: Whether something has grown.
+    """
+    judged = samples[int(len(samples) * args.warm_up / args.minutes) :]
+    quarter = max(1, len(judged) // 4)
+    has_grown = False
+    for name, allowed in (('memory', 1.05), ('files', 1.0), ('shared', 1.0)):
+        # The most in a quarter, since epochs, evaluations and checkpoints take turns.
+        first, last = (
+            max(sample[name] for sample in part) for part in (judged[:quarter], judged[-quarter:])
+        )
+        print(f'{name}: {first:.0f} in the first quarter, {last:.0f} in the last one')
+        has_grown |= last > first * allowed
+    return has_grown
+
+
+def plot(samples, args):
+    """Draw memory and open files over time.
+
+    Args:
+        samples (list[dict]): What was measured.
+        args (argparse.Namespace): The parsed command line.
+    """
+    minutes = [index / 30 for index in range(len(samples))]
+    figure = Figure(figsize=(9, 4), layout='constrained')
+    axes = figure.subplots()
+    axes.plot(minutes, [sample['memory'] for sample in samples], linewidth=1)
+    axes.axvline(args.warm_up, color='grey', linestyle=':')
+    axes.set(xlabel='minutes', ylabel='memory, MiB', ylim=(0, None), title='Training')
+    files = axes.twinx()
+    files.plot(minutes, [sample['files'] for sample in samples], linewidth=0.7, color='tab:orange')
+    files.set(ylabel='open files (orange)', ylim=(0, None))
+    with written_whole(args.plot) as path:
+        figure.savefig(path, dpi=120)
+
+
+if __name__ == '__main__':
+    main()
