@@ -17,7 +17,8 @@ class LoadReadableImage(LoadImageFromFile):
     """Load an image; if it cannot be read, warn and go on.
 
     mmcv's own transform ends the run there, hours into it. A file of more than 100 million pixels,
-    which could fill the memory, is not read either.
+    which could fill the memory, is not read either, nor is one to train on that is smaller than
+    annotated.
 
     Args:
         on_error (str): What an unreadable image becomes. ``'skip'``: none, so that the data set
@@ -46,7 +47,10 @@ class LoadReadableImage(LoadImageFromFile):
         try:
             if is_huge(results['img_path']):
                 raise ValueError(HUGE.name)
-            return super().transform(results)
+            loaded = super().transform(dict(results))
+            if self.on_error == 'skip':
+                check_size(loaded)
+            return loaded
         # What a decoder raises at hostile bytes depends on the backend and the format.
         except Exception as error:
             consequence = 'skipped' if self.on_error == 'skip' else 'taken as a blank image'
@@ -67,3 +71,18 @@ class LoadReadableImage(LoadImageFromFile):
             results['img'] = np.zeros((*shape, *channels), dtype=dtype)
             results['img_shape'] = results['ori_shape'] = shape
             return results
+
+
+def check_size(results):
+    """Check that an image is not smaller than annotated, so that boxes would be outside it.
+
+    Args:
+        results (dict): The image, and its annotated ``height`` and ``width`` if there are any.
+
+    Raises:
+        ValueError: If it is.
+    """
+    height, width = results['img_shape']
+    annotated = (results.get('height', height), results.get('width', width))
+    if height < annotated[0] or width < annotated[1]:
+        raise ValueError(f'of {width} x {height} pixels, but annotated for {annotated[::-1]}')

@@ -82,6 +82,10 @@ class SafeCheckpointHook(CheckpointHook):
         except UserError as error:
             hint = f'go on from {previous} by --resume' if previous else 'none was written before'
             raise CheckpointError(f'{str(error).rstrip(".")}; {hint}.') from error
+        optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
+        if runner.rank > 0 and hasattr(optimizer, 'consolidate_state_dict'):
+            # Only the first process saves, and waits for these parts of the state.
+            optimizer.consolidate_state_dict()
         self.file_backend.remove_now()
 
     def _save_best_checkpoint(self, runner, metrics):

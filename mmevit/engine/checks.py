@@ -146,13 +146,14 @@ def check_schedule(cfg):
     Raises:
         ConfigError: If it does not, or one begins after the end.
     """
+    train_cfg = cfg.get('train_cfg') or {}
     for length in ('max_epochs', 'max_iters', 'val_interval'):
-        value = cfg.train_cfg.get(length, 1)
+        value = train_cfg.get(length, 1)
         if not isinstance(value, int) or value < 1:
             raise ConfigError(
                 f'train_cfg.{length} is {value!r}, but must be a whole number above 0.'
             )
-    max_epochs = cfg.train_cfg.get('max_epochs')
+    max_epochs = train_cfg.get('max_epochs')
     for scheduler in as_list(cfg.get('param_scheduler') or []):
         begin = scheduler.get('begin', 0)
         if max_epochs and scheduler.get('by_epoch', True) and begin >= max_epochs:
@@ -563,7 +564,9 @@ def check_images(content, ann_file, folder):
         names_by_folder[path.parent].add(path.name)
     missing = []
     for parent, names in names_by_folder.items():
-        present = set(os.listdir(parent)) if parent.is_dir() else set()
+        entries = os.scandir(parent) if parent.is_dir() else ()
+        # A pipe in the place of an image would be waited for.
+        present = {entry.name for entry in entries if entry.is_file()}
         missing += [str(parent / name) for name in sorted(names - present)]
     if missing:
         raise ConfigError(

@@ -231,6 +231,8 @@ def build_trainer(cfg):
     others = [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook) not in hooks]
     cfg.custom_hooks = [*others, *(dict(type=name) for name in hooks)]
     runner = build_runner(cfg)
+    if not isinstance(runner, Runner):  # one with a strategy of its own
+        return runner
     with told_as_config_errors():
         # Otherwise built when training starts, in this order.
         runner.train_loop  # noqa: B018

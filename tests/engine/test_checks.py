@@ -100,6 +100,8 @@ def test_a_test_set_needs_no_annotations(copy):
 
 def test_classes_that_no_annotation_has_are_named(cfg):
     cfg.train_dataloader.dataset.metainfo = dict(classes=('cat', 'dog'))
+    expect_sentence(cfg, 'model.bbox_head.num_classes is 10, but the data set has 2 classes')
+    cfg.model.bbox_head.num_classes = 2
     expect_sentence(cfg, '0, 1, 2, 3 and 6 more', 'cat, dog', 'metainfo.classes')
     del cfg.train_dataloader.dataset['metainfo']
     expect_sentence(cfg, 'person, bicycle')
@@ -126,14 +128,44 @@ def test_wrapped_and_joined_data_sets_are_looked_into(cfg, copy):
     expect_sentence(cfg, copy / 'annotations/instances_train.json')
 
 
-def test_classes_from_a_file_or_of_the_data_set_itself_are_mmdets_business(cfg, copy):
+def test_classes_from_a_file_are_mmdets_business(cfg):
     cfg.train_dataloader.dataset.metainfo = dict(classes='classes.txt')
     check_config(cfg, splits=['train'])
+
+
+def test_a_category_that_mmdet_would_take_for_another_class_is_named(copy):
     path = copy / 'annotations/instances_train.json'
     path.write_text(path.read_text().replace('"name": "3"', '"name": "dog"'))
     cfg = make_cfg(copy)
     cfg.train_dataloader.dataset.metainfo = dict(palette=[(0, 0, 0)])
-    check_config(cfg, splits=['train'])
+    expect_sentence(cfg, 'dog in the place of person')
+
+
+def test_boxes_that_mmdet_leaves_out_are_counted_in_a_warning(cfg, copy, log):
+    path = copy / 'annotations/instances_train.json'
+    content = json.loads(path.read_text())
+    content['annotations'][0]['bbox'][2] = 0
+    content['annotations'][1]['bbox'][0] = float('nan')
+    path.write_text(json.dumps(content))
+    check_config(make_cfg(copy), splits=['train'])
+    warning = log.read_text()
+    assert '1 x box or area of less than one pixel (annotation 1)' in warning
+    assert '1 x box with NaN (annotation 2)' in warning and 'tools/check_dataset.py' in warning
+
+
+@pytest.mark.parametrize('part', ['images', 'annotations'])
+def test_ids_that_are_there_twice_are_named(copy, part):
+    path = copy / 'annotations/instances_train.json'
+    content = json.loads(path.read_text())
+    content[part][1]['id'] = content[part][0]['id']
+    path.write_text(json.dumps(content))
+    expect_sentence(make_cfg(copy), path, '1 x', 'id that another', 'tools/check_dataset.py')
+
+
+@pytest.mark.parametrize('length', [0, -1, 1.5, 'few'])
+def test_training_of_no_length_is_refused(cfg, length):
+    cfg.train_cfg.max_epochs = length
+    expect_sentence(cfg, f'train_cfg.max_epochs is {length!r}', 'above 0')
 
 
 @pytest.mark.parametrize('name', ['XMLDataset', 'CrowdHumanDataset', 'MyDataset'])

@@ -1,0 +1,102 @@
+import json
+import runpy
+import shutil
+import sys
+
+import pytest
+from PIL import Image
+
+DETECTOR = 'configs/retinanet_evit_m4_digits.py'
+CLASSIFIER = 'configs/evit_m0_digits.py'
+
+
+@pytest.fixture
+def root(digits, tmp_path):
+    shutil.copytree(digits, tmp_path / 'digits')
+    return tmp_path / 'digits'
+
+
+@pytest.fixture
+def look_through(root, monkeypatch, tmp_path, capsys):
+    """Run the command in this process; returns its status, its rows and what it printed."""
+
+    def run(config, *arguments, data_root=root):
+        splits = ('train', 'val', 'test')
+        options = [f'{split}_dataloader.dataset.data_root={data_root}' for split in splits]
+        out = tmp_path / 'faults.json'
+        arguments = [config, *arguments, '--out', out, '--cfg-options', *options]
+        monkeypatch.setattr(sys, 'argv', ['check_dataset.py', *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path('tools/check_dataset.py', run_name='__main__')
+        rows = json.loads(out.read_text())['rows'] if out.exists() else []
+        return end.value.code, rows, capsys.readouterr().out
+
+    return run
+
+
+def test_data_without_faults_are_looked_through_once_and_end_with_0(look_through):
+    status, rows, printed = look_through(DETECTOR)
+    assert status == 0
+    assert [row['data'] for row in rows] == ['train, 16 images', 'val+test, 8 images']
+    assert {row['fault'] for row in rows} == {'none'}
+    assert '| train, 16 images | ok |  | none |' in printed
+
+
+def test_faults_are_counted_with_examples_and_end_with_1(look_through, root):
+    (root / 'train/000003.png').write_bytes(b'torn')
+    (root / 'train/000005.png').write_bytes(b'torn')
+    Image.open(root / 'train/000006.png').convert('L').save(root / 'train/000006.png')
+    (root / 'val/000002.png').unlink()
+    path = root / 'annotations/instances_train.json'
+    content = json.loads(path.read_text())
+    content['annotations'][0]['bbox'][2] = 0
+    path.write_text(json.dumps(content))
+    status, rows, _ = look_through(DETECTOR)
+    assert status == 1
+    found = {(row['data'].split(',')[0], row['fault']): row for row in rows}
+    torn = found['train', 'file that is no whole image']
+    assert torn['count'] == 2 and str(root / 'train/000003.png') in torn['examples']
+    assert found['train', 'box or area of less than one pixel']['count'] == 1
+    assert found['train', 'grey image']['severity'] == 'note'
+    assert found['val+test', 'file that is missing']['severity'] == 'fatal'
+    assert len(found) == 4
+
+
+def test_what_may_be_meant_ends_with_0(look_through, root):
+    Image.open(root / 'train/000006.png').convert('L').save(root / 'train/000006.png')
+    status, rows, _ = look_through(DETECTOR, '--splits', 'train')
+    assert status == 0
+    assert [row['fault'] for row in rows] == ['grey image']
+
+
+def test_an_annotation_file_that_is_torn_is_told_beside_the_faults_of_others(look_through, root):
+    path = root / 'annotations/instances_train.json'
+    path.write_text(path.read_text()[:500])
+    (root / 'val/000002.png').write_bytes(b'')
+    status, rows, _ = look_through(DETECTOR)
+    assert status == 1
+    assert [row['fault'] for row in rows] == [
+        'annotation file that cannot be read',
+        'file that is empty',
+    ]
+    assert 'is not a whole JSON file' in rows[0]['examples']
+
+
+def test_class_folders_and_segments_are_looked_through_too(look_through, root):
+    next((root / 'classification/val/3').iterdir()).write_bytes(b'torn')
+    status, rows, _ = look_through(
+        CLASSIFIER, '--splits', 'val', data_root=root / 'classification/val'
+    )
+    assert status == 1
+    assert [(row['count'], row['fault']) for row in rows if row['severity'] != 'note'] == [
+        (1, 'file that is no whole image')
+    ]
+    (root / 'segments/val/000001.png').write_bytes(b'')
+    status, rows, _ = look_through('configs/semantic-fpn_evit_m4_digits.py', '--splits', 'val')
+    assert [row['fault'] for row in rows if row['severity'] == 'fault'] == ['file that is empty']
+
+
+def test_an_unknown_ending_is_refused_before_the_data_are_read(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['check_dataset.py', DETECTOR, '--out', 'a.txt'])
+    with pytest.raises(SystemExit, match='a.txt must end in'):
+        runpy.run_path('tools/check_dataset.py', run_name='__main__')
