@@ -110,3 +110,16 @@ def test_other_wrappers_are_left_alone():
         before = copy.deepcopy(cfg)
         train_in_bfloat16(cfg)
         assert cfg == before
+
+
+def test_halves_of_a_batch_that_are_accumulated_train_as_the_whole(batches):
+    model = Classifier().double()
+    model.backbone.eval()  # the statistics of batch norm are of what it sees at a time
+    whole, halves = [], []
+    for images, labels in batches:
+        whole.append((images.double(), labels))
+        halves += zip(images.double().split(4), labels.split(4), strict=True)
+    expected, _, _ = train(model, whole, 'OptimWrapper')
+    actual, _, _ = train(model, halves, 'OptimWrapper', accumulative_counts=2)
+    for ours, wanted in zip(actual.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=1e-9)

@@ -1,0 +1,124 @@
+"""The commands under tools/dev that try what goes wrong, and that they find it."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+CONFIG = f"""
+_base_ = {str(ROOT / 'configs/retinanet_evit_m4_digits.py')!r}
+root = 'ROOT/'
+model = dict(backbone=dict(arch='m0', drop_path_rate=0.1), neck=dict(in_channels=[64, 128, 192]))
+load, annotations, resize, pack = _base_.train_dataloader.dataset.pipeline
+distort = dict(type='PhotoMetricDistortion')
+train_dataloader = dict(
+    num_workers=2,
+    persistent_workers=True,
+    dataset=dict(data_root=root, pipeline=[load, annotations, distort, resize, pack]),
+)
+val_dataloader = dict(dataset=dict(data_root=root))
+val_evaluator = dict(ann_file=root + 'annotations/instances_val.json')
+train_cfg = dict(max_epochs=8, val_interval=1)
+default_hooks = dict(logger=dict(interval=1))
+custom_hooks = [dict(type='EMAHook')]
+randomness = dict(seed=5)
+"""
+
+
+@pytest.fixture
+def bad_inputs(monkeypatch):
+    folder = ROOT / 'tools/dev/bad_inputs'
+    monkeypatch.syspath_prepend(str(folder))
+    return SimpleNamespace(**runpy.run_path(str(folder / '__main__.py')))
+
+
+@pytest.fixture
+def config(digits, tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(CONFIG.replace('ROOT', str(digits)))
+    return path
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_three_times_ends_with_the_same_bits(config, tmp_path, run_tool):
+    work_dir = tmp_path / 'work'
+    result = run_tool('tools/dev/kill_and_resume.py', config, work_dir, '--kills', 3, timeout=900)
+    assert result.returncode == 0, result.stdout
+    assert result.stdout.count('│ 1 ') == 3  # once in each phase
+
+
+@pytest.mark.slow
+def test_memory_and_open_files_of_a_run_are_looked_at(config, tmp_path, run_tool):
+    picture = tmp_path / 'soak.png'
+    arguments = [config, tmp_path / 'run', '--minutes', 1, '--warm-up', 0.5, '--plot', picture]
+    result = run_tool('tools/dev/soak.py', *arguments)
+    assert 'memory: ' in result.stdout and 'files: ' in result.stdout, result.stdout
+    assert picture.stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_every_bad_input_is_refused_or_survived(tmp_path, run_tool):
+    out = tmp_path / 'table.json'
+    result = run_tool(sys.executable, 'tools/dev/bad_inputs', '--out', out, timeout=3000)
+    bad = [row for row in json.loads(out.read_text())['rows'] if row['outcome'].isupper()]
+    assert not bad
+    assert result.returncode == 0
+
+
+def test_there_are_more_than_two_hundred_kinds_of_bad_input(bad_inputs, tmp_path):
+    kinds = {case.kind for case in bad_inputs.make_cases(tmp_path)}
+    assert len(kinds) > 200
+
+
+@pytest.mark.parametrize(
+    ('case', 'status', 'lines', 'outcome'),
+    [
+        (dict(), 1, ['error: no such file'], 'refused'),
+        (dict(), 2, ['tool.py: error: no such flag'], 'refused'),
+        (dict(), 1, ['Traceback', 'error: no (the lines above tell where)'], 'told after a trace'),
+        (dict(), 1, ['Traceback', 'KeyError: 7'], 'TRACEBACK'),
+        (dict(), 0, ['done'], 'ACCEPTED'),
+        (dict(), None, [], 'HANGS'),
+        (dict(), -11, [], 'CRASHES'),
+        (dict(survives=True), 0, ['done'], 'survived'),
+        (dict(survives=True), 1, ['error: no'], 'REFUSED'),
+        (dict(survives=True, warning='skipped'), 0, ['done'], 'SILENT'),
+        (dict(survives=True, warning='skipped'), 0, ['one is skipped', 'done'], 'survived'),
+    ],
+)
+def test_what_an_input_gave_is_judged(bad_inputs, case, status, lines, outcome):
+    case = dict(survives=False, warning='', tool_reports=False) | case
+    assert bad_inputs.judge(SimpleNamespace(**case), status, lines)[0].startswith(outcome)
+
+
+def test_checkpoints_that_differ_in_a_bit_are_told():
+    compare = runpy.run_path('tools/dev/kill_and_resume.py')['compare']
+    ours = dict(state_dict=dict(weight=torch.ones(3)), param_schedulers=[dict(last_step=4)])
+    same = dict(state_dict=dict(weight=torch.ones(3)), param_schedulers=[dict(last_step=4)])
+    assert compare(ours, same) == dict(state_dict=(0, 1), param_schedulers=(0, 1))
+    same['state_dict']['weight'][1] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
+    same['param_schedulers'][0]['last_step'] = 5
+    assert compare(ours, same) == dict(state_dict=(1, 1), param_schedulers=(1, 1))
+
+
+def test_growth_of_memory_and_open_files_is_told(capsys):
+    judge = runpy.run_path('tools/dev/soak.py')['judge']
+    args = SimpleNamespace(minutes=4, warm_up=1)
+
+    def samples(memory, files):
+        return [
+            dict(memory=100 + memory * minute, files=40 + files * minute, shared=2)
+            for minute in range(4)
+            for _ in range(30)
+        ]
+
+    assert not judge(samples(0, 0), args)
+    assert not judge(samples(2, 0), args)
+    assert judge(samples(20, 0), args)
+    assert judge(samples(0, 1), args)
+    assert 'memory: 120 in the first quarter, 160 in the last one' in capsys.readouterr().out
