@@ -2,7 +2,7 @@
 
 import contextlib
 import pickle
-from urllib.error import URLError
+import traceback
 
 
 class UserError(ValueError):
@@ -15,6 +15,10 @@ class ConfigError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint cannot be read, is not safe to read, or does not fit the model."""
+
+
+class TornCheckpointError(CheckpointError):
+    """A checkpoint is not whole."""
 
 
 def one_line(error):
@@ -40,16 +44,21 @@ def told_as_config_errors():
     """Say of all that goes wrong inside a block that the config is at fault.
 
     Raises:
-        ConfigError: In the place of what a library raises; a download and a checkpoint that fail
-            are no fault of the config.
+        ConfigError: In the place of what a library raises; a disk, a download or a checkpoint that
+            fail are no fault of the config.
     """
     try:
         yield
-    except (UserError, URLError, pickle.UnpicklingError):
+    # Such as a full disk, a download, or a checkpoint.
+    except (UserError, OSError, pickle.UnpicklingError):
         raise
     # What a constructor raises depends on what it is of.
     except Exception as error:
-        raise ConfigError(f'The config asks for what cannot be: {one_line(error)}') from error
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f'The config asks for what cannot be: {one_line(error)} ({place.filename}, line '
+            f'{place.lineno}).'
+        ) from error
 
 
 def list_problems(names_by_problem):

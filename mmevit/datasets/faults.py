@@ -38,8 +38,8 @@ SAME_CATEGORY = Kind('category whose id or name another one has', STOPS, 'fatal'
 OTHER_ORDER = Kind('class in another order than in the annotation file', STOPS, 'fatal')
 NO_BOX = Kind('box that is not four finite numbers', STOPS, 'fatal')
 NO_IMAGE_SIZE = Kind('image whose height and width are not numbers', STOPS, 'fatal')
-OTHER_MASK_SIZE = Kind('mask of another size than its image', STOPS, 'fatal')
 NAN_BOX = Kind('box with NaN', LEFT_OUT)
+OTHER_MASK_SIZE = Kind('mask of another size than its image', 'ends training of masks')
 EMPTY_BOX = Kind('box or area of less than one pixel', LEFT_OUT)
 BOX_OUTSIDE = Kind('box outside its image', LEFT_OUT)
 UNKNOWN_IMAGE = Kind('annotation of an image that is not listed', LEFT_OUT)
@@ -130,17 +130,22 @@ def find_coco_faults(content, classes):
         Faults: What was found.
 
     Example:
-        >>> image = dict(id=1, file_name='a.png', height=8, width=8)
-        >>> twice = dict(images=[image, image], categories=[dict(id=1, name='cat')])
-        >>> find_coco_faults(twice, ['cat']).describe([SAME_IMAGE_ID])
+        >>> images = [dict(id=1, file_name=name, height=8, width=8) for name in ('a.png', 'b.png')]
+        >>> content = dict(images=images, categories=[dict(id=1, name='cat')])
+        >>> find_coco_faults(content, ['cat']).describe([SAME_IMAGE_ID])
         '1 x image id that another image has (image 1)'
     """
     faults = Faults()
     annotations = content.get('annotations') or []
-    find_same_ids(content['images'], SAME_IMAGE_ID, 'image', faults)
-    find_same_ids(annotations, SAME_ANNOTATION_ID, 'annotation', faults)
+    images = {}
+    for image in content['images']:
+        # The same entry twice is one image to mmdet.
+        if images.setdefault(image['id'], image) != image:
+            faults.add(SAME_IMAGE_ID, f'image {image["id"]}')
+    for number, count in Counter(annotation['id'] for annotation in annotations).items():
+        if count > 1:
+            faults.add(SAME_ANNOTATION_ID, f'annotation {number}')
     find_category_faults(content['categories'], classes, faults)
-    images = {image['id']: image for image in content['images']}
     for image in images.values():
         if kind := size_fault(image):
             faults.add(kind, f'image {image["id"]}')
@@ -155,13 +160,6 @@ def find_coco_faults(content, classes):
     return faults
 
 
-def find_same_ids(entries, kind, what, faults):
-    """Find entries with the id of another one."""
-    for number, count in Counter(entry['id'] for entry in entries).items():
-        for _ in range(count - 1):
-            faults.add(kind, f'{what} {number}')
-
-
 def find_category_faults(categories, classes, faults):
     """Compare categories with the classes of a data set.
 
@@ -169,10 +167,12 @@ def find_category_faults(categories, classes, faults):
     class that is missing, or stands elsewhere, would give all after it the name of another.
     """
     names = [category['name'] for category in categories]
-    for key in ('id', 'name'):
-        for value, count in Counter(category[key] for category in categories).items():
-            if count > 1:
-                faults.add(SAME_CATEGORY, value)
+    for value, count in Counter(category['id'] for category in categories).items():
+        if count > 1:
+            faults.add(SAME_CATEGORY, value)
+    for name in classes:
+        if names.count(name) > 1:
+            faults.add(SAME_CATEGORY, name)
     for name in names:
         if name not in classes:
             faults.add(OTHER_CATEGORY, name)
@@ -213,6 +213,8 @@ def is_usable(annotation, image, names, faults):
         bool: Whether mmdet uses it.
     """
     name = f'annotation {annotation["id"]}'
+    if annotation.get('ignore'):
+        return False
     if image is None:
         faults.add(UNKNOWN_IMAGE, name)
     elif annotation['category_id'] not in names:
@@ -294,7 +296,7 @@ def find_image_faults(path, size=None):
         return [MISSING_FILE]
     if os.path.getsize(path) == 0:
         return [EMPTY_FILE]
-    if is_huge(path):
+    if is_huge(path, MAX_PIXELS):
         return [HUGE]
     if is_truncated(path):
         return [TRUNCATED]
@@ -319,19 +321,21 @@ def find_image_faults(path, size=None):
     return kinds
 
 
-def is_huge(path):
+def is_huge(path, max_pixels):
     """Whether the header of an image says that it is too large to be decoded.
 
     Args:
         path (str | Path): The file.
+        max_pixels (int): How many pixels it may have.
 
     Returns:
-        bool: Whether it has more than ``MAX_PIXELS``; False if the header cannot be read.
+        bool: Whether it has more; False if the header cannot be read.
     """
     try:
         with Image.open(path) as image:
-            return math.prod(image.size) > MAX_PIXELS
+            return math.prod(image.size) > max_pixels
     except Image.DecompressionBombError:
+        # Pillow does not even tell the size, which is above 178 million.
         return True
     except Exception:
         return False

@@ -9,22 +9,23 @@ from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 
-from .faults import HUGE, is_huge
+from .faults import MAX_PIXELS, is_huge
 
 
 @TRANSFORMS.register_module()
 class LoadReadableImage(LoadImageFromFile):
     """Load an image; if it cannot be read, warn and go on.
 
-    mmcv's own transform ends the run there, hours into it. A file of more than 100 million pixels,
-    which could fill the memory, is not read either, nor is one to train on that is smaller than
-    annotated.
+    mmcv's own transform ends the run there, hours into it. A file of very many pixels, which could
+    fill the memory, is not read either, nor is an image to train on that is smaller than annotated.
 
     Args:
         on_error (str): What an unreadable image becomes. ``'skip'``: none, so that the data set
             draws another in its place, for training. ``'blank'``: a black one of the annotated
             size, or that of the annotated segments, or of 32x32 pixels where nothing is annotated,
             for evaluation, where every image counts. Defaults to ``'skip'``.
+        max_pixels (int, optional): How many pixels a file may have, or None for any number; files
+            on remote storage are not looked at. Defaults to 100 million.
         **kwargs: The arguments of :class:`mmcv.transforms.LoadImageFromFile`.
 
     Raises:
@@ -36,17 +37,17 @@ class LoadReadableImage(LoadImageFromFile):
         'blank'
     """
 
-    def __init__(self, on_error='skip', **kwargs):
+    def __init__(self, on_error='skip', max_pixels=MAX_PIXELS, **kwargs):
         if on_error not in ('skip', 'blank'):
             raise ValueError(f"on_error is {on_error!r}, but must be 'skip' or 'blank'.")
         super().__init__(**kwargs)
-        self.on_error = on_error
+        self.on_error, self.max_pixels = on_error, max_pixels
 
     def transform(self, results):
         """Add ``img``, ``img_shape`` and ``ori_shape`` to ``results``, or return None."""
         try:
-            if is_huge(results['img_path']):
-                raise ValueError(HUGE.name)
+            if self.max_pixels and is_huge(results['img_path'], self.max_pixels):
+                raise ValueError(f'more than {self.max_pixels} pixels')
             loaded = super().transform(dict(results))
             if self.on_error == 'skip':
                 check_size(loaded)

@@ -2,20 +2,21 @@
 
 import logging
 import os
+import re
 from pathlib import Path
 
-import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop
 
 from mmevit.checkpoint import read_checkpoint
-from mmevit.errors import CheckpointError, UserError, shorten
+from mmevit.errors import CheckpointError, TornCheckpointError, UserError, shorten
 from mmevit.files import remove_leftovers, written_whole
 
-from .hooks import is_finite
+from .checks import type_name
+from .hooks import list_broken, unwrap
 
 
 @HOOKS.register_module()
@@ -39,22 +40,30 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     def __init__(self, *args, backend_args=None, **kwargs):
-        super().__init__(*args, backend_args=backend_args or dict(backend='whole'), **kwargs)
+        is_remote = '://' in (kwargs.get('out_dir') or '') or kwargs.get('file_client_args')
+        if backend_args is None and not is_remote:
+            backend_args = dict(backend='whole')
+        super().__init__(*args, backend_args=backend_args, **kwargs)
 
     def before_train(self, runner):
-        """Clear away what a killed run has left half written."""
+        """Clear away what a killed run has left half written, and evaluate what it has not."""
         super().before_train(runner)
         if runner.rank == 0:
-            remove_leftovers(runner.work_dir)
+            remove_leftovers(self.out_dir)
         self.file_backend = RemovingLast(self.file_backend)
+        if is_evaluation_due(runner):
+            runner.val_loop.run()
+
+    def after_val_epoch(self, runner, metrics):
+        """Take note that this is evaluated."""
+        runner.message_hub.update_info('evaluated_iter', runner.iter)
+        super().after_val_epoch(runner, metrics)
 
     def before_save_checkpoint(self, runner, checkpoint):
         """Check the weights, and add the gradients of an unfinished accumulation."""
         # With an average of the weights, the weights themselves are in its place.
         weights = [*checkpoint['state_dict'].items(), *checkpoint.get('ema_state_dict', {}).items()]
-        broken = [
-            name for name, weight in weights if torch.is_tensor(weight) and not is_finite(weight)
-        ]
+        broken = list_broken(weights, unwrap(runner.model))
         if broken:
             raise CheckpointError(
                 f'The weights are no longer finite, {shorten(broken)}: lower the learning rate, or '
@@ -83,14 +92,17 @@ class SafeCheckpointHook(CheckpointHook):
             hint = f'go on from {previous} by --resume' if previous else 'none was written before'
             raise CheckpointError(f'{str(error).rstrip(".")}; {hint}.') from error
         optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
-        if runner.rank > 0 and hasattr(optimizer, 'consolidate_state_dict'):
+        is_sharded = hasattr(optimizer, 'consolidate_state_dict')
+        if runner.rank > 0 and is_sharded and self.save_optimizer:
             # Only the first process saves, and waits for these parts of the state.
             optimizer.consolidate_state_dict()
-        self.file_backend.remove_now()
+        self.file_backend.remove_but(self.last_ckpt)
 
     def _save_best_checkpoint(self, runner, metrics):
         super()._save_best_checkpoint(runner, metrics)
-        self.file_backend.remove_now()
+        if self.save_best:
+            several = getattr(self, 'best_ckpt_path_dict', {}).values()
+            self.file_backend.remove_but(getattr(self, 'best_ckpt_path', None), *several)
 
 
 @register_backend('whole')
@@ -122,19 +134,51 @@ class RemovingLast:
         """Remember a file that is to be removed."""
         self.paths.append(filepath)
 
-    def remove_now(self):
-        """Remove those files."""
+    def remove_but(self, *written):
+        """Remove those files, but not what has been written in their place.
+
+        Args:
+            *written (str | None): The files that were.
+        """
         while self.paths:
-            self.backend.remove(self.paths.pop())
+            path = self.paths.pop()
+            if path not in written:
+                self.backend.remove(path)
 
 
-def unwrap(model):
-    """Take a model out of what distributes it."""
-    return model.module if is_model_wrapper(model) else model
+def is_evaluation_due(runner):
+    """Whether a resumed run was left before it had evaluated its checkpoint.
+
+    Args:
+        runner (Runner): The runner, before training.
+
+    Returns:
+        bool: Whether it was.
+    """
+    loop = runner.train_loop
+    if runner.val_loop is None or runner.iter == 0:
+        return False
+    if runner.message_hub.runtime_info.get('evaluated_iter') == runner.iter:
+        return False
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    if by_epoch and runner.iter != runner.epoch * len(loop.dataloader):
+        return False
+    done, end = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+    loop._decide_current_val_interval()
+    return done >= loop.val_begin and (done % loop.val_interval == 0 or done == end)
 
 
-# What a checkpoint needs to go on from, besides weights, in it or in its ``meta``.
-RESUMED = {'meta', 'epoch', 'iter', 'message_hub', 'optimizer'}
+def missing_state(checkpoint):
+    """List what a checkpoint lacks to go on from.
+
+    Args:
+        checkpoint (dict): Its content.
+
+    Returns:
+        set[str]: What it lacks besides weights, in it or in its ``meta``.
+    """
+    given = {*checkpoint, *(checkpoint.get('meta') or {})}
+    return {'meta', 'epoch', 'iter', 'message_hub', 'optimizer'} - given
 
 
 def save_safely(cfg):
@@ -150,9 +194,13 @@ def save_safely(cfg):
         >>> cfg.default_hooks.checkpoint
         {'type': 'SafeCheckpointHook'}
     """
-    hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
-    if hook.get('type') in ('CheckpointHook', CheckpointHook):
-        hook.type = 'SafeCheckpointHook'
+    hooks = cfg.get('default_hooks') or {}
+    if 'checkpoint' not in hooks:
+        # mmengine would save by its own, once an epoch.
+        own = dict(type='SafeCheckpointHook', interval=1)
+        cfg.merge_from_dict({'default_hooks.checkpoint': own})
+    elif hooks.checkpoint and type_name(hooks.checkpoint) == 'CheckpointHook':
+        hooks.checkpoint.type = 'SafeCheckpointHook'
 
 
 def resume_from(cfg, path=None):
@@ -169,16 +217,15 @@ def resume_from(cfg, path=None):
         CheckpointError: If it is not whole, or holds weights alone, or there are checkpoints in the
             work directory, but none is whole.
     """
-    cfg.resume = True
     if path and '://' in path:
-        cfg.load_from = path
+        cfg.resume, cfg.load_from = True, path
         return
     path, checkpoint = (path, read_checkpoint(path)) if path else find_last_whole(cfg.work_dir)
-    cfg.load_from = path and str(path)
     if path is None:
         print_log(f'{cfg.work_dir} has no checkpoint to go on from: training starts anew.')
         return
-    if missing := RESUMED - {*checkpoint, *(checkpoint.get('meta') or {})}:
+    cfg.resume, cfg.load_from = True, str(path)
+    if missing := missing_state(checkpoint):
         raise CheckpointError(
             f'{path} has no {", ".join(sorted(missing))}, and so cannot be gone on from: to start '
             'from its weights, give --cfg-options load_from=... instead of --resume.'
@@ -203,13 +250,16 @@ def find_last_whole(work_dir):
     paths = list_checkpoints(Path(work_dir))
     for path in paths:
         try:
-            return path, read_checkpoint(path)
-        except CheckpointError as error:
+            checkpoint = read_checkpoint(path)
+        except TornCheckpointError as error:
             print_log(f'{error} The one before it is taken.', level=logging.WARNING)
+            continue
+        if not missing_state(checkpoint):
+            return path, checkpoint
     if paths:
         raise CheckpointError(
-            f'None of the {len(paths)} checkpoints in {work_dir} is whole: name another one by '
-            '--resume CHECKPOINT, or start anew without --resume.'
+            f'None of the {len(paths)} checkpoints in {work_dir} can be gone on from: name another '
+            'one by --resume CHECKPOINT, or start anew without --resume.'
         )
     return None, None
 
@@ -221,11 +271,34 @@ def list_checkpoints(work_dir):
         work_dir (Path): The work directory.
 
     Returns:
-        list[Path]: Files: what ``last_checkpoint`` names, which a kill can leave behind by one,
-        and what was written after and before it.
+        list[Path]: Files: what was written after the one that ``last_checkpoint`` names, since a
+        kill can leave that behind; that one; and those of lower numbers.
     """
     pointer = work_dir / 'last_checkpoint'
-    named = Path(pointer.read_text().strip()) if pointer.is_file() else None
-    folder = named.parent if named and named.is_file() else work_dir
-    paths = [path for kind in ('epoch', 'iter') for path in folder.glob(f'{kind}_*.pth')]
-    return sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path == named), reverse=True)
+    named = Path(pointer.read_text().strip()) if pointer.is_file() else Path()
+    if not named.is_file():
+        paths = [path for path in work_dir.rglob('*.pth') if number_of(path) is not None]
+        return sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    pointed_at = pointer.stat().st_mtime_ns
+    paths = [
+        path
+        for path in named.parent.glob('*.pth')
+        if number_of(path) is not None
+        and number_of(named) is not None
+        and path != named
+        and (number_of(path) < number_of(named) or path.stat().st_mtime_ns > pointed_at)
+    ]
+    return sorted([named, *paths], key=lambda path: number_of(path) or 0, reverse=True)
+
+
+def number_of(path):
+    """Read the number in the name of a checkpoint.
+
+    Args:
+        path (Path): Such as ``epoch_3.pth``; the best ones have names of their own.
+
+    Returns:
+        int | None: The number, or None if there is none.
+    """
+    match = re.fullmatch(r'(?!best_)\w+_(\d+)\.pth', path.name)
+    return int(match[1]) if match else None

@@ -269,7 +269,9 @@ def find_heads(model, name='model'):
     """
     for key in ('head', 'bbox_head', 'mask_head'):
         for head in as_list(model.get(key) or []):
-            yield f'{name}.{key}', head
+            # Masks of any class alike need no number of them.
+            if not head.get('class_agnostic'):
+                yield f'{name}.{key}', head
     if model.get('roi_head'):
         yield from find_heads(model['roi_head'], f'{name}.roi_head')
 

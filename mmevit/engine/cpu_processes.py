@@ -6,7 +6,6 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
 from torch import distributed, nn
 from torch.distributed.nn.functional import all_reduce
-from torch.nn import functional
 
 
 def join_cpu_processes(cfg):
@@ -17,11 +16,11 @@ def join_cpu_processes(cfg):
     Args:
         cfg (Config): The config, whose backend becomes gloo, and whose model gets a wrapper.
     """
-    settings = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', {})
+    settings = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
     if settings.get('backend', 'nccl') == 'nccl':
         print_log('PyTorch sees no GPU: the processes are joined by gloo rather than nccl.')
-        settings.backend = 'gloo'
-    distributed.init_process_group(settings.backend)
+        cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    distributed.init_process_group(cfg.env_cfg.dist_cfg.backend)
     wrapper = dict(
         type='CPUDistributedDataParallel',
         device_ids=None,
@@ -60,18 +59,34 @@ class BatchNormOverProcesses(nn.modules.batchnorm._BatchNorm):
             Tensor: Of the same shape.
         """
         if not self.training:
-            statistics = (self.running_mean, self.running_var)
-            return functional.batch_norm(input, *statistics, self.weight, self.bias, eps=self.eps)
+            return super().forward(input)
         axes = [axis for axis in range(input.dim()) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(input.dim())]
-        count = all_reduce(input.new_tensor(input.numel() / input.size(1)))
-        mean = all_reduce(input.sum(axes)) / count
-        centred = input - mean.view(shape)
+        # In mixed precision too, sums need the digits of float32.
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
+        count = all_reduce(values.new_tensor(input.numel() / input.size(1)))
+        mean = all_reduce(values.sum(axes)) / count
+        centred = values - mean.view(shape)
         variance = all_reduce(centred.square().sum(axes)) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(variance * count / (count - 1), share)
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale.view(shape) + self.bias.view(shape)
+        if self.track_running_stats:
+            self.update_statistics(mean, variance * count / (count - 1))
+        output = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            output = output * self.weight.view(shape) + self.bias.view(shape)
+        return output.to(input.dtype)
+
+    @torch.no_grad()
+    def update_statistics(self, mean, variance):
+        """Move the running statistics towards those of a batch.
+
+        Args:
+            mean (Tensor): (C,).
+            variance (Tensor): (C,), unbiased.
+        """
+        self.num_batches_tracked += 1
+        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
+
+    def _check_input_dim(self, input):
+        """Take maps of any number of axes."""

@@ -40,7 +40,7 @@ class CompileHook(Hook):
         Raises:
             ConfigError: If the model has no such part.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         modules = dict(model.named_modules())
         for part in self.parts:
             if part not in modules:
@@ -81,10 +81,16 @@ class InvalidLossHook(Hook):
             UserError: If one is not finite; it names the iteration, the images and the checkpoint
                 to go on from.
         """
-        losses = {name: value.item() for name, value in outputs.items() if 'loss' in name}
+        losses = {
+            name: torch.as_tensor(value).detach().float().mean().item()
+            for name, value in outputs.items()
+            if 'loss' in name
+        }
         if all(map(math.isfinite, losses.values())):
             return
-        samples = data_batch.get('data_samples', []) if isinstance(data_batch, dict) else []
+        samples = (data_batch.get('data_samples') if isinstance(data_batch, dict) else None) or []
+        # Those of several views of an image come in a dict.
+        samples = sum(samples.values(), []) if isinstance(samples, dict) else samples
         images = [str(sample.get('img_path', sample.get('sample_idx'))) for sample in samples]
         runner.logger.error(f'The images of iteration {runner.iter + 1}: {", ".join(images)}')
         values = ', '.join(f'{name} {value:g}' for name, value in losses.items())
@@ -172,7 +178,7 @@ def check_fit(model, checkpoint):
             # Bias tables of other windows are resized.
             if own[name] != given[name] and not name.endswith('attention_biases')
         ),
-        'is not finite in': [name for name, weight in weights.items() if not is_finite(weight)],
+        'is not finite in': list_broken(weights.items(), model),
     }
     if found := list_problems(problems):
         raise CheckpointError(
@@ -180,9 +186,31 @@ def check_fit(model, checkpoint):
         )
 
 
-def is_finite(weight):
-    """Whether all values of a tensor are."""
-    return bool(weight.isfinite().all())
+def unwrap(model):
+    """Take a model out of what distributes it."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def list_broken(weights, model):
+    """List the weights that are infinite or no numbers.
+
+    Args:
+        weights (Iterable[tuple[str, Tensor]]): By name; those of an average have a prefix.
+        model (nn.Module): The model, some of whose buffers may be infinite on purpose.
+
+    Returns:
+        list[str]: The names.
+    """
+    parameters = {name for name, _ in model.named_parameters()}
+    return [
+        name
+        for name, weight in weights
+        if torch.is_tensor(weight)
+        and (
+            weight.isnan().any()
+            or (name.removeprefix('module.') in parameters and weight.isinf().any())
+        )
+    ]
 
 
 def plot_curves(histories):

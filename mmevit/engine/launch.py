@@ -55,17 +55,26 @@ def add_config_arguments(parser):
     Args:
         parser (argparse.ArgumentParser): The parser, which is added to.
     """
+    add_settings_argument(parser)
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load checkpoints that hold more than weights; this runs code that is in them',
+    )
+
+
+def add_settings_argument(parser):
+    """Add the argument of all that takes a config.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser, which is added to.
+    """
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=SettingsAction,
         metavar='KEY=VALUE',
         help='override settings of the config, such as model.backbone.arch=m0 or key="[a,b]"',
-    )
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='load checkpoints that hold more than weights; this runs code that is in them',
     )
 
 

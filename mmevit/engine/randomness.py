@@ -2,6 +2,7 @@
 
 import random
 from itertools import count, islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +19,23 @@ class ResumableRandomnessHook(Hook):
     draws, on the seed, the iteration and the process. So a resumed run draws what the undisturbed
     one would have, whatever the state of its workers was, and so do several processes that share
     the batches of one, but for what their models draw. A run that was resumed within an epoch goes
-    on with the batches that are left of it. The tools add it; elsewhere::
+    on with the batches that are left of it. Transforms that keep images in their worker, such as
+    mmdet's ``CachedMosaic``, still depend on what it has seen. The tools add the hook; elsewhere::
 
         custom_hooks = [dict(type='ResumableRandomnessHook')]
     """
 
     # Before what draws in the same places.
     priority = 'VERY_HIGH'
+    saved_length = None
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        """Keep the length of an epoch, by which to tell where in it a checkpoint was saved."""
+        checkpoint['meta']['batches_per_epoch'] = len(runner.train_dataloader)
+
+    def after_load_checkpoint(self, runner, checkpoint):
+        """Take note of that length."""
+        self.saved_length = checkpoint.get('meta', {}).get('batches_per_epoch')
 
     def before_train(self, runner):
         """Number the samples, and seed each where it is loaded."""
@@ -33,26 +44,49 @@ class ResumableRandomnessHook(Hook):
         # DataLoader forbids to set it, lest the workers have the former; none has been started.
         vars(dataloader)['batch_sampler'] = self.batches
         dataloader.dataset.__getitems__ = SeededSamples(dataloader.dataset)
+        endless = getattr(runner.train_loop, 'dataloader_iterator', None)
+        if getattr(endless, '_iterator', None) is not None:
+            # Older versions of mmengine begin before training does.
+            self.batches.begin((runner.seed, 0), first=0)
+            endless._iterator = iter(dataloader)
 
     def before_train_epoch(self, runner):
         """Begin the numbers where the epoch begins, or where it was left."""
-        done = runner.iter
-        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        if by_epoch:
-            done %= len(self.batches)
-        # Where there are no epochs, mmengine itself passes over what is done.
-        self.batches.begin((runner.seed, runner.epoch), done, num_skipped=done if by_epoch else 0)
+        endless = getattr(runner.train_loop, 'dataloader_iterator', None)
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            done = runner.iter - runner.epoch * len(self.batches)
+            # With other data or another number of processes, there is no such place.
+            is_known = self.saved_length == len(self.batches) and done > 0
+            first = done if is_known else 0
+            self.batches.begin((runner.seed, runner.epoch), first, num_skipped=first)
+        elif endless is None or can_skip(endless):
+            self.batches.begin((runner.seed, 0), first=runner.iter)
+        elif endless._iterator is None:
+            # mmengine goes through all batches that are done.
+            self.batches.begin((runner.seed, 0), first=0)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         """Seed what the model draws."""
         seed_all(runner.seed, runner.iter, runner.rank)
 
 
-class NumberedBatches:
-    """Batches of another sampler, in which each index tells the place of its sample in the epoch.
+def can_skip(endless):
+    """Whether the batches of a loop without epochs pass over what is done in the sampler alone.
 
     Args:
-        batch_sampler (Iterable[list[int]]): The other sampler.
+        endless (Iterator): mmengine's iterator over the batches.
+
+    Returns:
+        bool: Whether they do.
+    """
+    return hasattr(endless, '_resolve_sampler') and endless._resolve_sampler() is not None
+
+
+class NumberedBatches:
+    """Batches of another sampler, in which each index has the place of its sample in the epoch.
+
+    Args:
+        batch_sampler (Iterable[list]): The other sampler.
         rank (int): Number of this process, 0 or more.
         world_size (int): How many processes share an epoch.
     """
@@ -67,39 +101,34 @@ class NumberedBatches:
     def __len__(self):
         return len(self.batch_sampler)
 
-    def begin(self, seed, first, num_skipped):
+    def begin(self, seed, first, num_skipped=0):
         """Set what the next pass over the batches is.
 
         Args:
             seed (tuple[int]): What numbers are drawn from besides the place.
             first (int): Number of its first batch.
-            num_skipped (int): How many batches to leave out.
+            num_skipped (int): How many batches to leave out. Defaults to 0.
         """
-        self.seed, self.first, self.num_skipped = seed, first, num_skipped
+        self.seed, self.num_skipped = seed, num_skipped
+        # Goes on through further passes, where there are no epochs.
+        self.numbers = count(first)
 
     def __iter__(self):
-        # Samplers deal the samples out to the processes, one to each in turn.
-        places = count(self.first * self.batch_size * self.world_size + self.rank, self.world_size)
+        size = getattr(self.batch_sampler, 'batch_size', None)
+        # Where batches have no one size, their places lie further apart.
+        size = size if isinstance(size, int) else 2**20
         for batch in islice(self.batch_sampler, self.num_skipped, None):
-            yield [NumberedIndex(index, (*self.seed, next(places))) for index in batch]
+            first = next(self.numbers) * size
+            # Samplers deal the samples out to the processes, one to each in turn.
+            places = count(first * self.world_size + self.rank, self.world_size)
+            yield [SeededIndex(index, (*self.seed, next(places))) for index in batch]
 
 
-class NumberedIndex(int):
-    """Index of a sample that carries what its randomness is drawn from.
+class SeededIndex(NamedTuple):
+    """An index into a data set, and what the randomness of its sample is drawn from."""
 
-    Args:
-        index (int): The index.
-        seed (tuple[int]): Seed, epoch and place in the epoch.
-    """
-
-    def __new__(cls, index, seed):
-        """Make the number."""
-        number = super().__new__(cls, index)
-        number.seed = seed
-        return number
-
-    def __getnewargs__(self):
-        return int(self), self.seed
+    index: object
+    seed: tuple
 
 
 class SeededSamples:
@@ -116,17 +145,17 @@ class SeededSamples:
         """Load samples.
 
         Args:
-            indices (list[NumberedIndex]): Which.
+            indices (list[SeededIndex]): Which.
 
         Returns:
             list: The samples.
         """
-        return [self.load(index) for index in indices]
+        return [self.load(*index) for index in indices]
 
-    def load(self, index):
+    def load(self, index, seed):
         """Load a sample."""
-        seed_all(*index.seed)
-        return self.dataset[int(index)]
+        seed_all(*seed)
+        return self.dataset[index]
 
 
 def seed_all(*seed):

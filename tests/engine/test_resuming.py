@@ -1,6 +1,8 @@
 import contextlib
+import os
 import random
 import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +10,16 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmevit.checkpoint import read_checkpoint
-from mmevit.engine import InvalidLossHook
+from mmevit.engine import InvalidLossHook, SafeCheckpointHook
 from mmevit.engine.checkpointing import WholeFileBackend, find_last_whole, resume_from
 from mmevit.errors import CheckpointError, UserError
 from mmevit.files import UNFINISHED
@@ -45,6 +48,23 @@ class NoisyPoint:
         )
 
 
+@TRANSFORMS.register_module()
+class PlainPoint:
+    """Draws nothing."""
+
+    def __call__(self, results):
+        return dict(inputs=torch.zeros(4), data_samples=None)
+
+
+@METRICS.register_module()
+class Counting(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results += data_samples
+
+    def compute_metrics(self, results):
+        return dict(count=len(results))
+
+
 @MODELS.register_module()
 class DroppingPoints(BaseModel):
     """Draws in the model too, and has statistics of its own."""
@@ -56,7 +76,7 @@ class DroppingPoints(BaseModel):
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
         output = self.output(self.layers(torch.stack(inputs)))
-        return dict(loss=output.square().mean()) if mode == 'loss' else output
+        return dict(loss=output.square().mean()) if mode == 'loss' else list(output)
 
 
 class Killed(Exception):
@@ -65,8 +85,12 @@ class Killed(Exception):
 
 @HOOKS.register_module()
 class Killing(Hook):
-    def __init__(self, at):
-        self.at = at
+    def __init__(self, at, evaluation):
+        self.at, self.evaluation = at, evaluation
+
+    def before_val_epoch(self, runner):
+        if runner.epoch == self.evaluation:
+            raise Killed
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 == self.at:
@@ -86,6 +110,8 @@ def train(tmp_path):
         accumulate=1,
         load_from=None,
         kill_at=None,
+        kill_evaluation=None,
+        batch_size=4,
         **hook,
     ):
         hook['by_epoch'] = hook.pop('checkpoint_by_epoch', by_epoch)
@@ -96,12 +122,20 @@ def train(tmp_path):
             train_dataloader=dict(
                 dataset=dict(type='NumberedPoints', pipeline=[dict(type='NoisyPoint')]),
                 sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler'),
-                batch_size=4,
+                batch_size=batch_size,
                 num_workers=workers,
                 persistent_workers=persistent,
                 collate_fn=dict(type='pseudo_collate'),
             ),
             train_cfg=dict(by_epoch=True, **loop) if by_epoch else loop | dict(max_iters=until),
+            val_dataloader=dict(
+                dataset=dict(type='NumberedPoints', pipeline=[dict(type='PlainPoint')]),
+                sampler=dict(type='DefaultSampler', shuffle=False),
+                batch_size=1,
+                collate_fn=dict(type='pseudo_collate'),
+            ),
+            val_evaluator=dict(type='Counting'),
+            val_cfg=dict(),
             optim_wrapper=dict(
                 optimizer=dict(type='AdamW', lr=0.01), accumulative_counts=accumulate
             ),
@@ -114,7 +148,7 @@ def train(tmp_path):
                 dict(type='ResumableRandomnessHook'),
                 dict(type='EMAHook'),
                 dict(type='InvalidLossHook'),
-                dict(type='Killing', at=kill_at),
+                dict(type='Killing', at=kill_at, evaluation=kill_evaluation),
             ],
             randomness=dict(seed=3),
             resume=bool(load_from) or (tmp_path / name).exists(),
@@ -172,16 +206,32 @@ def test_resumed_training_ends_with_the_bits_of_undisturbed_training(train, opti
     assert_same(last(resumed), undisturbed)
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-def test_an_epoch_is_taken_up_at_the_batch_where_it_was_left(train, workers):
+@pytest.mark.parametrize(('workers', 'iteration'), [(0, 12), (2, 12), (0, 10)])
+def test_an_epoch_is_taken_up_at_the_batch_where_it_was_left(train, workers, iteration):
     kept = dict(by_epoch=True, workers=workers)
     # Epochs of five batches, checkpoints every two.
     hook = dict(interval=2, filename_tmpl='iter_{}.pth')
     undisturbed = train('undisturbed', 4, **kept, **hook_by_iteration(hook))
-    left = Path(undisturbed.work_dir, 'iter_12.pth')
+    left = Path(undisturbed.work_dir, f'iter_{iteration}.pth')
     resumed = train('resumed', 4, **kept, **hook_by_iteration(hook), load_from=str(left))
-    assert resumed.iter == 20 and not Path(resumed.work_dir, 'iter_12.pth').exists()
+    assert resumed.iter == 20 and not Path(resumed.work_dir, left.name).exists()
     assert_same(last(resumed), last(undisturbed))
+
+
+def test_an_evaluation_that_was_killed_is_made_up_for(train):
+    def counts(runner):
+        return runner.message_hub.log_scalars['val/count'].data[0]
+
+    undisturbed = train('undisturbed', 3)
+    assert 'val/count' not in train('resumed', 3, kill_evaluation=1).message_hub.log_scalars
+    assert len(counts(train('resumed', 3, kill_evaluation=3))) == 2
+    # After the last epoch there is nothing else left to do.
+    assert len(counts(train('resumed', 3))) == len(counts(undisturbed)) == 3
+
+
+def test_nothing_is_left_out_where_epochs_have_another_length_now(train):
+    train('run', 2)
+    assert train('run', 3, batch_size=5).iter == 10 + 4
 
 
 def test_random_numbers_do_not_depend_on_the_number_of_workers(train):
@@ -217,6 +267,35 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_it_taken(train, capsys):
         path.write_bytes(content[:100])
     with pytest.raises(CheckpointError, match='None of the 3 checkpoints'):
         find_last_whole(work_dir)
+
+
+def test_what_last_checkpoint_names_is_taken_and_what_holds_weights_alone_is_not(train):
+    work_dir = Path(train('run', 3).work_dir)
+    content = torch.load(work_dir / 'epoch_2.pth', weights_only=False)
+    torch.save(dict(state_dict=content['state_dict']), work_dir / 'epoch_9.pth')
+    (work_dir / 'best_count_epoch_8.pth').write_bytes(b'')
+    assert find_last_whole(work_dir)[0] == work_dir / 'epoch_3.pth'
+    (work_dir / 'epoch_3.pth').rename(work_dir / 'latest.pth')
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'latest.pth'))
+    assert find_last_whole(work_dir)[0] == work_dir / 'latest.pth'
+
+
+def test_an_older_run_of_higher_numbers_in_the_same_folder_is_not_taken(train):
+    work_dir = Path(train('run', 2).work_dir)
+    shutil.copy(work_dir / 'epoch_1.pth', work_dir / 'epoch_30.pth')
+    os.utime(work_dir / 'epoch_30.pth', (0, 0))
+    assert find_last_whole(work_dir)[0] == work_dir / 'epoch_2.pth'
+
+
+def test_a_checkpoint_that_takes_the_place_of_the_last_stays(train):
+    runner = train('run', 3, max_keep_ckpts=1, filename_tmpl='latest.pth')
+    assert [path.name for path in Path(runner.work_dir).glob('*.pth')] == ['latest.pth']
+
+
+def test_folders_that_are_not_on_this_machine_are_mmengines_business():
+    hook = SafeCheckpointHook(out_dir='http://host/folder')
+    assert hook.backend_args is None
+    assert SafeCheckpointHook().backend_args == dict(backend='whole')
 
 
 def test_without_a_checkpoint_training_starts_anew(tmp_path):
@@ -271,8 +350,10 @@ def test_an_infinite_loss_ends_training_with_the_iteration_and_the_images(train,
     forward = DroppingPoints.forward
 
     def fail_at_the_eighth(self, inputs, data_samples=None, mode='tensor'):
-        self.calls = getattr(self, 'calls', 0) + 1
         outputs = forward(self, inputs, data_samples, mode)
+        if mode != 'loss':
+            return outputs
+        self.calls = getattr(self, 'calls', 0) + 1
         return dict(loss=outputs['loss'] / (self.calls != 8))
 
     monkeypatch.setattr(DroppingPoints, 'forward', fail_at_the_eighth)

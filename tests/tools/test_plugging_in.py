@@ -37,6 +37,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/digits/annotations/instances_val.json')
 test_evaluator = val_evaluator
 param_scheduler = [dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50)]
+randomness = dict(seed=0)
 """
 EXISTING = {
     ATSS: """

@@ -188,7 +188,7 @@ def print_result(console, counts, differences):
 
 def is_iterating(log, work_dir):
     """Whether the log of a run tells of an iteration."""
-    return 'Epoch(train)' in log.read_text()
+    return '(train)' in log.read_text()
 
 
 def is_writing(log, work_dir):
@@ -198,7 +198,7 @@ def is_writing(log, work_dir):
 
 def is_evaluating(log, work_dir):
     """Whether the log of a run tells of an evaluation."""
-    return 'Epoch(val)' in log.read_text()
+    return '(val)' in log.read_text()
 
 
 PHASES = {'iteration': is_iterating, 'checkpoint': is_writing, 'evaluation': is_evaluating}

@@ -15,6 +15,7 @@ import psutil
 from matplotlib.figure import Figure
 from rich.progress import track
 
+from mmevit.engine.launch import read_config
 from mmevit.files import written_whole
 
 TRAIN = Path(__file__).parents[1] / 'train.py'
@@ -41,7 +42,9 @@ def main():
     log = args.work_dir.with_suffix('.log')
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, TRAIN, args.config, '--work-dir', args.work_dir]
-    options = ['--cfg-options', 'train_cfg.max_epochs=100000', *args.cfg_options]
+    loop = read_config(args.config, None, needs=['train_cfg']).train_cfg
+    length = 'max_iters' if 'max_iters' in loop else 'max_epochs'
+    options = ['--cfg-options', f'train_cfg.{length}=100000000', *args.cfg_options]
     with log.open('w') as file:
         process = subprocess.Popen([*command, *options], stdout=file, stderr=file)
     try:
@@ -81,8 +84,8 @@ def look(process):
         process (Popen): The run.
 
     Returns:
-        dict[str, float]: ``memory`` in MiB, each page counted once, ``files`` that are open, and
-        ``shared``, the number of files in shared memory.
+        dict[str, float]: ``memory`` in MiB, what the run holds and what each worker holds besides,
+        ``files`` that are open, and ``shared``, the number of files in shared memory.
     """
     if process.poll() is not None:
         sys.exit(f'error: The run has ended with {process.returncode}.')
@@ -90,8 +93,9 @@ def look(process):
     memory = files = 0
     for one in (main_process, *main_process.children(recursive=True)):
         try:
-            # Workers share most pages with their parent, so each counts for a part.
-            memory += one.memory_full_info().pss / 2**20
+            info = one.memory_full_info()
+            # Workers share most pages with their parent, which counts for them.
+            memory += (info.rss if one == main_process else info.uss) / 2**20
             files += one.num_fds()
         except psutil.Error:
             continue  # a worker that has just ended
@@ -129,14 +133,17 @@ def plot(samples, args):
         args (argparse.Namespace): The parsed command line.
     """
     minutes = [index / 30 for index in range(len(samples))]
-    figure = Figure(figsize=(9, 4), layout='constrained')
-    axes = figure.subplots()
-    axes.plot(minutes, [sample['memory'] for sample in samples], linewidth=1)
-    axes.axvline(args.warm_up, color='grey', linestyle=':')
-    axes.set(xlabel='minutes', ylabel='memory, MiB', ylim=(0, None), title='Training')
-    files = axes.twinx()
-    files.plot(minutes, [sample['files'] for sample in samples], linewidth=0.7, color='tab:orange')
-    files.set(ylabel='open files (orange)', ylim=(0, None))
+    figure = Figure(figsize=(9, 5), layout='constrained')
+    for axes, name, label in zip(
+        figure.subplots(2, sharex=True),
+        ('memory', 'files'),
+        ('memory, MiB', 'open files'),
+        strict=True,
+    ):
+        axes.plot(minutes, [sample[name] for sample in samples], linewidth=0.8)
+        axes.axvline(args.warm_up, color='grey', linestyle=':')
+        axes.set(ylabel=label, ylim=(0, None))
+    axes.set(xlabel='minutes of training')
     with written_whole(args.plot) as path:
         figure.savefig(path, dpi=120)
 

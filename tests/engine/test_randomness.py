@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import BatchSampler
+
+from mmevit.engine.randomness import NumberedBatches, SeededSamples
+
+
+class Draws:
+    """A data set whose samples are their index and a number that each library draws."""
+
+    def __getitem__(self, index):
+        return index, np.random.rand(), torch.rand(()).item()
+
+
+def seeds(batches, first=0, rank=0, world_size=1):
+    numbered = NumberedBatches(batches, rank, world_size)
+    numbered.begin((0, 0), first)
+    return [[index.seed for index in batch] for batch in numbered]
+
+
+def test_processes_draw_together_what_one_draws():
+    alone = seeds(BatchSampler(range(20), 8, drop_last=False))
+    parts = [
+        seeds(BatchSampler(range(rank, 20, 2), 4, drop_last=False), rank=rank, world_size=2)
+        for rank in range(2)
+    ]
+    for whole, first, second in zip(alone, *parts, strict=True):
+        assert sorted(whole) == sorted(first + second)
+
+
+def test_a_sample_that_comes_several_times_is_drawn_for_each_time():
+    (batch,) = number([[3, 3, 3]])
+    samples = SeededSamples(Draws())(batch)
+    assert [index for index, *_ in samples] == [3, 3, 3]
+    assert len({sample[1:] for sample in samples}) == 3
+
+
+@pytest.mark.parametrize('size', [None, [2, 1]], ids=['unknown', 'list'])
+def test_batches_of_no_one_size_have_places_of_their_own(size):
+    class Batches(list):
+        batch_size = size
+
+    found = seeds(Batches([[(0, 1), (0, 2)], [(5, 1)], [(7, 3), (7, 4)]]))
+    assert len({seed for batch in found for seed in batch}) == 5
+
+
+def test_indices_of_any_kind_are_handed_on_untouched():
+    (batch,) = number([[(0, 7)]])
+    ((index, *_),) = SeededSamples(Draws())(batch)
+    assert index == (0, 7)
+
+
+def test_further_passes_over_finite_data_draw_other_numbers():
+    numbered = NumberedBatches(BatchSampler(range(8), 4, drop_last=False), 0, 1)
+    numbered.begin((0, 0), 0)
+    first, second = ({index.seed for batch in numbered for index in batch} for _ in range(2))
+    assert not first & second
+
+
+def number(batches):
+    numbered = NumberedBatches(batches, 0, 1)
+    numbered.begin((0, 0), 0)
+    return list(numbered)
