@@ -96,13 +96,17 @@ class SafeCheckpointHook(CheckpointHook):
         if runner.rank > 0 and is_sharded and self.save_optimizer:
             # Only the first process saves, and waits for these parts of the state.
             optimizer.consolidate_state_dict()
-        self.file_backend.remove_but(self.last_ckpt)
+        self._remove_replaced()
 
     def _save_best_checkpoint(self, runner, metrics):
         super()._save_best_checkpoint(runner, metrics)
         if self.save_best:
-            several = getattr(self, 'best_ckpt_path_dict', {}).values()
-            self.file_backend.remove_but(getattr(self, 'best_ckpt_path', None), *several)
+            self._remove_replaced()
+
+    def _remove_replaced(self):
+        several = getattr(self, 'best_ckpt_path_dict', {}).values()
+        best = getattr(self, 'best_ckpt_path', None)
+        self.file_backend.remove_but(self.last_ckpt, best, *several)
 
 
 @register_backend('whole')

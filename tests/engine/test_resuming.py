@@ -292,6 +292,16 @@ def test_a_checkpoint_that_takes_the_place_of_the_last_stays(train):
     assert [path.name for path in Path(runner.work_dir).glob('*.pth')] == ['latest.pth']
 
 
+def test_the_best_checkpoint_stays_where_each_has_the_same_name(train, monkeypatch):
+    scores = iter(range(1, 9))
+    monkeypatch.setattr(Counting, 'compute_metrics', lambda *_: dict(count=next(scores)))
+    options = dict(save_best='count', rule='greater', filename_tmpl='latest.pth')
+    runner = train('run', 2, **options)
+    names = {path.name for path in Path(runner.work_dir).glob('*.pth')}
+    assert names == {'latest.pth', 'best_count_latest.pth'}
+    assert read_checkpoint(Path(runner.work_dir, 'best_count_latest.pth'))['meta']['epoch'] == 2
+
+
 def test_folders_that_are_not_on_this_machine_are_mmengines_business():
     hook = SafeCheckpointHook(out_dir='http://host/folder')
     assert hook.backend_args is None
