@@ -568,7 +568,7 @@ def check_images(content, ann_file, folder):
     for parent, names in names_by_folder.items():
         entries = os.scandir(parent) if parent.is_dir() else ()
         # A pipe in the place of an image would be waited for.
-        present = {entry.name for entry in entries if entry.is_file()}
+        present = {entry.name for entry in entries if os.path.isfile(entry)}
         missing += [str(parent / name) for name in sorted(names - present)]
     if missing:
         raise ConfigError(

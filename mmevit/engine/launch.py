@@ -281,10 +281,6 @@ def one_sentence_errors():
             f'error: A download failed ({error.reason}): put the files where the config expects '
             'them by hand, or try again with a connection.'
         )
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        sys.exit(f'error: Nothing more can be written ({error}): make room, and try again.')
     except pickle.UnpicklingError as error:
         # From a loader of mmengine's for URLs, which PyTorch has kept from unpickling.
         reason = ' '.join(str(error).split('\n')[0].split())
@@ -294,5 +290,7 @@ def one_sentence_errors():
         )
     # From what is not ours, such as modules of the user's own: where it was is for those who ask.
     except Exception as error:
+        if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            sys.exit(f'error: Nothing more can be written ({error}): make room, and try again.')
         traceback.print_exc()
         sys.exit(f'error: {one_line(error)} (the lines above tell where)')
