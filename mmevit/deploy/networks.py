@@ -74,7 +74,13 @@ class Backbone(nn.Module):
 
 
 # Those of mmdet that give scores and deltas alone, which AnchorHead.predict() decodes.
-HEADS = ('RetinaHead', 'SyncedRetinaHead', 'RetinaSepBNHead', 'FreeAnchorRetinaHead', 'PISARetinaHead')
+HEADS = (
+    'RetinaHead',
+    'SyncedRetinaHead',
+    'RetinaSepBNHead',
+    'FreeAnchorRetinaHead',
+    'PISARetinaHead',
+)
 
 
 class AnchorDetector(nn.Module):
