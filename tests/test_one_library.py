@@ -72,7 +72,7 @@ assert len(backbone(torch.rand(1, 3, 64, 64))) == 3
         (
             'mmdet',
             'retinanet_evit_m4_digits',
-            {'EfficientViT', 'EfficientViTFPN'},
+            {'EfficientViT', 'EfficientViTFPN', 'SyncedRetinaHead'},
             ['model.backbone.arch=m0', 'model.neck.in_channels=[64,128,192]'],
         ),
         (
