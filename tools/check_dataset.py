@@ -22,7 +22,8 @@ from mmevit.engine import ConfigError
 from mmevit.engine.checks import find_datasets, list_classes, read_coco, type_name
 from mmevit.engine.launch import add_settings_argument, one_sentence_errors, read_config
 from mmevit.errors import one_line
-from mmevit.tables import TABLES, check_ending, format_table, write_table
+from mmevit.files import check_ending
+from mmevit.tables import TABLES, format_table, write_table
 
 
 def parse_args():

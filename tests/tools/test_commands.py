@@ -2,6 +2,7 @@ import json
 import pickle
 import runpy
 import shutil
+import socket
 from pathlib import Path, PurePosixPath
 
 import mmengine
@@ -321,6 +322,33 @@ def test_scripts_without_arguments_say_how_they_are_used(run_tool, script):
     result = run_tool(f'tools/{script}')
     assert result.returncode == 2
     assert f'Usage: tools/{script}' in result.stdout
+
+
+def test_two_processes_on_cpus_train_and_evaluate(trained, digits, tmp_path, run_tool):
+    options = [
+        *TINY,
+        *data_options(digits),
+        'model.test_cfg.score_thr=0.01',
+        'train_cfg.max_epochs=1',
+        'train_dataloader.batch_size=4',
+        'default_hooks.logger.interval=1',
+    ]
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    env = dict(PORT=str(port), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
+
+    def run(tool, *arguments):
+        command = [ROOT / tool, ROOT / CONFIG, *arguments, '--work-dir', tmp_path]
+        # mmengine collects the processes' results in a folder below the current one.
+        result = run_tool(*command, '--cfg-options', *options, cwd=tmp_path, env=env)
+        assert result.returncode == 0, result.stdout
+        assert 'coco/bbox_mAP' in result.stdout
+        return result.stdout
+
+    # Two processes with four images each: sixteen are two iterations of one epoch.
+    assert 'Epoch(train) [1][2/2]' in run('tools/dist_train.sh', 2)
+    run('tools/dist_test.sh', (tmp_path / 'last_checkpoint').read_text(), 2)
 
 
 def test_slurm_script_hands_its_arguments_to_srun(tmp_path, run_tool):
