@@ -1,5 +1,6 @@
 from collections import OrderedDict
 
+import mmpretrain  # noqa: F401  what it prints when it is imported belongs to no example
 import pytest
 from mmengine.registry import DefaultScope
 

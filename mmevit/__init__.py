@@ -5,15 +5,25 @@ it by name after ``custom_imports = dict(imports=['mmevit'])``, and makes the mo
 mmpretrain's hub.
 """
 
+from importlib import import_module
+
 from .compatibility import check_libraries
 
 check_libraries()
 
-from . import checkpoint, datasets, engine  # noqa: E402
+from .extending import register_all  # noqa: E402
 from .hub import extend_openmmlab  # noqa: E402
-from .models import EfficientViT  # noqa: E402
 from .version import __version__  # noqa: E402
 
-__all__ = ['EfficientViT', '__version__', 'checkpoint', 'datasets', 'engine']
+__all__ = ['EfficientViT', '__version__', 'checkpoint', 'datasets', 'engine', 'models']
 
+register_all()
 extend_openmmlab()
+
+
+def __getattr__(name):
+    if name == 'EfficientViT':
+        return import_module(f'{__name__}.models').EfficientViT
+    if name in __all__:
+        return import_module(f'{__name__}.{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,22 +1,22 @@
-"""Makes the configs and the published models known to OpenMMLab, and videos to its inferencers."""
+"""Makes our configs, models and weights known to OpenMMLab, and videos to its inferencers."""
 
-from functools import wraps
+from functools import partial, wraps
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.infer import BaseInferencer
 
-from mmevit.engine.video import accept_videos
 from mmevit.errors import ConfigError
+from mmevit.extending import when_imported
 
 # Where mim and mmengine look in an installed package.
 MIM_FOLDER = Path(__file__).parent / '.mim'
 
 
 def extend_openmmlab():
-    """Have OpenMMLab find ``mmevit::`` configs and our models by name, and read videos.
+    """Have OpenMMLab find ``mmevit::``, ``evit://`` and our models by name, and read videos.
 
     Example:
         >>> import mmengine.hub, mmevit, mmpretrain
@@ -29,25 +29,52 @@ def extend_openmmlab():
     if find_spec('mmseg'):
         # mmengine looks for the distribution mmsegmentation, which the maintained build is not.
         MODULE2PACKAGE['mmseg'] = 'mmseg'
-    # mmengine's inferencers know the models of their own library and offer no place to add some.
+    when_imported('mmengine.runner', extend_checkpoint_loader)
+    when_imported('mmengine.infer', extend_inferencers)
+    for library in ('mmdet', 'mmseg'):
+        when_imported(f'{library}.apis', partial(extend_videos, library))
+    when_imported('mmpretrain.apis', extend_model_hub)
+
+
+def extend_checkpoint_loader():
+    """Have mmengine load ``evit://``."""
+    from mmengine.runner import CheckpointLoader
+
+    @CheckpointLoader.register_scheme(prefixes='evit://')
+    def load(filename, map_location=None):
+        from mmevit.checkpoint import load_from_evit
+
+        return load_from_evit(filename, map_location)
+
+
+def extend_inferencers():
+    """Have mmengine's inferencers find our models, since they offer no place to add some."""
+    from mmengine.infer import BaseInferencer
+
     BaseInferencer._load_model_from_metafile = know_our_models(
         BaseInferencer._load_model_from_metafile
     )
-    # They lack videos too.
-    if find_spec('mmdet'):
-        from mmdet.apis import DetInferencer
 
-        accept_videos(DetInferencer)
-    if find_spec('mmseg'):
-        from mmseg.apis import MMSegInferencer
 
-        accept_videos(MMSegInferencer)
-    if find_spec('mmpretrain'):
-        from mmpretrain.apis import ModelHub
+def extend_videos(library):
+    """Have the inferencer of a library take videos, which it lacks.
 
-        ModelHub.register_model_index(
-            MIM_FOLDER / 'configs/efficientvit/classification_metafile.yml', MIM_FOLDER
-        )
+    Args:
+        library (str): ``mmdet`` or ``mmseg``.
+    """
+    from mmevit.engine.video import accept_videos
+
+    apis = import_module(f'{library}.apis')
+    accept_videos(apis.DetInferencer if library == 'mmdet' else apis.MMSegInferencer)
+
+
+def extend_model_hub():
+    """Have mmpretrain's hub list our classifiers."""
+    from mmpretrain.apis import ModelHub
+
+    ModelHub.register_model_index(
+        MIM_FOLDER / 'configs/efficientvit/classification_metafile.yml', MIM_FOLDER
+    )
 
 
 def know_our_models(load_model):
@@ -61,6 +88,7 @@ def know_our_models(load_model):
         ``retinanet_efficientvit-m4_fpn_1x_coco`` are found too, and it raises a
         :class:`ConfigError` for a ``mmevit::`` config that there is not.
     """
+    from mmengine.infer import BaseInferencer
 
     @wraps(load_model)
     def load_ours_or_theirs(inferencer, name):

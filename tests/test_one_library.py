@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 DISTRIBUTIONS = dict(
     mmdet='onedl_mmdetection', mmpretrain='onedl_mmpretrain', mmseg='onedl_mmsegmentation'
 )
+ALONE = {'CascadedGroupAttention', 'EfficientViT', 'SandwichBlock'}
 SCRIPT = """
 import importlib.metadata, importlib.util, json, runpy, sys
 distributions, commands = json.loads(sys.argv[1])
@@ -63,7 +64,7 @@ backbone = MODELS.build(dict(type='EfficientViT', arch='m0')).eval()
 assert len(backbone(torch.rand(1, 3, 64, 64))) == 3
 """)
     _, public = run_with([], [[script]])
-    assert public == {'EfficientViT'}
+    assert public == ALONE
 
 
 @pytest.mark.parametrize(
@@ -72,20 +73,20 @@ assert len(backbone(torch.rand(1, 3, 64, 64))) == 3
         (
             'mmdet',
             'retinanet_evit_m4_digits',
-            {'EfficientViT', 'EfficientViTFPN', 'SyncedRetinaHead'},
+            {*ALONE, 'EfficientViTFPN', 'SyncedRetinaHead'},
             ['model.backbone.arch=m0', 'model.neck.in_channels=[64,128,192]'],
         ),
         (
             'mmseg',
             'semantic-fpn_evit_m4_digits',
-            {'EfficientViT', 'EfficientViTFPN'},
+            {*ALONE, 'EfficientViTFPN'},
             ['model.backbone.arch=m0', 'model.neck.in_channels=[64,128,192]'],
         ),
         (
             'mmpretrain',
             'evit_m0_digits',
             {
-                'EfficientViT',
+                *ALONE,
                 'EfficientViTClsHead',
                 'DistilledImageClassifier',
                 'PlainWindowAttention',

@@ -8,7 +8,6 @@ from urllib.request import Request, urlopen
 
 import torch
 from mmengine.dist import barrier, get_local_rank
-from mmengine.runner import CheckpointLoader
 
 from mmevit.errors import CheckpointError
 from mmevit.files import written_whole
@@ -24,7 +23,6 @@ RELEASED_FILES = {
 }
 
 
-@CheckpointLoader.register_scheme(prefixes='evit://')
 def load_from_evit(filename, map_location=None):
     """Load ``evit://NAME`` or ``evit://PATH``.
 

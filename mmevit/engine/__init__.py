@@ -2,7 +2,6 @@
 
 from mmevit.errors import CheckpointError, ConfigError
 
-from . import visualization
 from .adaptive_clipping import (
     AdaptiveClipAmpOptimWrapper,
     AdaptiveClipBfloat16OptimWrapper,
@@ -37,5 +36,4 @@ __all__ = [
     'TrainingCurveHook',
     'WholeCheckpointHook',
     'check_config',
-    'visualization',
 ]

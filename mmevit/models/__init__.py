@@ -1,28 +1,21 @@
-"""The network: backbone, necks and heads. Importing this registers them with OpenMMLab."""
+"""The network: backbone, necks and heads, each imported when it is asked for."""
 
-from importlib.util import find_spec
+from importlib import import_module
 
-from .efficientvit import EfficientViT
+from mmengine.registry import MODELS
 
-__all__ = ['EfficientViT']
+from mmevit.extending import modules_by_name
 
-# The backbone is enough for those who have none of them.
-if find_spec('mmdet') or find_spec('mmseg'):
-    from .fpn import EfficientViTFPN
+_modules = {
+    name: module
+    for name, module in modules_by_name(MODELS).items()
+    if module.startswith(f'{__name__}.')
+}
 
-    __all__ += ['EfficientViTFPN']
-if find_spec('mmdet'):
-    from .retina_head import SyncedRetinaHead
+__all__ = [*_modules]
 
-    __all__ += ['SyncedRetinaHead']
-if find_spec('mmpretrain'):
-    from .cls_head import EfficientViTClsHead
-    from .distillation import DistilledImageClassifier
-    from .swin_parts import PlainWindowAttention, SwinLayoutBlock
 
-    __all__ += [
-        'DistilledImageClassifier',
-        'EfficientViTClsHead',
-        'PlainWindowAttention',
-        'SwinLayoutBlock',
-    ]
+def __getattr__(name):
+    if name not in _modules:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(_modules[name]), name)
