@@ -1,8 +1,12 @@
 from collections import OrderedDict
 
-import mmpretrain  # noqa: F401  what it prints when it is imported belongs to no example
+import mmpretrain.datasets  # noqa: F401  what it prints when imported belongs to no example
 import pytest
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+
+# Its stream is the standard output of when it is made, which is not to be that of an example.
+MMLogger.get_current_instance()
 
 
 @pytest.fixture(autouse=True)
