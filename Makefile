@@ -4,6 +4,8 @@
 #   make demo-segmentation     the same for boxes and masks
 #   make test        the fast tests; make test-all runs the slow ones too
 #   make lint        ruff, lint and format; make format mends what it can
+#   make docs        the documentation, in build/site
+#   make test-readme the commands of README.md as they are written, on few digits
 # VENV=path shares one environment between checkouts, PYTHON=path chooses the interpreter.
 
 PYTHON ?= python3
@@ -16,7 +18,8 @@ export PYTHONPATH := $(CURDIR)
 INSTALLED := $(VENV)/installed-$(shell cat requirements/*.txt setup.py | cksum | cut -d ' ' -f 1)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c requirements/constraints.txt
 
-.PHONY: env demo demo-classification demo-segmentation test test-all lint format clean
+.PHONY: env demo demo-classification demo-segmentation test test-all test-readme lint \
+	format docs clean
 
 env: $(INSTALLED)
 
@@ -28,7 +31,8 @@ $(INSTALLED):
 	$(PIP) torch torchvision numpy -r requirements/build.txt
 	@echo "Compiling mmcv's operators: about 6 minutes on two cores, only this once."
 	CFLAGS=-g0 $(PIP) --no-build-isolation -r requirements/mminstall.txt
-	$(PIP) --no-build-isolation -r requirements/optional.txt -r requirements/tests.txt
+	$(PIP) --no-build-isolation -r requirements/optional.txt -r requirements/tests.txt \
+		-r requirements/docs.txt
 	@# mmcv asks for opencv-python and others for opencv-python-headless, two builds of the same
 	@# files. The headless one alone also works without a display's libraries.
 	$(BIN)/python -m pip uninstall --yes opencv-python opencv-python-headless
@@ -75,6 +79,19 @@ test: env
 
 test-all: env
 	$(PYTEST) -m 'slow or not slow'
+
+# In a copy, whose digits are few, so that it takes minutes.
+test-readme: COPY := build/readme
+test-readme: env
+	rm -rf $(COPY)
+	mkdir -p $(COPY)
+	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -P -t $(COPY)
+	ln -s $(abspath $(VENV)) $(COPY)/.venv
+	cd $(COPY) && PYTHONPATH=. .venv/bin/python tools/prepare_digits.py --num-train 16 --num-val 8
+	cd $(COPY) && .venv/bin/python tools/dev/run_commands.py README.md
+
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: env
 	$(BIN)/ruff check .

@@ -29,7 +29,15 @@ setup(
     description='EfficientViT (CVPR 2023) as a backbone for OpenMMLab',
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
-    license='Apache-2.0',
+    license_expression='Apache-2.0',
+    license_files=['LICENSE'],
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
     packages=find_packages(include=('mmevit', 'mmevit.*')),
     # Configs and tools, for mim and mmengine; in a checkout, .mim links to them.
     package_data={'mmevit': [f'.mim/**/*.{suffix}' for suffix in ('yml', 'py', 'sh')]},

@@ -1,0 +1,122 @@
+"""The documentation builds, and says what the code does."""
+
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import mmpretrain
+import pytest
+import yaml
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmengine.config import Config
+
+from mmevit.models import EfficientViT
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / 'README.md', *ROOT.glob('docs/**/*.md')]
+METAFILES = [yaml.safe_load(path.read_text()) for path in ROOT.glob('configs/*_metafile.yml')]
+MODELS_BY_CONFIG = {
+    Path(model['Config']).name: model for metafile in METAFILES for model in metafile['Models']
+}
+
+
+def table_rows(path, first_cell):
+    """Cells of the rows of a page's tables whose first cell fits a pattern."""
+    rows = [
+        [cell.strip() for cell in line.strip('|').split('|')]
+        for line in (ROOT / path).read_text().splitlines()
+        if line.startswith('|')
+    ]
+    return [row for row in rows if re.fullmatch(first_cell, row[0])]
+
+
+def published(model):
+    """The first figure that is published for a model of the index."""
+    return next(iter(model['Results'][0]['Metrics'].values()))
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/models.md'])
+def test_table_of_archs_is_what_the_code_gives(page):
+    rows = [row for row in table_rows(page, r'm\d') if '.' in row[2]]
+    assert [row[0] for row in rows] == list(EfficientViT.arch_zoo)
+    for arch, channels, params, macs, top1, *_ in rows:
+        model = MODELS_BY_CONFIG[f'evit_{arch}_in1k.py']
+        assert channels == ', '.join(map(str, EfficientViT.arch_zoo[arch]['embed_dims']))
+        assert params == f'{model["Metadata"]["Parameters"] / 1e6:.3f}'
+        assert macs == f'{model["Metadata"]["FLOPs"] / 1e6:.1f}'
+        assert top1 == f'{published(model):.1f}'
+
+
+def test_table_of_layers_is_what_the_code_has():
+    (*rows,) = [row for row in table_rows('docs/models.md', r'm\d') if '.' not in row[2]]
+    assert [row[0] for row in rows] == list(EfficientViT.arch_zoo)
+    for row in rows:
+        arch = EfficientViT.arch_zoo[row[0]]
+        sizes = (arch['depths'], arch['num_heads'], arch['kernel_sizes'])
+        assert row[1:] == [', '.join(map(str, size)) for size in sizes]
+
+
+def test_every_config_is_in_the_tables_with_its_name_accuracy_and_weights():
+    rows = {row[0].strip('`'): row[1:] for row in table_rows('docs/models.md', r'`.*\.py`')}
+    assert set(rows) == {path.name for path in ROOT.glob('configs/*.py')}
+    for config, model in MODELS_BY_CONFIG.items():
+        assert rows[config][0] == f'`{model["Name"]}`'
+        assert f'{published(model):.1f}' in rows[config][2]
+        assert rows[config][3] == (f'`{model["Weights"]}`' if 'Weights' in model else '')
+    named = {config for config, row in rows.items() if len(row) == 4 and row[0]}
+    assert named == set(MODELS_BY_CONFIG)
+
+
+def test_every_ablation_is_in_its_table_with_its_parameters():
+    rows = {row[0]: row for row in table_rows('docs/analysis/ablation.md', '.*')}
+    for path in ROOT.glob('configs/ablation/*.py'):
+        comment = re.match(r'# (.*?)[;.]\s', path.read_text())[1]
+        model = mmpretrain.get_model(Config.fromfile(path))
+        params = sum(parameter.numel() for parameter in model.parameters())
+        assert rows[comment][1] == f'{params / 1e6:.2f}'
+
+
+def test_every_tool_is_documented():
+    pages = '\n'.join(page.read_text() for page in PAGES)
+    tools = [
+        path
+        for path in (ROOT / 'tools').rglob('*')
+        if path.suffix in ('.py', '.sh') and path.parent.name != 'bad_inputs'
+    ]
+    assert len(tools) > 15
+    undocumented = [path.name for path in tools if path.name not in pages]
+    assert undocumented == []
+
+
+def test_configs_weights_and_commands_that_pages_name_are_there():
+    for page in PAGES:
+        text = page.read_text()
+        for path in re.findall(r'\b((?:tools|configs|tests|mmevit)/[\w/.-]+\.(?:py|sh|txt))', text):
+            # Those that the reader is told to make.
+            if not re.search('animals|photos|_NAME', path):
+                assert (ROOT / path).exists(), f'{page}: {path}'
+
+
+def test_the_config_of_the_readme_changes_a_stock_detector(tmp_path):
+    code = re.search(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)[1]
+    path = tmp_path / 'config.py'
+    path.write_text("_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n" + code)
+    detector = MMDET_MODELS.build(Config.fromfile(path).model)
+    assert type(detector.backbone).__name__ == 'EfficientViT'
+    assert type(detector.neck).__name__ == 'EfficientViTFPN'
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason='its tools need Python 3.11')
+def test_the_site_builds_without_a_warning_and_has_every_public_name(run_tool, tmp_path):
+    from mkdocstrings import Inventory
+
+    result = run_tool(
+        *(sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', tmp_path / 'site'),
+        env=dict(NO_MKDOCS_2_WARNING='1'),
+    )
+    assert result.returncode == 0, result.stdout
+    with open(tmp_path / 'site/objects.inv', 'rb') as file:
+        documented = {name.rpartition('.')[2] for name in Inventory.parse_sphinx(file)}
+    for package in 'models', 'checkpoint', 'datasets', 'engine', 'deploy', 'benchmark', 'analysis':
+        assert set(import_module(f'mmevit.{package}').__all__) <= documented
