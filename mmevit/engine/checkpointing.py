@@ -13,7 +13,7 @@ from mmengine.runner import EpochBasedTrainLoop
 
 from mmevit.checkpoint import read_checkpoint
 from mmevit.errors import CheckpointError, TornCheckpointError, UserError, shorten
-from mmevit.files import remove_leftovers, written_whole
+from mmevit.files import UNFINISHED, remove_leftovers, written_whole
 
 from .checks import type_name
 from .hooks import list_broken, unwrap
@@ -281,7 +281,12 @@ def list_checkpoints(work_dir):
     pointer = work_dir / 'last_checkpoint'
     named = Path(pointer.read_text().strip()) if pointer.is_file() else Path()
     if not named.is_file():
-        paths = [path for path in work_dir.rglob('*.pth') if number_of(path) is not None]
+        paths = [
+            path
+            for path in work_dir.rglob('*.pth')
+            # Of what was killed while it wrote its first one, nothing counts.
+            if number_of(path) is not None and not path.parent.name.startswith(UNFINISHED)
+        ]
         return sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)
     pointed_at = pointer.stat().st_mtime_ns
     paths = [

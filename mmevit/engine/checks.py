@@ -235,11 +235,17 @@ def check_number_of_classes(cfg):
         cfg (Config): The config.
 
     Raises:
-        ConfigError: If one has more or fewer.
+        ConfigError: If one has more or fewer, or the classes are neither names nor a file.
     """
     dataloader = cfg.get('train_dataloader') or {}
     for dataset in find_datasets(dataloader.get('dataset', {})):
         classes = (dataset.get('metainfo') or {}).get('classes')
+        # If there is no such file, mmengine only warns, and takes each letter for a class.
+        if isinstance(classes, str) and '://' not in classes and not Path(classes).is_file():
+            raise ConfigError(
+                f'metainfo.classes is {classes!r}, which is no file that lists classes: write '
+                f'({classes!r},) for a single class.'
+            )
         if not isinstance(classes, (list, tuple)):
             continue
         for name, head in find_heads(cfg.model):

@@ -164,4 +164,4 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, run_tool):
     (tmp_path / 'file').write_text('')
     result = run_tool(TOOL, tmp_path / 'file/digits')
     assert result.returncode == 1
-    assert '\nerror: ' in result.stdout and 'Traceback' not in result.stdout
+    assert result.stdout.splitlines()[-1].startswith('error: ') and 'Traceback' not in result.stdout

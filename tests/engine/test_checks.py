@@ -128,9 +128,13 @@ def test_wrapped_and_joined_data_sets_are_looked_into(cfg, copy):
     expect_sentence(cfg, copy / 'annotations/instances_train.json')
 
 
-def test_classes_from_a_file_are_mmdets_business(cfg):
-    cfg.train_dataloader.dataset.metainfo = dict(classes='classes.txt')
+def test_classes_from_a_file_are_mmdets_business_and_a_word_is_none(cfg, tmp_path):
+    cfg.train_dataloader.dataset.metainfo = dict(classes=str(tmp_path / 'classes.txt'))
+    expect_sentence(cfg, 'classes.txt', 'which is no file that lists classes')
+    (tmp_path / 'classes.txt').write_text('\n'.join('0123456789'))
     check_config(cfg, splits=['train'])
+    cfg.train_dataloader.dataset.metainfo = dict(classes=('cat'))
+    expect_sentence(cfg, "('cat',) for a single class")
 
 
 def test_a_category_that_mmdet_would_take_for_another_class_is_named(copy):

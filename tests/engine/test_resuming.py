@@ -315,6 +315,13 @@ def test_without_a_checkpoint_training_starts_anew(tmp_path):
     assert cfg.get('load_from') is None and cfg.randomness.seed == 1
 
 
+def test_a_first_checkpoint_that_was_half_written_when_the_run_was_killed_counts_for_none(tmp_path):
+    half_written = tmp_path / '.unfinished-1' / 'epoch_1.pth'
+    half_written.parent.mkdir()
+    half_written.write_bytes(b'PK')
+    assert find_last_whole(tmp_path) == (None, None)
+
+
 @pytest.mark.parametrize('hook', [dict(max_keep_ckpts=1), dict(max_keep_ckpts=2)], ids=str)
 def test_an_old_checkpoint_stays_until_the_next_one_is_whole(train, monkeypatch, hook):
     put = WholeFileBackend.put

@@ -351,6 +351,21 @@ def test_two_processes_on_cpus_train_and_evaluate(trained, digits, tmp_path, run
     run('tools/dist_test.sh', (tmp_path / 'last_checkpoint').read_text(), 2)
 
 
+def test_a_failure_of_two_processes_ends_in_a_sentence(tmp_path, run_tool):
+    options = [
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+        'train_dataloader.dataset.data_root=no/such',
+    ]
+    env = dict(PORT='0', OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
+    result = run_tool('tools/dist_train.sh', CONFIG, 2, *options, env=env)
+    assert result.returncode == 1 and 'Traceback' not in result.stdout
+    lines = result.stdout.strip().splitlines()
+    assert lines[-1].startswith('error: process ') and lines[-1].endswith('it says above why.')
+    assert any(line.startswith('error: ') and 'no/such' in line for line in lines)
+
+
 def test_slurm_script_hands_its_arguments_to_srun(tmp_path, run_tool):
     srun = tmp_path / 'srun'
     srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')

@@ -1,0 +1,13 @@
+"""PyTorch's torchrun, which ends in a sentence instead of a traceback where a process fails."""
+
+import sys
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main
+
+if __name__ == '__main__':
+    try:
+        main()
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        sys.exit(f'error: process {rank} failed ({failure.exitcode}); it says above why.')
