@@ -85,10 +85,11 @@ test-readme: COPY := build/readme
 test-readme: env
 	rm -rf $(COPY)
 	mkdir -p $(COPY)
-	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -P -t $(COPY)
+	git ls-files -z | xargs -0 cp --parents -P -t $(COPY)
 	ln -s $(abspath $(VENV)) $(COPY)/.venv
-	cd $(COPY) && PYTHONPATH=. .venv/bin/python tools/prepare_digits.py --num-train 16 --num-val 8
-	cd $(COPY) && .venv/bin/python tools/dev/run_commands.py README.md
+	cd $(COPY) && export PYTHONPATH=$$PWD && \
+		.venv/bin/python tools/prepare_digits.py --num-train 16 --num-val 8 && \
+		.venv/bin/python tools/dev/run_commands.py README.md
 
 docs: env
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

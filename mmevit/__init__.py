@@ -21,6 +21,10 @@ register_all()
 extend_openmmlab()
 
 
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name):
     if name == 'EfficientViT':
         return import_module(f'{__name__}.models').EfficientViT

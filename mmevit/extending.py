@@ -114,6 +114,16 @@ class ImportingDict(dict):
             import_module(self.modules[name])
         return super().__contains__(name)
 
+    def __missing__(self, name):
+        if name in self:
+            return self[name]
+        raise KeyError(name)
+
+    def __setitem__(self, name, value):
+        # Ours is registered first, so that what overrides it stays.
+        _ = name in self
+        super().__setitem__(name, value)
+
 
 # What waits for the import of a module, by the module's name.
 _waiting = {}
@@ -144,7 +154,9 @@ class ExtendingFinder(MetaPathFinder):
         if name not in _waiting:
             return None
         specs = (
-            finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self
+            finder.find_spec(name, path, target)
+            for finder in sys.meta_path
+            if finder is not self and hasattr(finder, 'find_spec')
         )
         spec = next(filter(None, specs), None)
         if spec is not None and spec.loader is not None:

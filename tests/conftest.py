@@ -64,7 +64,7 @@ def digits(tmp_path_factory):
 def run_tool():
     """Run a tool as a user does, in a process of its own."""
 
-    def run(*command, cwd=ROOT, env=None, timeout=300):
+    def run(*command, cwd=ROOT, env=None, timeout=900):
         command = [str(part) for part in command]
         if command[0].endswith('.py'):
             command.insert(0, sys.executable)

@@ -77,7 +77,7 @@ def test_a_module_that_is_not_installed_is_told_as_ever():
 def test_all_that_this_package_registers_is_listed_and_nothing_else():
     for path in (ROOT / 'mmevit').rglob('*.py'):
         module = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
-        if '@' in path.read_text() and 'register_module()' in path.read_text():
+        if '@' in path.read_text() and 'register_module(' in path.read_text():
             import_module(module)
     for registry in {row[0] for row in REGISTERED}:
         own = {
@@ -86,3 +86,14 @@ def test_all_that_this_package_registers_is_listed_and_nothing_else():
             if found.__module__.startswith('mmevit.')
         }
         assert own == modules_by_name(registry)
+
+
+def test_ours_can_be_overridden_as_any_other_module(run_tool):
+    result = run_tool(
+        *(sys.executable, '-c'),
+        'import mmevit; from mmengine.registry import MODELS\n'
+        "MODELS.register_module('SandwichBlock', force=True, module=dict)\n"
+        "print(MODELS.get('SandwichBlock'), MODELS.get('EfficientViT').__name__, "
+        "MODELS.module_dict['EfficientViTFPN'].__name__)",
+    )
+    assert result.stdout.splitlines()[-1] == "<class 'dict'> EfficientViT EfficientViTFPN"

@@ -10,4 +10,6 @@ if __name__ == '__main__':
         main()
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            sys.exit(f'error: process {rank} was killed by {failure.signal_name()}.')
         sys.exit(f'error: process {rank} failed ({failure.exitcode}); it says above why.')

@@ -235,17 +235,11 @@ def check_number_of_classes(cfg):
         cfg (Config): The config.
 
     Raises:
-        ConfigError: If one has more or fewer, or the classes are neither names nor a file.
+        ConfigError: If one has more or fewer.
     """
     dataloader = cfg.get('train_dataloader') or {}
     for dataset in find_datasets(dataloader.get('dataset', {})):
         classes = (dataset.get('metainfo') or {}).get('classes')
-        # If there is no such file, mmengine only warns, and takes each letter for a class.
-        if isinstance(classes, str) and '://' not in classes and not Path(classes).is_file():
-            raise ConfigError(
-                f'metainfo.classes is {classes!r}, which is no file that lists classes: write '
-                f'({classes!r},) for a single class.'
-            )
         if not isinstance(classes, (list, tuple)):
             continue
         for name, head in find_heads(cfg.model):
@@ -405,6 +399,13 @@ def check_dataset(dataset, split):
     is_downloaded = type_name(dataset) in SELF_DOWNLOADING and dataset.get('download', True)
     if is_remote or is_downloaded:
         return
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    # mmengine only warns, and takes each letter for a class.
+    if isinstance(classes, str) and not Path(classes).is_file():
+        raise ConfigError(
+            f'metainfo.classes of the {split} data is {classes!r}, which is no file here: put it '
+            "there, or write a tuple such as ('cat',) for a single class"
+        )
     prefixes = dataset.get('data_prefix') or {}
     if isinstance(prefixes, str):
         prefixes = dict(img=prefixes)

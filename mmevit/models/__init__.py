@@ -15,7 +15,13 @@ _modules = {
 __all__ = [*_modules]
 
 
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name):
-    if name not in _modules:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(import_module(_modules[name]), name)
+    if name in _modules:
+        return getattr(import_module(_modules[name]), name)
+    if f'{__name__}.{name}' in _modules.values():
+        return import_module(f'{__name__}.{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

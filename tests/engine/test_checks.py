@@ -130,11 +130,12 @@ def test_wrapped_and_joined_data_sets_are_looked_into(cfg, copy):
 
 def test_classes_from_a_file_are_mmdets_business_and_a_word_is_none(cfg, tmp_path):
     cfg.train_dataloader.dataset.metainfo = dict(classes=str(tmp_path / 'classes.txt'))
-    expect_sentence(cfg, 'classes.txt', 'which is no file that lists classes')
+    expect_sentence(cfg, 'classes.txt', 'which is no file here')
+    check_config(cfg, splits=['val'])
     (tmp_path / 'classes.txt').write_text('\n'.join('0123456789'))
     check_config(cfg, splits=['train'])
     cfg.train_dataloader.dataset.metainfo = dict(classes=('cat'))
-    expect_sentence(cfg, "('cat',) for a single class")
+    expect_sentence(cfg, "is 'cat', which is no file here", "('cat',) for a single class")
 
 
 def test_a_category_that_mmdet_would_take_for_another_class_is_named(copy):
