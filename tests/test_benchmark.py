@@ -30,7 +30,8 @@ from mmevit.benchmark.report import COLUMNS
 from mmevit.deploy.exporting import largest_difference
 from mmevit.errors import ConfigError, UserError
 
-QUICK = Setting(batch_size=2, size=(64, 64), rounds=2, seconds=0)
+# At 64 pixels the last maps have one position, and batch norm of two values blows up rounding.
+QUICK = Setting(batch_size=2, size=(128, 128), rounds=2, seconds=0)
 # Design figures of the whole classifiers: millions of parameters and multiply-accumulates.
 KNOWN = dict(
     m0=(2.349, 79.2),
@@ -73,7 +74,7 @@ def test_every_form_gives_what_the_eager_one_does(forms):
         if 'problem' in row:
             assert 'not installed' in row['problem']
         else:
-            assert 'training' in row['form'] or row['difference'] < 5e-4, row['form']
+            assert 'training' in row['form'] or row['difference'] < 1e-4, row['form']
             assert row['latency'] > 0 and len(row['speeds']) == QUICK.rounds
 
 
@@ -156,7 +157,7 @@ def test_two_stage_detectors_run_without_annotations():
 def test_int8_runs_in_onnx_runtime_only():
     rows = benchmark([find_model('backbone::m0')], ['onnxruntime-int8', 'traced-int8'], QUICK)
     # Much, since random weights separate nothing.
-    assert 1e-2 < rows[0]['difference'] < 2 and rows[0]['speed'] > 0 and 'peak' not in rows[0]
+    assert 1e-2 < rows[0]['difference'] < 1 and rows[0]['speed'] > 0 and 'peak' not in rows[0]
     assert rows[1]['problem'] == 'int8 is for onnxruntime and openvino.'
 
 
@@ -233,7 +234,7 @@ def test_threads_are_put_back():
         (dict(name='configs/_base_/datasets/digits.py'), 'has no model|is missing'),
         (dict(setting=Setting(rounds=0)), '1 or more'),
         (dict(setting=Setting(size=(0, 64))), '1 or more'),
-        (dict(name='timm::deit_tiny_patch16_224'), 'cannot be run on images of 64 x 64'),
+        (dict(name='timm::deit_tiny_patch16_224'), 'cannot be run on images of 128 x 128'),
         (dict(baseline='backbone::m0:traced'), 'none of those run: backbone::m0:eager'),
     ],
 )
@@ -296,7 +297,7 @@ def test_tables(rows, tmp_path):
     for ending in ('md', 'csv', 'json'):
         write_table(rows, QUICK, tmp_path / f'new/table.{ending}')
     markdown = (tmp_path / 'new/table.md').read_text()
-    assert 'batch 2, 1 thread, images of 64 x 64, 2 rounds.' in markdown
+    assert 'batch 2, 1 thread, images of 128 x 128, 2 rounds.' in markdown
     assert '| EfficientViT-M0 | folded | 410.0 | 1.00 (0.90 to 1.10) | 2.0 | 63.2 |' in markdown
     widths = {line.count('|') for line in markdown.splitlines()[2:]}
     assert len(widths) == 1
