@@ -15,7 +15,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-# Of a block, what stands for something else, such as CONFIG, is no command to run.
 BLOCK = re.compile(r'^```bash\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 STATED = re.compile(r'#.*?([\d.]+) (second|minute)s?\b')
 
