@@ -16,7 +16,7 @@ def test_digits_are_learnt_from_scratch_and_five_of_them_by_fine_tuning(run_tool
     root = tmp_path / 'digits/classification'
     options = [f'{s}_dataloader.dataset.data_root={root}/{s}' for s in ('train', 'val')]
     train = ['tools/train.py', 'configs/evit_m0_digits.py', '--work-dir', tmp_path / 'scratch']
-    result = run_tool(*train, '--cfg-options', *options, timeout=900)
+    result = run_tool(*train, '--cfg-options', *options, timeout=1800)
     assert result.returncode == 0, result.stdout
     assert best_accuracy(result.stdout) >= 97.5
 
@@ -26,6 +26,6 @@ def test_digits_are_learnt_from_scratch_and_five_of_them_by_fine_tuning(run_tool
     checkpoint = (tmp_path / 'scratch/last_checkpoint').read_text()
     finetune = ['tools/finetune.py', tmp_path / 'five', '--weights', checkpoint]
     flags = ['--image-size', '112', '--no-flip', '--epochs', '6', '--work-dir', tmp_path / 'tuned']
-    result = run_tool(*finetune, *flags, timeout=300)
+    result = run_tool(*finetune, *flags, timeout=1800)
     assert result.returncode == 0, result.stdout
     assert best_accuracy(result.stdout) >= 99
