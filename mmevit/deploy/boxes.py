@@ -4,14 +4,7 @@ import torch
 from torchvision.ops import nms
 
 
-@torch.library.custom_op('mmevit::select_boxes', mutates_args=())
-def select_boxes(
-    boxes: torch.Tensor,
-    scores: torch.Tensor,
-    iou_threshold: float,
-    score_threshold: float,
-    max_num: int,
-) -> torch.Tensor:
+def select_best_boxes(boxes, scores, iou_threshold, score_threshold, max_num):
     """Select the best boxes of each image that do not overlap much with better ones.
 
     Args:
@@ -37,6 +30,18 @@ def select_boxes(
     return kept
 
 
-@select_boxes.register_fake
-def _(boxes, scores, iou_threshold, score_threshold, max_num):
-    return boxes.new_empty((boxes.shape[0], max_num), dtype=torch.int64)
+# torch.library.custom_op would be shorter, but PyTorch before 2.4 lacks it.
+OPERATORS = torch.library.Library('mmevit', 'DEF')
+OPERATORS.define(
+    'select_boxes(Tensor boxes, Tensor scores, float iou_threshold, float score_threshold, '
+    'int max_num) -> Tensor'
+)
+OPERATORS.impl('select_boxes', select_best_boxes, 'CompositeExplicitAutograd')
+OPERATORS.impl(
+    'select_boxes',
+    lambda boxes, scores, iou_threshold, score_threshold, max_num: boxes.new_empty(
+        (boxes.shape[0], max_num), dtype=torch.int64
+    ),
+    'Meta',
+)
+select_boxes = torch.ops.mmevit.select_boxes.default

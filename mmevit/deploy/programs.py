@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from mmevit.errors import ConfigError
+
 
 def make_program(network, inputs, dynamic, dtype):
     """Export a network with ``torch.export``.
@@ -15,10 +17,23 @@ def make_program(network, inputs, dynamic, dtype):
 
     Returns:
         torch.export.ExportedProgram: The program.
+
+    Raises:
+        ConfigError: If this PyTorch is too old.
     """
     # Not at the top: running files takes no such new PyTorch as writing them.
-    from torch.export import Dim
-    from torch.fx.experimental import _config as symbolic_shapes
+    try:
+        from torch.export import Dim
+        from torch.fx.experimental import _config as symbolic_shapes
+
+        # Without this, a dimension that can be 1 is taken for one that cannot: maps of stride 64
+        # are a pixel high from 32 pixels on.
+        with_single_pixels = symbolic_shapes.patch(backed_size_oblivious=True)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f'PyTorch {torch.__version__} is too old to write this kind of file: 2.11.0 was tried; '
+            'torchscript and coreml take older ones.'
+        ) from error
 
     network = InDtype(network, dtype).eval()
     if 'size' in dynamic:
@@ -31,9 +46,7 @@ def make_program(network, inputs, dynamic, dtype):
     sides = {2: Dim('height', min=32, max=8192), 3: Dim('width', min=32, max=8192)}
     images = {**batch, **(sides if 'size' in dynamic else {})}
     shapes = (images, tuple(batch for _ in inputs[1:]))[: len(inputs)]
-    # Without this, a dimension that can be 1 is taken for one that cannot: maps of stride 64 are a
-    # pixel high from 32 pixels on.
-    with symbolic_shapes.patch(backed_size_oblivious=True):
+    with with_single_pixels:
         return torch.export.export(network, inputs, dynamic_shapes=shapes)
 
 

@@ -27,7 +27,7 @@ def write(network, inputs, path, dynamic, dtype, metadata, batches=None):
             make_program(put_channels_first(network), inputs, dynamic, compute_dtype),
             input_names=input_names(inputs),
             output_names=getattr(network, 'output_names', None),
-            custom_translation_table={select_boxes._opoverload: translate_select_boxes},
+            custom_translation_table={select_boxes: translate_select_boxes},
             verbose=False,
         )
     model = program.model_proto
@@ -39,7 +39,7 @@ def write(network, inputs, path, dynamic, dtype, metadata, batches=None):
 
 
 def translate_select_boxes(boxes, scores, iou_threshold, score_threshold, max_num):
-    """Say :func:`mmevit.deploy.boxes.select_boxes` in operators of ONNX."""
+    """Say :func:`mmevit.deploy.boxes.select_best_boxes` in operators of ONNX."""
     # Rows of image, class and box, of one image after the other, the best first.
     selected = op.NonMaxSuppression(
         boxes,
