@@ -3,6 +3,7 @@
 #   make demo-classification   the same for a classifier
 #   make demo-segmentation     the same for boxes and masks
 #   make test        the fast tests; make test-all runs the slow ones too
+#   make test-openmmlab   the fast tests and both demos on the original releases of OpenMMLab
 #   make lint        ruff, lint and format; make format mends what it can
 #   make docs        the documentation, in build/site
 #   make test-readme the commands of README.md as they are written, on few digits
@@ -14,12 +15,15 @@ WORK_DIR ?= work_dirs/$@
 BIN := $(VENV)/bin
 # The checkout comes before what is installed, so that a shared environment runs this code.
 export PYTHONPATH := $(CURDIR)
+# Which OpenMMLab: the maintained builds, or in requirements/openmmlab the original releases.
+OPENMMLAB ?= requirements
+REQUIREMENTS := $(sort $(wildcard requirements/*.txt $(OPENMMLAB)/*.txt))
 # The name holds a digest of what was asked for: a change of it installs, and nothing else does.
-INSTALLED := $(VENV)/installed-$(shell cat requirements/*.txt setup.py | cksum | cut -d ' ' -f 1)
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -c requirements/constraints.txt
+INSTALLED := $(VENV)/installed-$(shell cat $(REQUIREMENTS) setup.py | cksum | cut -d ' ' -f 1)
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c $(OPENMMLAB)/constraints.txt
 
-.PHONY: env demo demo-classification demo-segmentation test test-all test-readme lint \
-	format docs clean
+.PHONY: env demo demo-classification demo-segmentation test test-all test-readme \
+	test-openmmlab lint format docs clean
 
 env: $(INSTALLED)
 
@@ -30,9 +34,9 @@ $(INSTALLED):
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch torchvision numpy -r requirements/build.txt
 	@echo "Compiling mmcv's operators: about 6 minutes on two cores, only this once."
-	CFLAGS=-g0 $(PIP) --no-build-isolation -r requirements/mminstall.txt
-	$(PIP) --no-build-isolation -r requirements/optional.txt -r requirements/tests.txt \
-		-r requirements/docs.txt
+	CFLAGS=-g0 $(PIP) --no-build-isolation -r $(OPENMMLAB)/mminstall.txt
+	$(PIP) --no-build-isolation -r $(OPENMMLAB)/optional.txt \
+		-r requirements/tests.txt -r requirements/docs.txt
 	@# mmcv asks for opencv-python and others for opencv-python-headless, two builds of the same
 	@# files. The headless one alone also works without a display's libraries.
 	$(BIN)/python -m pip uninstall --yes opencv-python opencv-python-headless
@@ -90,6 +94,13 @@ test-readme: env
 	cd $(COPY) && export PYTHONPATH=$$PWD && \
 		.venv/bin/python tools/prepare_digits.py --num-train 16 --num-val 8 && \
 		.venv/bin/python tools/dev/run_commands.py README.md
+
+# In an environment of its own, with the PyTorch of their time.
+test-openmmlab:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 12))' || \
+		{ echo "error: PyTorch 2.1 needs Python 3.10 or 3.11: name one with PYTHON=path."; exit 1; }
+	$(MAKE) test demo demo-classification VENV=.venv-openmmlab OPENMMLAB=requirements/openmmlab \
+		WORK_DIR='work_dirs/openmmlab/$$@'
 
 docs: env
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

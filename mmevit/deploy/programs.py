@@ -32,7 +32,7 @@ def make_program(network, inputs, dynamic, dtype):
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f'PyTorch {torch.__version__} is too old to write this kind of file: 2.11.0 was tried; '
-            'torchscript and coreml take older ones.'
+            'torchscript and coreml need no such new one.'
         ) from error
 
     network = InDtype(network, dtype).eval()
