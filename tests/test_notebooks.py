@@ -1,5 +1,6 @@
-"""The notebook is executed as it stands in the repository, and can be run again."""
+"""The notebooks are executed as they stand in the repository, and can be run again."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -7,16 +8,30 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).parents[1] / 'docs/notebooks/speed.ipynb'
+NOTEBOOKS = Path(__file__).parents[1] / 'docs/notebooks'
+NAMES = ('detection', 'speed')
 
 
-@pytest.fixture
-def notebook():
-    return nbformat.read(NOTEBOOK, as_version=4)
+def read(name):
+    return nbformat.read(NOTEBOOKS / f'{name}.ipynb', as_version=4)
 
 
-def test_notebook_was_executed_from_top_to_bottom_without_an_error(notebook):
-    cells = [cell for cell in notebook.cells if cell.cell_type == 'code']
+def run(name, folder):
+    notebook = read(name)
+    resources = {'metadata': {'path': str(folder)}}
+    NotebookClient(notebook, timeout=2400, resources=resources).execute()
+    return [output for cell in notebook.cells for output in cell.get('outputs', [])]
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_notebook_names_no_folder_of_the_machine_that_executed_it(name):
+    text = (NOTEBOOKS / f'{name}.ipynb').read_text()
+    assert not re.findall('/(?:tmp|home|root|usr|Users|work)/', text)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_notebook_was_executed_from_top_to_bottom_without_an_error(name):
+    cells = [cell for cell in read(name).cells if cell.cell_type == 'code']
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     kinds = {output.output_type for output in outputs}
@@ -25,10 +40,18 @@ def test_notebook_was_executed_from_top_to_bottom_without_an_error(notebook):
 
 
 @pytest.mark.slow
-def test_notebook_runs_and_what_it_folds_and_exports_agrees(notebook, tmp_path):
-    resources = {'metadata': {'path': str(tmp_path)}}
-    NotebookClient(notebook, timeout=1200, resources=resources).execute()
-    outputs = [output for cell in notebook.cells for output in cell.get('outputs', [])]
-    text = '\n'.join(output.get('text', '') for output in outputs)
+def test_detection_notebook_runs_and_learns_to_detect(tmp_path):
+    outputs = run('detection', tmp_path)
+    (text,) = (
+        output.data['text/plain']
+        for output in outputs
+        if output.output_type == 'execute_result' and "'mAP'" in output.data['text/plain']
+    )
+    assert ast.literal_eval(text)['mAP'] > 0.3
+
+
+@pytest.mark.slow
+def test_speed_notebook_runs_and_what_it_folds_and_exports_agrees(tmp_path):
+    text = '\n'.join(output.get('text', '') for output in run('speed', tmp_path))
     differences = re.findall(r'relative difference: (\S+)', text)
     assert len(differences) == 2 and all(float(value) < 1e-4 for value in differences)
