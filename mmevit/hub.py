@@ -25,7 +25,9 @@ def extend_openmmlab():
         >>> mmpretrain.list_models('efficientvit-m0*')
         ['efficientvit-m0_8xb256_in1k']
     """
-    MODULE2PACKAGE['mmevit'] = 'mmevit'
+    # A module's name: the original mmengine takes the files of a distribution to be among those of
+    # all others, where `pip install -e` has not put them.
+    MODULE2PACKAGE['mmevit'] = __name__
     if find_spec('mmseg'):
         # mmengine looks for the distribution mmsegmentation, which the maintained build is not.
         MODULE2PACKAGE['mmseg'] = 'mmseg'
