@@ -1,6 +1,6 @@
 """Read checkpoint files without ever running code that is in them."""
 
-import contextlib
+import codecs
 import os
 import pickle
 import re
@@ -106,9 +106,12 @@ def read_pickle(path, map_location):
     """
     try:
         check_sums(path)
-        with allowed_globals():
-            is_trusted = os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD') == '1'
-            return torch.load(path, map_location=map_location, weights_only=not is_trusted)
+        if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD') == '1':
+            return torch.load(path, map_location=map_location, weights_only=False)
+        if not hasattr(torch.serialization, 'safe_globals'):
+            return load_by_old_pytorch(path, map_location)
+        with torch.serialization.safe_globals([(v, name) for name, v in known_globals().items()]):
+            return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         if not re.search(FORBIDDEN, str(error)):
             raise damaged(path, error) from error
@@ -138,26 +141,70 @@ def check_sums(path):
             raise zipfile.BadZipFile(f'the check sum of {bad} differs')
 
 
-def allowed_globals():
-    """Let through what mmengine's checkpoints hold, for the length of a ``with`` block.
+def known_globals():
+    """List what mmengine's checkpoints hold besides weights: numbers, and histories of the log.
 
     Returns:
-        contextlib.AbstractContextManager: The block.
+        dict[str, object]: What each name in a pickle stands for.
     """
-    if not hasattr(torch.serialization, 'safe_globals'):
-        # Before PyTorch 2.5 the list cannot be added to, and the log's histories are refused.
-        return contextlib.nullcontext()
-    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+    makers = [value.__reduce__()[0] for value in (np.zeros(0), np.float64(0))]
     dtypes = {type(np.dtype(name)) for name in ('int32', 'int64', 'float32', 'float64', 'bool')}
-    numpy_globals = [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar, *dtypes]
-    old_names = [
-        (getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
-        for name in ('_reconstruct', 'scalar')
-        for core in ('core', '_core')
-    ]
-    return torch.serialization.safe_globals(
-        [*numpy_globals, *old_names, HistoryBuffer, (history_method, 'builtins.getattr')]
-    )
+    classes = (np.ndarray, np.dtype, HistoryBuffer, *dtypes)
+    return {
+        **{f'{known.__module__}.{known.__qualname__}': known for known in classes},
+        **{
+            f'numpy.{core}.multiarray.{maker.__name__}': maker
+            for maker in makers
+            for core in ('core', '_core')
+        },
+        'builtins.getattr': history_method,
+    }
+
+
+def load_by_old_pytorch(path, map_location):
+    """Load by PyTorch before 2.5, to whose own list of what is safe nothing can be added.
+
+    Args:
+        path (Path): The file.
+        map_location (str): Device to load the tensors to.
+
+    Returns:
+        object: Its content.
+
+    Raises:
+        pickle.UnpicklingError: If it holds anything but weights and what is known.
+    """
+    # PyTorch takes no other pickle where it is told to be safe itself.
+    forced = os.environ.pop('TORCH_FORCE_WEIGHTS_ONLY_LOAD', None)
+    try:
+        return torch.load(path, map_location=map_location, pickle_module=KnownPickle)
+    finally:
+        if forced is not None:
+            os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = forced
+
+
+class KnownPickle:
+    """Stands in for the module ``pickle``, and knows no names but those of weights and ours."""
+
+    class Unpickler(pickle.Unpickler):
+        """Reads pickles, and refuses what is not known."""
+
+        def find_class(self, module, name):
+            """Find what a name in a pickle stands for."""
+            full_name = f'{module.replace("__builtin__", "builtins")}.{name}'
+            known = {
+                **torch._weights_only_unpickler._get_allowed_globals(),
+                **known_globals(),
+                '_codecs.encode': codecs.encode,
+            }
+            if full_name not in known:
+                raise pickle.UnpicklingError(f'GLOBAL {full_name} is not known.')
+            return known[full_name]
+
+    @classmethod
+    def load(cls, file, **options):
+        """Read one pickle of a file."""
+        return cls.Unpickler(file, **options).load()
 
 
 def history_method(owner, name):
