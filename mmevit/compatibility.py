@@ -83,3 +83,22 @@ def installed_distribution(library):
         except PackageNotFoundError:
             continue
     return library.distributions[0], None
+
+
+def attention_as_products():
+    """Have PyTorch compute attention by matrix products, since it counts no others on a CPU.
+
+    Returns:
+        contextlib.AbstractContextManager: For as long as it is so.
+
+    Example:
+        >>> with attention_as_products():
+        ...     pass
+    """
+    try:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+    except ImportError:  # before PyTorch 2.3
+        from torch.backends.cuda import sdp_kernel
+
+        return sdp_kernel(enable_flash=False, enable_mem_efficient=False)
+    return sdpa_kernel(SDPBackend.MATH)

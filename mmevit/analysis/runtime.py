@@ -11,11 +11,13 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch.autograd import DeviceType
 from torch.autograd.profiler import record_function
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
+from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils._pytree import tree_flatten
+
+from mmevit.compatibility import attention_as_products
+from mmevit.errors import ConfigError
 
 COMPUTE_BOUND = ('convolution', 'matmul')
 MEMORY_BOUND = ('reshape and copy', 'element-wise', 'normalisation', 'softmax', 'pooling and sums')
@@ -39,13 +41,21 @@ def profile_runtime(network, images, rounds=5):
         ``seconds`` of a run, its ``bytes`` read and written, and its ``flops``, two for each
         multiply-accumulate.
 
+    Raises:
+        ConfigError: If this PyTorch is too old.
+
     Example:
         >>> from torch import nn
         >>> rows = profile_runtime(nn.Sequential(nn.Linear(64, 64), nn.ReLU()), torch.rand(8, 64))
         >>> sorted({row['operator'] for row in rows if row['kind'] != OTHER})
         ['copy', 'linear', 'relu', 'view']
     """
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    if not hasattr(flop_counter, 'flop_registry'):
+        raise ConfigError(
+            f'PyTorch {torch.__version__} is too old to count the operations of single operators: '
+            'install 2.3 or newer.'
+        )
+    with torch.no_grad(), attention_as_products():
         costs = count_costs(network, images)
         seconds = measure_times(network, images, rounds)
     rows = []
@@ -220,11 +230,11 @@ class CostCounter(TorchDispatchMode):
         operator = find_operator(func.overloadpacket.__name__) or OTHER
         place = operator, short_path(self.path)
         # Views move nothing.
-        tensors = [] if operator == 'view' else tree_leaves((args, kwargs, output))
+        tensors = [] if operator == 'view' else tree_flatten((args, kwargs, output))[0]
         self.bytes[place] += sum(
             tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor)
         )
-        if count := flop_registry.get(func.overloadpacket):
+        if count := flop_counter.flop_registry.get(func.overloadpacket):
             self.flops[place] += count(*args, **kwargs, out_val=output)
         return output
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmevit.compatibility import attention_as_products
 from mmevit.deploy.exporting import largest_difference
 from mmevit.errors import ConfigError, one_line
 
@@ -181,9 +181,13 @@ def process_settings(setting):
     threads = torch.get_num_threads()
     torch.set_num_threads(setting.threads)
     # Beyond some compiled networks, PyTorch would run further ones eagerly without a word.
-    limits = dict(recompile_limit=1000, accumulated_recompile_limit=1000)
+    dynamo = torch._dynamo.config
+    names = ['recompile_limit', 'accumulated_recompile_limit']
+    if not hasattr(dynamo, names[0]):
+        names = ['cache_size_limit']  # its name before PyTorch 2.6
+    limits = dict.fromkeys(names, 1000)
     try:
-        with torch._dynamo.config.patch(limits), torch.no_grad(), warnings.catch_warnings():
+        with dynamo.patch(limits), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             yield
     finally:
@@ -299,8 +303,7 @@ def count_macs(network, images):
     Returns:
         int: The multiply-accumulates.
     """
-    # As matrix products, since attention in one kernel is not counted on a CPU.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with attention_as_products(), FlopCounterMode(display=False) as counter:
         network(images)
     return counter.get_total_flops() // 2
 

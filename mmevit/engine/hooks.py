@@ -7,6 +7,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
+from packaging.version import Version
 
 from mmevit.errors import CheckpointError, ConfigError, UserError, list_problems, shorten
 from mmevit.files import written_whole
@@ -38,8 +39,13 @@ class CompileHook(Hook):
         """Have the parts compile themselves at their first call.
 
         Raises:
-            ConfigError: If the model has no such part.
+            ConfigError: If the model has no such part, or PyTorch is too old.
         """
+        if Version(torch.__version__) < Version('2.5'):
+            raise ConfigError(
+                f'PyTorch {torch.__version__} is too old for CompileHook: what 2.1 compiles has '
+                'other gradients. Install 2.5 or newer, or leave the hook out.'
+            )
         model = unwrap(runner.model)
         modules = dict(model.named_modules())
         for part in self.parts:

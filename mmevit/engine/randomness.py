@@ -46,8 +46,9 @@ class ResumableRandomnessHook(Hook):
         dataloader.dataset.__getitems__ = SeededSamples(dataloader.dataset)
         endless = getattr(runner.train_loop, 'dataloader_iterator', None)
         if getattr(endless, '_iterator', None) is not None:
-            # Older versions of mmengine begin before training does.
+            # Older versions of mmengine begin before training does, with workers that may persist.
             self.batches.begin((runner.seed, 0), first=0)
+            dataloader._iterator = None
             endless._iterator = iter(dataloader)
 
     def before_train_epoch(self, runner):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from needing import needs_operation_counts
 from torch import nn
 from torch.profiler import profile
 
@@ -63,6 +64,7 @@ def test_parts_of_a_network_take_the_shares_that_they_take_alone():
     assert by_module['1'] == pytest.approx(memory_bound_share(rows), abs=0.02)
 
 
+@needs_operation_counts
 def test_shares_add_up_to_the_profilers_total():
     network, images = EfficientViT('m0').eval(), torch.rand(2, 3, 64, 64)
     profilers = []

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
+from needing import needs_scaler
 from timm.utils.agc import adaptive_clip_grad
 
 from mmevit.errors import ConfigError
@@ -98,6 +99,7 @@ def test_accumulated_gradients_are_clipped_once_together(model, batches):
     assert_weights(model, wanted)
 
 
+@needs_scaler
 @pytest.mark.parametrize('scale', [2.0**10, 2.0**16])
 def test_scaled_gradients_are_clipped_after_they_are_scaled_back(on_cpu, model, batches, scale):
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -111,6 +113,7 @@ def test_scaled_gradients_are_clipped_after_they_are_scaled_back(on_cpu, model, 
     assert_weights(model, wanted)
 
 
+@needs_scaler
 def test_step_with_infinite_gradients_is_left_out_in_mixed_precision(on_cpu, model, batches):
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     model, batch = model.to(device), batches[0].to(device)

@@ -22,7 +22,7 @@ def inferencer(request, tmp_path_factory):
     torch.manual_seed(0)
     name = CONFIGS[request.param]
     save_model(name, path)
-    return request.param(f'mmevit::efficientvit/{name}.py', str(path), show_progress=False)
+    return request.param(f'mmevit::efficientvit/{name}.py', str(path))
 
 
 def predictions(inferencer, inputs, **options):

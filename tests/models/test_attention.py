@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from needing import needs_compiled_gradients
 
 from mmevit.errors import CheckpointError
 from mmevit.models import EfficientViT
@@ -117,6 +118,7 @@ def test_evaluation_follows_weights_that_change_after_it_was_entered():
         assert not module(x).equal(before)
 
 
+@needs_compiled_gradients
 def test_compiled_attention_trains_with_the_gradients_of_eager():
     # Tensor.unfold() would cut the windows just as well, but its compiled gradient writes outside
     # its memory (PyTorch 2.11).

@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 from torch.utils.data import Dataset
 
 from mmevit.checkpoint import read_checkpoint
@@ -184,7 +184,7 @@ class PeakMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         outputs = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves((args, kwargs, outputs)):
+        for tensor in tree_flatten((args, kwargs, outputs))[0]:
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 self.sizes[StorageWeakRef(storage)] = storage.nbytes()

@@ -5,9 +5,8 @@ import pytest
 import timm
 import torch
 from mmengine.registry import MODELS
+from needing import needs_dim
 from torch import nn
-from torch.export import Dim
-from torch.fx.experimental import _config as symbolic_shapes
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmevit.checkpoint import convert_names
@@ -366,10 +365,14 @@ def test_compiled_training_gives_the_gradients_of_eager(with_cp, randomised):
         torch.testing.assert_close(actual, wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
 
 
+@needs_dim
 @pytest.mark.parametrize(
     'arch', ['m0', *(pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHS[1:])]
 )
 def test_export_with_dynamic_batch_height_and_width_agrees_at_every_size(arch, randomised):
+    from torch.export import Dim
+    from torch.fx.experimental import _config as symbolic_shapes
+
     model = randomised(arch).eval()
     sides = {2: Dim('height', min=32, max=2048), 3: Dim('width', min=32, max=2048)}
     # Without this, torch.export takes a dimension that can be 1, as maps of stride 64 have from
@@ -386,7 +389,10 @@ def test_export_with_dynamic_batch_height_and_width_agrees_at_every_size(arch, r
             assert relative_error(actual, wanted) < 1e-5
 
 
+@needs_dim
 def test_export_by_public_options_is_dynamic_where_every_stage_has_several_windows(randomised):
+    from torch.export import Dim
+
     model = randomised('m0').eval()
     sides = {2: Dim('height', min=449, max=2048), 3: Dim('width', min=449, max=2048)}
     program = torch.export.export(

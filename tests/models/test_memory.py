@@ -3,11 +3,13 @@
 import pytest
 import timm
 import torch
+from needing import needs_nanoseconds
 from torch.profiler import ProfilerActivity, profile
 
 from mmevit.models import EfficientViT
 
 ARCHS = ['m0', 'm5']
+pytestmark = needs_nanoseconds
 
 
 def peak_memory(step):

@@ -40,15 +40,20 @@ def evaluate(run_tool, folder, config, weights, digits, *flags):
     return json.loads(path.read_text())
 
 
+def export(run_tool, *arguments):
+    """What tools/export.py prints."""
+    result = run_tool('tools/export.py', *arguments)
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
 @pytest.mark.parametrize('target', ['onnx', pytest.param('openvino', marks=pytest.mark.slow)])
 def test_an_exported_classifier_is_evaluated_as_its_checkpoint_is(
     target, classifier, digits, run_tool, tmp_path
 ):
     config, file = 'evit_m0_digits', tmp_path / f'model.{dict(openvino="xml").get(target, target)}'
-    result = run_tool(
-        'tools/export.py', f'configs/{config}.py', classifier, '--to', target, '--out', file
-    )
-    assert 'Largest difference from PyTorch: ' in result.stdout
+    output = export(run_tool, f'configs/{config}.py', classifier, '--to', target, '--out', file)
+    assert 'Largest difference from PyTorch: ' in output
     metrics = [
         evaluate(run_tool, tmp_path, config, weights, digits, *flags)
         for weights, flags in ((classifier, ()), (classifier, ('--deploy',)), (file, ()))
@@ -60,7 +65,7 @@ def test_an_exported_detector_gives_the_coco_table_of_its_checkpoint_and_says_ho
     detector, digits, run_tool, tmp_path
 ):
     config, file = 'retinanet_evit_m4_digits', tmp_path / 'model.onnx'
-    run_tool('tools/export.py', f'configs/{config}.py', detector, '--out', file)
+    export(run_tool, f'configs/{config}.py', detector, '--out', file)
     checkpoint, exported = (
         evaluate(run_tool, tmp_path, config, weights, digits) for weights in (detector, file)
     )
@@ -87,7 +92,7 @@ def test_what_an_exported_file_cannot_be_evaluated_with(
     flags, scale, message, classifier, digits, run_tool, tmp_path
 ):
     file, config = tmp_path / 'model.torchscript', 'configs/evit_m0_digits.py'
-    run_tool('tools/export.py', config, classifier, '--to', 'torchscript', '--out', file)
+    export(run_tool, config, classifier, '--to', 'torchscript', '--out', file)
     options = [
         f'test_dataloader.dataset.data_root={digits}/classification/val',
         f'test_dataloader.dataset.pipeline.1.scale={scale}',
@@ -147,9 +152,7 @@ def test_int8_looks_at_training_images_and_is_evaluated(classifier, digits, run_
     file, config = tmp_path / 'int8.onnx', 'evit_m0_digits'
     arguments = ['--dtype', 'int8', '--calibration-images', 20, '--out', file]
     root = f'train_dataloader.dataset.data_root={digits}/classification/train'
-    run_tool(
-        'tools/export.py', f'configs/{config}.py', classifier, *arguments, '--cfg-options', root
-    )
+    export(run_tool, f'configs/{config}.py', classifier, *arguments, '--cfg-options', root)
     operators = [node.op_type for node in onnx.load(file).graph.node]
     assert operators.count('QuantizeLinear') > 50
     assert 0 <= evaluate(run_tool, tmp_path, config, file, digits)['accuracy/top1'] <= 100
@@ -157,6 +160,6 @@ def test_int8_looks_at_training_images_and_is_evaluated(classifier, digits, run_
 
 def test_a_backbone_is_not_evaluated(classifier, digits, run_tool, tmp_path):
     file, config = tmp_path / 'backbone.onnx', 'configs/evit_m0_digits.py'
-    run_tool('tools/export.py', config, classifier, '--part', 'backbone', '--out', file)
+    export(run_tool, config, classifier, '--part', 'backbone', '--out', file)
     with pytest.raises(AssertionError, match='is for features, and the config for classification'):
         evaluate(run_tool, tmp_path, 'evit_m0_digits', file, digits)

@@ -1,0 +1,25 @@
+"""What tests need of PyTorch that the one of the original OpenMMLab lacks."""
+
+import pytest
+import torch
+from packaging.version import Version
+from torch.utils import flop_counter
+
+
+def needs(is_there, what):
+    """Mark a test that is skipped where something is not there."""
+    reason = f'PyTorch {torch.__version__} is too old: it lacks {what}'
+    return pytest.mark.skipif(not is_there, reason=reason)
+
+
+needs_dim = needs(hasattr(torch.export, 'Dim'), 'dimensions with a name in torch.export')
+needs_scaler = needs(hasattr(torch.amp, 'GradScaler'), 'the scaling of gradients on CPUs')
+needs_nanoseconds = needs(
+    hasattr(torch._C._autograd._KinetoEvent, 'start_ns'), 'the order of what is allocated'
+)
+needs_operation_counts = needs(
+    hasattr(flop_counter, 'flop_registry'), 'the operations of single operators'
+)
+needs_compiled_gradients = needs(
+    Version(torch.__version__) >= Version('2.5'), 'compiled gradients that equal those of eager'
+)
