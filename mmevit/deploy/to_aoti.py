@@ -20,11 +20,10 @@ def write(network, inputs, path, dynamic, dtype, metadata):
         # The stem's maps are the largest: those of two images stay in the processor's cache.
         for backbone in (part for part in network.modules() if isinstance(part, EfficientViT)):
             backbone.stem = ImagesInParts(backbone.stem, size=2)
+    program = make_program(network, inputs, dynamic, dtype)
     config = {'freezing': True, 'aot_inductor.metadata': dict(mmevit=metadata)}
     torch._inductor.aoti_compile_and_package(
-        make_program(network, inputs, dynamic, dtype),
-        package_path=str(path),
-        inductor_configs=config,
+        program, package_path=str(path), inductor_configs=config
     )
 
 

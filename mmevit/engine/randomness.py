@@ -46,9 +46,12 @@ class ResumableRandomnessHook(Hook):
         dataloader.dataset.__getitems__ = SeededSamples(dataloader.dataset)
         endless = getattr(runner.train_loop, 'dataloader_iterator', None)
         if getattr(endless, '_iterator', None) is not None:
-            # Older versions of mmengine begin before training does, with workers that may persist.
+            # Older versions of mmengine begin before training does, with workers that may persist,
+            # and with indices that end when their first reader does.
+            endless._iterator = dataloader._iterator = None
+            if hasattr(dataloader.sampler, '_indices_of_rank'):
+                dataloader.sampler.indices = dataloader.sampler._indices_of_rank()
             self.batches.begin((runner.seed, 0), first=0)
-            dataloader._iterator = None
             endless._iterator = iter(dataloader)
 
     def before_train_epoch(self, runner):
