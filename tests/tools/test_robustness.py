@@ -2,8 +2,10 @@
 
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from types import SimpleNamespace
 
 import pytest
@@ -122,3 +124,16 @@ def test_growth_of_memory_and_open_files_is_told(capsys):
     assert judge(samples(20, 0), args)
     assert judge(samples(0, 1), args)
     assert 'memory: 120 in the first quarter, 160 in the last one' in capsys.readouterr().out
+
+
+def test_only_the_runs_own_files_in_shared_memory_are_counted():
+    look = runpy.run_path('tools/dev/soak.py')['look']
+    process = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
+    ended = 2**22 + 1  # larger than any that runs
+    pids = {ended}
+    try:
+        for owner in (process.pid, ended, ended + 1):
+            with NamedTemporaryFile(dir='/dev/shm', prefix=f'torch_{owner}_'):
+                assert look(process, pids)['shared'] == (owner in pids)
+    finally:
+        process.communicate(b'\n')

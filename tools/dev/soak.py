@@ -6,6 +6,7 @@ more open files or more files in shared memory.
 """
 
 import argparse
+import re
 import subprocess
 import sys
 import time
@@ -48,7 +49,8 @@ def main():
     with log.open('w') as file:
         process = subprocess.Popen([*command, *options], stdout=file, stderr=file)
     try:
-        samples = [look(process) for _ in track(Paced(int(args.minutes * 30)), 'Training')]
+        pids = set()
+        samples = [look(process, pids) for _ in track(Paced(int(args.minutes * 30)), 'Training')]
     finally:
         process.terminate()
         process.wait()
@@ -77,21 +79,24 @@ class Paced:
             yield index
 
 
-def look(process):
+def look(process, pids):
     """Measure a run and its workers.
 
     Args:
         process (Popen): The run.
+        pids (set[int]): Processes that it has had, which is added to.
 
     Returns:
         dict[str, float]: ``memory`` in MiB, what the run holds and what each worker holds besides,
-        ``files`` that are open, and ``shared``, the number of files in shared memory.
+        ``files`` that are open, and ``shared``, the number of its files in shared memory, workers'
+        that have ended included.
     """
     if process.poll() is not None:
         sys.exit(f'error: The run has ended with {process.returncode}.')
     main_process = psutil.Process(process.pid)
     memory = files = 0
     for one in (main_process, *main_process.children(recursive=True)):
+        pids.add(one.pid)
         try:
             info = one.memory_full_info()
             # Workers share most pages with their parent, which counts for them.
@@ -99,7 +104,10 @@ def look(process):
             files += one.num_fds()
         except psutil.Error:
             continue  # a worker that has just ended
-    return dict(memory=memory, files=files, shared=len(list(SHARED_MEMORY.iterdir())))
+    # PyTorch names them torch_PID_..., and other programs have some as well.
+    owners = [re.match(r'torch_(\d+)_', path.name) for path in SHARED_MEMORY.iterdir()]
+    shared = sum(owner is not None and int(owner[1]) in pids for owner in owners)
+    return dict(memory=memory, files=files, shared=shared)
 
 
 def judge(samples, args):
