@@ -328,7 +328,10 @@ def test_compile_captures_the_whole_graph(arch, randomised):
         assert relative_error(actual, wanted) < 1e-5
 
 
-@pytest.mark.parametrize('deploy', [False, True], ids=['unfolded', 'folded'])
+@pytest.mark.parametrize(
+    'deploy',
+    [pytest.param(False, id='unfolded', marks=pytest.mark.slow), pytest.param(True, id='folded')],
+)
 def test_one_compiled_graph_serves_all_sizes(deploy, randomised):
     torch._dynamo.reset()
     model = randomised(TINY).eval()
@@ -341,6 +344,7 @@ def test_one_compiled_graph_serves_all_sizes(deploy, randomised):
             assert relative_error(actual, wanted) < 1e-5
 
 
+@pytest.mark.slow
 def test_compiled_with_the_default_backend_agrees_with_eager(randomised):
     torch._dynamo.reset()
     model = randomised(TINY).eval()

@@ -195,6 +195,7 @@ def test_tta_of_a_config_that_says_nothing_merges_the_image_and_its_mirror_image
     assert_merged(load_predictions(tmp_path / 'tta.pkl'), [predictions, from_mirrored])
 
 
+@pytest.mark.slow
 def test_tta_of_the_digits_merges_three_sizes_and_no_mirror_image(predictions, evaluate, tmp_path):
     views = [predictions]
     for side in (160, 224):

@@ -61,6 +61,7 @@ def test_an_exported_classifier_is_evaluated_as_its_checkpoint_is(
     assert metrics[0] == metrics[1] == metrics[2]
 
 
+@pytest.mark.slow
 def test_an_exported_detector_gives_the_coco_table_of_its_checkpoint_and_says_how_to_use_it(
     detector, digits, run_tool, tmp_path
 ):

@@ -69,7 +69,15 @@ def evaluated(models, digits, run_tool, tmp_path_factory):
     return evaluate
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize(
+    'name',
+    [
+        'retinanet',
+        pytest.param('mask_rcnn', marks=pytest.mark.slow),
+        'segmentor',
+        'classifier',
+    ],
+)
 def test_json_holds_what_the_evaluation_predicts(
     name, models, digits, video, evaluated, run_tool, tmp_path
 ):
