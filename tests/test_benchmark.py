@@ -61,7 +61,7 @@ def test_attention_in_one_kernel_is_counted():
 
 # Compilers take a minute.
 FORMS_BY_TIME = [
-    ['eager', 'folded', 'traced', 'onnxruntime', 'openvino', 'training'],
+    ['eager', 'folded', 'traced', 'torchscript', 'onnxruntime', 'openvino', 'training'],
     pytest.param(['compiled', 'aoti'], marks=pytest.mark.slow),
 ]
 

@@ -123,6 +123,7 @@ FORMS = dict(
     traced=make_traced,
     onnxruntime=partial(make_exported, 'onnx'),
     openvino=partial(make_exported, 'openvino'),
+    torchscript=partial(make_exported, 'torchscript'),
     aoti=partial(make_exported, 'aoti'),
     training=make_training,
 )

@@ -99,9 +99,9 @@ def benchmark(models, forms, setting=Setting(), baseline=None):
     Args:
         models (Sequence[Model]): The networks, see :func:`find_model`.
         forms (Sequence[str]): ``'eager'``, ``'folded'``, ``'compiled'``, ``'traced'``,
-            ``'onnxruntime'``, ``'openvino'``, ``'aoti'``, ``'training'`` (a step forward and
-            back), and after a hyphen the type if that is not float32, such as
-            ``'aoti-bfloat16'``.
+            ``'torchscript'`` (a trace that oneDNN fuses), ``'aoti'``, ``'onnxruntime'``,
+            ``'openvino'``, ``'training'`` (a step forward and back), and after a hyphen the type
+            if that is not float32, such as ``'aoti-bfloat16'``.
         setting (Setting): How they are run.
         baseline (str, optional): ``'MODEL:FORM'`` that the ratios are to. Defaults to the first
             form of the first network.

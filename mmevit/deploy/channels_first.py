@@ -47,14 +47,15 @@ class ChannelsFirstWindows(nn.Module):
         if isinstance(height, int) and height == width == size:
             return self.attention(x)
         rows, columns = (height + size - 1) // size, (width + size - 1) // size
-        x = F.pad(x, (0, columns * size - width, 0, rows * size - height))
+        bottom, right = rows * size - height, columns * size - width
+        x = pad(x, bottom, right)
         windows = x.view(batch, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
         windows = windows.clone(memory_format=torch.contiguous_format)
         windows = self.attention(windows.view(-1, channels, size, size))
         x = windows.view(batch, rows, columns, channels, size, size).permute(0, 3, 1, 4, 2, 5)
         x = x.clone(memory_format=torch.contiguous_format)
         x = x.view(batch, channels, rows * size, columns * size)
-        return F.pad(x, (0, width - columns * size, 0, height - rows * size))
+        return pad(x, -bottom, -right)
 
 
 class ChannelsFirstAttention(nn.Module):
@@ -87,10 +88,17 @@ class ChannelsFirstAttention(nn.Module):
                 split = add_output(split, outputs[-1], self.surplus)
             query = self.queries[head](split).flatten(2)
             key, value = self.keys_and_values[head](split).flatten(2).split(self.splits, dim=1)
-            attention = torch.bmm(query.transpose(1, 2), key) + self.biases[head]
-            output = torch.bmm(value, attention.softmax(dim=-1).transpose(1, 2))
+            attention = query.transpose(1, 2) @ key + self.biases[head]
+            output = value @ attention.softmax(dim=-1).transpose(1, 2)
             outputs.append(output.unflatten(2, x.shape[2:]))
         return self.proj(self.act(torch.cat(outputs, dim=1)))
+
+
+def pad(x, bottom, right):
+    """Pad with zeros, or crop where negative. A file for one size holds no copy for nothing."""
+    if isinstance(bottom * right, int) and bottom == right == 0:
+        return x
+    return F.pad(x, (0, right, 0, bottom))
 
 
 def slice_outputs(conv, num_first):

@@ -45,6 +45,33 @@ def test_an_export_of_dynamic_size_agrees_at_sizes_the_windows_do_not_divide(
         assert compare(network, session, (torch.rand(shape),)) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ('shape', 'fused'), [((2, 3, 96, 130), True), ((1, 3, 33, 47), False)], ids=['fused', 'refused']
+)
+def test_a_torchscript_file_for_one_shape_is_fused_by_onednn(shape, fused, network, tmp_path):
+    path = tmp_path / 'm0.torchscript'
+    export(network, torch.rand(shape), path, 'torchscript', dynamic=())
+    session = load_exported(path)
+    for _ in range(3):
+        assert compare(network, session, (torch.rand(shape),)) < 1e-5
+    graph = str(torch.jit.last_executed_optimized_graph())
+    assert ('oneDNNFusionGroup' in graph) == fused
+    assert not torch.jit.onednn_fusion_enabled()
+    # It takes others as well, unfused.
+    for _ in range(3):
+        assert compare(network, session, (torch.rand(3, 3, 64, 64),)) < 1e-5
+
+
+@pytest.mark.parametrize(('size', 'pads'), [((448, 448), False), ((224, 448), True)])
+def test_a_file_for_one_size_pads_only_where_the_windows_do_not_divide(
+    size, pads, network, tmp_path
+):
+    path, images = tmp_path / 'm0.onnx', torch.rand(1, 3, *size)
+    export(network, images, path, 'onnx', dynamic=())
+    assert compare(network, load_exported(path), (images,)) < 1e-5
+    assert ('Pad' in {node.op_type for node in onnx.load(path).graph.node}) == pads
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 1e-5), ('bfloat16', 1e-1)])
 def test_a_compiled_package_takes_other_batches(dtype, tolerance, network, tmp_path):
