@@ -59,9 +59,10 @@ class ChannelsFirstWindows(nn.Module):
 
 
 class ChannelsFirstAttention(nn.Module):
-    """:class:`CascadedGroupAttention`, whose queries come from a convolution of their own.
+    """:class:`CascadedGroupAttention`, whose queries, keys and values have a convolution each.
 
-    The depthwise convolution then follows it at once, without a change of layout between them.
+    The depthwise convolution then follows the queries' at once, without a change of layout between
+    them, and nothing is copied to be split.
 
     Args:
         attention (CascadedGroupAttention): The folded form.
@@ -70,13 +71,15 @@ class ChannelsFirstAttention(nn.Module):
     def __init__(self, attention):
         super().__init__()
         self.cascade, self.surplus = attention.cascade, attention.surplus
-        self.splits = (attention.key_channels, attention.value_channels)
-        parts = [slice_outputs(head.conv, attention.key_channels) for head in attention.qkvs]
+        widths = (attention.key_channels, attention.key_channels, attention.value_channels)
+        queries, keys, values = zip(
+            *(split_outputs(head.conv, widths) for head in attention.qkvs), strict=True
+        )
         self.queries = nn.ModuleList(
             nn.Sequential(pointwise, depthwise.conv)
-            for (pointwise, _), depthwise in zip(parts, attention.query_convs, strict=True)
+            for pointwise, depthwise in zip(queries, attention.query_convs, strict=True)
         )
-        self.keys_and_values = nn.ModuleList(rest for _, rest in parts)
+        self.keys, self.values = nn.ModuleList(keys), nn.ModuleList(values)
         self.register_buffer('biases', attention.expanded_biases)
         self.act, self.proj = attention.act, attention.proj
 
@@ -86,8 +89,9 @@ class ChannelsFirstAttention(nn.Module):
         for head, split in enumerate(x.chunk(len(self.queries), dim=1)):
             if head > 0 and self.cascade:
                 split = add_output(split, outputs[-1], self.surplus)
-            query = self.queries[head](split).flatten(2)
-            key, value = self.keys_and_values[head](split).flatten(2).split(self.splits, dim=1)
+            query, key, value = (
+                convs[head](split).flatten(2) for convs in (self.queries, self.keys, self.values)
+            )
             attention = query.transpose(1, 2) @ key + self.biases[head]
             output = value @ attention.softmax(dim=-1).transpose(1, 2)
             outputs.append(output.unflatten(2, x.shape[2:]))
@@ -101,11 +105,10 @@ def pad(x, bottom, right):
     return F.pad(x, (0, right, 0, bottom))
 
 
-def slice_outputs(conv, num_first):
-    """Split a 1x1 convolution into one for its first outputs and one for the others."""
+def split_outputs(conv, widths):
+    """Split a 1x1 convolution into several, by the numbers of their outputs."""
     parts = []
-    for part in (slice(None, num_first), slice(num_first, None)):
-        weight = conv.weight[part]
+    for weight, bias in zip(conv.weight.split(widths), conv.bias.split(widths), strict=True):
         parts.append(nn.Conv2d(weight.shape[1], weight.shape[0], 1))
-        parts[-1].weight, parts[-1].bias = nn.Parameter(weight), nn.Parameter(conv.bias[part])
+        parts[-1].weight, parts[-1].bias = nn.Parameter(weight), nn.Parameter(bias)
     return parts
