@@ -92,8 +92,8 @@ class ChannelsFirstAttention(nn.Module):
             query, key, value = (
                 convs[head](split).flatten(2) for convs in (self.queries, self.keys, self.values)
             )
-            attention = query.transpose(1, 2) @ key + self.biases[head]
-            output = value @ attention.softmax(dim=-1).transpose(1, 2)
+            attention = torch.bmm(query.transpose(1, 2), key) + self.biases[head]
+            output = torch.bmm(value, attention.softmax(dim=-1).transpose(1, 2))
             outputs.append(output.unflatten(2, x.shape[2:]))
         return self.proj(self.act(torch.cat(outputs, dim=1)))
 

@@ -9,14 +9,21 @@ from .programs import InDtype, PyTorchSession
 
 DTYPES = ('float32', 'bfloat16')
 DYNAMIC = frozenset({'batch', 'size'})
+PRODUCT = """graph(%a, %b):
+    %product = aten::{}(%a, %b)
+    return (%product)"""
 
 
 def write(network, inputs, path, dynamic, dtype, metadata):
     """Write a trace, which any size may follow; see :func:`mmevit.deploy.export`."""
-    trace = torch.jit.trace(InDtype(network, dtype).eval(), inputs)
+    trace = torch.jit.freeze(torch.jit.trace(InDtype(network, dtype).eval(), inputs))
+    # PyTorch 2.11 fails to fuse a constant that is added to what aten::bmm gives.
+    torch._C._jit_pass_custom_pattern_based_rewrite_graph(
+        PRODUCT.format('bmm'), PRODUCT.format('matmul'), trace.graph
+    )
     fixed = None if dynamic else shapes_of(inputs)
     extra = dict(mmevit=metadata, fixed_shapes=json.dumps(fixed))
-    torch.jit.freeze(trace).save(str(path), _extra_files=extra)
+    trace.save(str(path), _extra_files=extra)
 
 
 def shapes_of(tensors):

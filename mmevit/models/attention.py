@@ -157,10 +157,9 @@ class CascadedGroupAttention(nn.Module):
         )
         if not self.deploy:
             query = query * self.scale
-        # TorchScript fails to fuse a bias that is added to torch.bmm().
-        attention = query.transpose(1, 2) @ key + bias
+        attention = torch.bmm(query.transpose(1, 2), key) + bias
         attention = attention.softmax(dim=-1)
-        output = (attention @ value.transpose(1, 2)).transpose(1, 2)
+        output = torch.bmm(attention, value.transpose(1, 2)).transpose(1, 2)
         return output.unflatten(2, x.shape[2:])
 
     def switch_to_deploy(self):
