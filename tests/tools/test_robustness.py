@@ -123,6 +123,12 @@ def test_growth_of_memory_and_open_files_is_told(capsys):
     assert not judge(samples(2, 0), args)
     assert judge(samples(20, 0), args)
     assert judge(samples(0, 1), args)
+    passing, leaking = samples(0, 0), samples(0, 0)
+    passing[-1]['shared'] = 3
+    assert not judge(passing, args)
+    for sample in leaking[-30:]:
+        sample['shared'] = 3
+    assert judge(leaking, args)
     assert 'memory: 120 in the first quarter, 160 in the last one' in capsys.readouterr().out
 
 
