@@ -1,17 +1,11 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader
+from running_tools import ROOT, run_tool
 
 from mmevit.datasets import prepare_digits
 from mmevit.models import EfficientViT
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -60,24 +54,7 @@ def digits(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope='session')
-def run_tool():
+@pytest.fixture(scope='session', name='run_tool')
+def make_run_tool():
     """Run a tool as a user does, in a process of its own."""
-
-    def run(*command, cwd=ROOT, env=None, timeout=900):
-        command = [str(part) for part in command]
-        if command[0].endswith('.py'):
-            command.insert(0, sys.executable)
-        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ['PATH']))
-        environment = os.environ | dict(PATH=path, PYTHONPATH=str(ROOT)) | (env or {})
-        return subprocess.run(
-            command,
-            cwd=cwd,
-            env=environment,
-            timeout=timeout,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-
-    return run
+    return run_tool

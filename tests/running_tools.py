@@ -1,0 +1,67 @@
+"""Running the project's tools as a user does, in processes that need not wait for PyTorch."""
+
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from multiprocessing import get_context
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# What half of a short run goes into importing. Nothing of OpenMMLab, nor this project: a tool that
+# fails to import what registers the names in its config is to fail here too.
+LIBRARIES = [
+    'imgaug',
+    'matplotlib.pyplot',
+    'onnxruntime',
+    'onnxscript',
+    'scipy.stats',
+    'sympy',
+    'timm',
+    'torch._dynamo',
+    'torch.distributed.optim',
+    'torchvision',
+]
+
+forkserver = get_context('forkserver')
+forkserver.set_forkserver_preload(LIBRARIES)
+
+
+def run_tool(*command, cwd=ROOT, env=None, timeout=900):
+    """Run a command in a process of its own, a Python file in one that has the libraries."""
+    command = [str(part) for part in command]
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ['PATH']))
+    environment = os.environ | dict(PATH=path, PYTHONPATH=str(ROOT)) | (env or {})
+    with tempfile.NamedTemporaryFile('w+') as output:
+        options = dict(cwd=cwd, env=environment, timeout=timeout)
+        if command[0].endswith('.py'):
+            exit_code = run_in_fork(command, output, **options)
+        else:
+            streams = dict(stdout=output, stderr=subprocess.STDOUT)
+            exit_code = subprocess.run(command, **options, **streams).returncode
+        output.seek(0)
+        return subprocess.CompletedProcess(command, exit_code, output.read())
+
+
+def run_in_fork(command, output, cwd, env, timeout):
+    process = forkserver.Process(target=run_script, args=(command, output.name, cwd, env))
+    process.start()
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        raise subprocess.TimeoutExpired(command, timeout)
+    return process.exitcode
+
+
+def run_script(command, output, cwd, env):
+    """What `python SCRIPT ...` does, once this process is as the command is to find it."""
+    with open(output, 'a') as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv = command
+    sys.path.insert(0, str(Path(command[0]).resolve().parent))
+    runpy.run_path(command[0], run_name='__main__')
