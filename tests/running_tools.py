@@ -63,5 +63,6 @@ def run_script(command, output, cwd, env):
     os.environ.clear()
     os.environ.update(env)
     sys.argv = command
-    sys.path.insert(0, str(Path(command[0]).resolve().parent))
+    folders = env['PYTHONPATH'].split(os.pathsep)
+    sys.path[:0] = [str(Path(command[0]).resolve().parent), *folders]
     runpy.run_path(command[0], run_name='__main__')

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,13 @@ def test_detector_runs_in_loss_predict_and_tensor_mode(name):
     assert [tuple(level.shape) for level in boxes] == [(2, anchors * 4, *side) for side in sides]
 
 
-@pytest.mark.parametrize('name', MASK_RCNNS)
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=() if re.search('m0|digits', name) else pytest.mark.slow)
+        for name in MASK_RCNNS
+    ],
+)
 def test_instance_segmenter_runs_in_loss_and_predict_mode(name):
     cfg = load(name)
     check_model(cfg.model)

@@ -27,7 +27,12 @@ def test_importing_mmevit_imports_nothing_that_is_not_needed(run_tool):
     [
         ('mmevit', 'MODELS', ['EfficientViT', 'EfficientViTFPN', 'EfficientViTClsHead']),
         ('mmevit', 'OPTIM_WRAPPERS', ['AdaptiveClipOptimWrapper', 'Bfloat16OptimWrapper']),
-        ('mmevit, mmdet.models', 'MODELS', ['SyncedRetinaHead', 'EfficientViTFPN']),
+        pytest.param(
+            'mmevit, mmdet.models',
+            'MODELS',
+            ['SyncedRetinaHead', 'EfficientViTFPN'],
+            marks=pytest.mark.slow,
+        ),
         ('mmdet.models, mmevit', 'MODELS', ['SyncedRetinaHead', 'EfficientViTFPN']),
         ('mmevit, mmdet.engine.hooks', 'HOOKS', ['IntervalDetVisualizationHook', 'FoldHook']),
         ('mmseg.models, mmevit', 'HOOKS', ['IntervalSegVisualizationHook', 'SafeCheckpointHook']),

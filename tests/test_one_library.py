@@ -76,11 +76,12 @@ assert len(backbone(torch.rand(1, 3, 64, 64))) == 3
             {*ALONE, 'EfficientViTFPN', 'SyncedRetinaHead'},
             ['model.backbone.arch=m0', 'model.neck.in_channels=[64,128,192]'],
         ),
-        (
+        pytest.param(
             'mmseg',
             'semantic-fpn_evit_m4_digits',
             {*ALONE, 'EfficientViTFPN'},
             ['model.backbone.arch=m0', 'model.neck.in_channels=[64,128,192]'],
+            marks=pytest.mark.slow,
         ),
         (
             'mmpretrain',

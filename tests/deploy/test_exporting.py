@@ -140,7 +140,7 @@ def test_a_core_ml_package_has_the_inputs_outputs_and_operators_of_the_network(n
     ('target', 'dtype', 'tolerance'),
     [
         ('onnx', 'float16', 1e-2),
-        ('openvino', 'float16', 1e-2),
+        pytest.param('openvino', 'float16', 1e-2, marks=pytest.mark.slow),
         ('openvino', 'bfloat16', 1e-1),
         ('torchscript', 'bfloat16', 1e-1),
     ],

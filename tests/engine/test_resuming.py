@@ -187,10 +187,10 @@ def assert_same(ours, theirs):
     'options',
     [
         dict(),
-        dict(workers=2),
+        pytest.param(dict(workers=2), marks=pytest.mark.slow),
         dict(workers=2, persistent=True),
         dict(accumulate=3),
-        dict(by_epoch=False),
+        pytest.param(dict(by_epoch=False), marks=pytest.mark.slow),
         dict(by_epoch=False, workers=2, persistent=True),
     ],
     ids=str,

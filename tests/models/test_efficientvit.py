@@ -13,6 +13,9 @@ from mmevit.checkpoint import convert_names
 from mmevit.models import EfficientViT
 
 ARCHS = ('m0', 'm1', 'm2', 'm3', 'm4', 'm5')
+ENDS = [
+    pytest.param(arch, marks=() if arch in ('m0', 'm5') else pytest.mark.slow) for arch in ARCHS
+]
 TINY = dict(embed_dims=(16, 24, 32), depths=(1, 1, 1), num_heads=(2, 3, 2), kernel_sizes=(5, 3, 3))
 # In M, three and one digits after the point: params of the whole classifier, MACs at 224.
 COSTS = dict(
@@ -318,7 +321,7 @@ def test_folding_a_norm_that_depends_on_its_input_is_refused():
         model.switch_to_deploy()
 
 
-@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize('arch', ENDS)
 def test_compile_captures_the_whole_graph(arch, randomised):
     torch._dynamo.reset()
     model = randomised(arch).eval()
@@ -410,7 +413,7 @@ def test_export_by_public_options_is_dynamic_where_every_stage_has_several_windo
         assert relative_error(actual, wanted) < 1e-5
 
 
-@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize('arch', ENDS)
 def test_traced_model_takes_other_sizes(arch, randomised):
     model = randomised(arch).eval()
     traced = torch.jit.trace(model, torch.rand(1, 3, 192, 224))

@@ -325,6 +325,7 @@ def test_scripts_without_arguments_say_how_they_are_used(run_tool, script):
     assert f'Usage: tools/{script}' in result.stdout
 
 
+@pytest.mark.slow
 def test_two_processes_on_cpus_train_and_evaluate(trained, digits, tmp_path, run_tool):
     options = [
         *TINY,

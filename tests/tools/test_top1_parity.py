@@ -85,7 +85,9 @@ def write_labels(root, paths, scores):
     Path(root, 'meta/val.txt').write_text(''.join(lines))
 
 
-@pytest.mark.parametrize(('arch', 'is_converted'), [('m0', True), ('m2', False)])
+@pytest.mark.parametrize(
+    ('arch', 'is_converted'), [('m0', True), pytest.param('m2', False, marks=pytest.mark.slow)]
+)
 def test_predictions_of_random_weights_are_timms_on_every_image(
     arch, is_converted, images, tmp_path, run_tool
 ):
