@@ -43,10 +43,10 @@ def extend_checkpoint_loader():
     from mmengine.runner import CheckpointLoader
 
     @CheckpointLoader.register_scheme(prefixes='evit://')
-    def load(filename, map_location=None):
-        from mmevit.checkpoint import load_from_evit
+    def load_from_evit(filename, map_location=None):
+        from mmevit import checkpoint
 
-        return load_from_evit(filename, map_location)
+        return checkpoint.load_from_evit(filename, map_location)
 
 
 def extend_inferencers():

@@ -94,7 +94,7 @@ def main():
     inputs = make_inputs(is_detector, args.batch_size, args.size or guess_size(cfg))
     batches = calibration_batches(cfg, model, args.calibration_images, is_detector)
     metadata = describe(args, cfg, checkpoint, inputs, dynamic)
-    print(f'Exporting to {args.out}; compiling takes minutes for aoti, seconds for the others.')
+    print(f'Exporting to {args.out}; compiling takes minutes for aoti, about one for the others.')
     with written_whole(args.out) as file:
         export(network, inputs, file, args.to, dynamic, args.dtype, metadata, batches)
         check(args, network, file, inputs, dynamic)

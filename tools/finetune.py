@@ -196,6 +196,7 @@ def report(runner, classes):
     config = str(Path(runner.work_dir, Path(runner.cfg.filename).name))
     last = Path(runner.work_dir, 'last_checkpoint').read_text()
     checkpoint = runner.message_hub.runtime_info.get('best_ckpt') or last
+    print(f'The network:    EfficientViT-{runner.cfg.model.backbone.arch}, as the weights are of')
     print(f'The classes:    {json.dumps(classes, ensure_ascii=False)}')
     print(f'The checkpoint: {checkpoint}')
     print('To name a picture in Python:')

@@ -67,7 +67,11 @@ def forbid_code_in_checkpoints(trust=False):
         return
     # Where weights_only=True fails, mmengine tries without: PyTorch itself then insists on it.
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-    CheckpointLoader.register_scheme(prefixes='', loader=read_checkpoint, force=True)
+
+    # mmengine logs what stands behind `load_from_` in the name.
+    @CheckpointLoader.register_scheme(prefixes='', force=True)
+    def load_from_local(filename, map_location=None):
+        return read_checkpoint(filename, map_location)
 
 
 def read_safetensors(path, map_location):

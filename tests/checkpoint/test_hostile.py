@@ -9,7 +9,7 @@ import pytest
 import torch
 from making import as_released, make_timm
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import load_checkpoint
+from mmengine.runner import CheckpointLoader, load_checkpoint
 from safetensors.torch import save_file
 
 from mmevit.checkpoint import (
@@ -111,6 +111,14 @@ WAYS_IN = dict(
     init_cfg=load_by_init_cfg,
     load_checkpoint=lambda path: load_checkpoint(EfficientViT('m0'), str(path)),
 )
+
+
+@pytest.mark.parametrize(('scheme', 'backend'), [('', 'local'), ('evit://', 'evit')])
+def test_log_names_the_backend_that_loads(scheme, backend, safe_process, tmp_path, capsys):
+    path = tmp_path / 'weights.pth'
+    torch.save(EfficientViT('m0').state_dict(), path)
+    CheckpointLoader.load_checkpoint(f'{scheme}{path}', logger=None)
+    assert f'by {backend} backend from path: {scheme}{path}' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('way', WAYS_IN)

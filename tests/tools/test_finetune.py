@@ -100,6 +100,10 @@ def test_picture_is_named_with_a_probability_by_the_code_that_is_printed(finetun
     assert result['pred_scores'].sum() == pytest.approx(1)
 
 
+def test_end_names_the_network_of_the_weights(finetuned):
+    assert 'The network:    EfficientViT-m1' in finetuned[1]
+
+
 def test_kept_config_evaluates_and_resumes(finetuned, run_tool, tmp_path):
     work_dir, output = finetuned
     config = work_dir / 'evit_m5_finetune.py'
