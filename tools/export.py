@@ -236,7 +236,7 @@ def check(args, network, path, inputs, dynamic):
     if len(inputs) > 1:
         with torch.no_grad():
             count = int((network(*inputs)[2] >= 0).sum())
-        print(f'{count} boxes were found in noise, and compared.')
+        print(f'{count} boxes, found in an image of noise, were compared.')
     is_measured_by_accuracy = args.dtype == 'int8' or (len(inputs) > 1 and args.dtype != 'float32')
     if is_measured_by_accuracy:
         print(f'Its accuracy tells whether that is good: tools/test.py {args.config} {args.out}')
