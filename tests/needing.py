@@ -23,3 +23,6 @@ needs_operation_counts = needs(
 needs_compiled_gradients = needs(
     Version(torch.__version__) >= Version('2.5'), 'compiled gradients that equal those of eager'
 )
+needs_refusal = needs(
+    Version(torch.__version__) >= Version('2.5'), 'the failure to fuse maps of one pixel'
+)

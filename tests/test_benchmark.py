@@ -5,6 +5,7 @@ import re
 import matplotlib.image
 import pytest
 import torch
+from needing import needs_dim
 from torch import nn
 
 from mmevit.benchmark import (
@@ -154,6 +155,7 @@ def test_two_stage_detectors_run_without_annotations():
     assert len(outputs) > 2 and all(isinstance(output, torch.Tensor) for output in outputs)
 
 
+@needs_dim
 def test_int8_runs_in_onnx_runtime_only():
     rows = benchmark([find_model('backbone::m0')], ['onnxruntime-int8', 'traced-int8'], QUICK)
     # Much, since random weights separate nothing.
