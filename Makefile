@@ -33,7 +33,7 @@ $(INSTALLED):
 	@$(PYTHON) tools/dev/check_machine.py $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch torchvision numpy -r requirements/build.txt
-	@echo "Compiling mmcv's operators, unless pip has kept them: 6 to 15 minutes on two cores."
+	@echo "Compiling mmcv's operators, unless pip has kept them: 6 to 20 minutes on two cores."
 	CFLAGS=-g0 $(PIP) --no-build-isolation -r $(OPENMMLAB)/mminstall.txt
 	$(PIP) --no-build-isolation -r $(OPENMMLAB)/optional.txt \
 		-r requirements/tests.txt -r requirements/docs.txt
