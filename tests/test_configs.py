@@ -1,8 +1,8 @@
-import re
 from pathlib import Path
 
 import pytest
 import torch
+from marking import slow_but
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.testing import demo_mm_inputs
@@ -62,11 +62,7 @@ def test_detector_runs_in_loss_predict_and_tensor_mode(name):
 
 
 @pytest.mark.parametrize(
-    'name',
-    [
-        pytest.param(name, marks=() if re.search('m0|digits', name) else pytest.mark.slow)
-        for name in MASK_RCNNS
-    ],
+    'name', slow_but(('mask-rcnn_evit_m0', 'mask-rcnn_evit_m4_digits'), MASK_RCNNS)
 )
 def test_instance_segmenter_runs_in_loss_and_predict_mode(name):
     cfg = load(name)

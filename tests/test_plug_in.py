@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marking import slow_but
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.logging import MessageHub
@@ -29,11 +30,7 @@ def test_the_table_names_26_detectors_and_3_segmentors():
 FAST = {neck: name for name, neck in reversed(NECKS.items())}.values()
 
 
-@pytest.mark.parametrize(
-    'name',
-    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in NECKS],
-    ids=lambda name: Path(name).stem,
-)
+@pytest.mark.parametrize('name', slow_but(FAST, NECKS), ids=lambda name: Path(name).stem)
 def test_stock_model_with_this_backbone_trains_all_of_it_and_predicts(name, tmp_path):
     train_and_predict(name, write_config(tmp_path / 'user.py', name, NECKS[name]))
 

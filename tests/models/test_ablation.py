@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marking import slow_but
 from mmengine.config import Config
 from mmpretrain.models.backbones.swin_transformer import SwinBlock
 from torch import nn
@@ -46,11 +47,7 @@ def test_ten_steps_of_training_lower_the_loss(name):
 
 
 @pytest.mark.parametrize(
-    'name',
-    [
-        pytest.param(name, marks=() if re.search('02|05', name) else pytest.mark.slow)
-        for name in CONFIGS
-    ],
+    'name', slow_but(('evit_m4_02-swin-block', 'evit_m4_05-plain-attention'), CONFIGS)
 )
 def test_onnx_file_gives_what_the_network_gives(name, randomised, tmp_path):
     backbone = randomised(**read_backbone(name)).eval()

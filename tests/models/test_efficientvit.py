@@ -4,6 +4,7 @@ import re
 import pytest
 import timm
 import torch
+from marking import slow_but
 from mmengine.registry import MODELS
 from needing import needs_dim
 from torch import nn
@@ -13,9 +14,7 @@ from mmevit.checkpoint import convert_names
 from mmevit.models import EfficientViT
 
 ARCHS = ('m0', 'm1', 'm2', 'm3', 'm4', 'm5')
-ENDS = [
-    pytest.param(arch, marks=() if arch in ('m0', 'm5') else pytest.mark.slow) for arch in ARCHS
-]
+ENDS = slow_but(('m0', 'm5'), ARCHS)
 TINY = dict(embed_dims=(16, 24, 32), depths=(1, 1, 1), num_heads=(2, 3, 2), kernel_sizes=(5, 3, 3))
 # In M, three and one digits after the point: params of the whole classifier, MACs at 224.
 COSTS = dict(
