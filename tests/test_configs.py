@@ -10,7 +10,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
-from mmevit.engine.checks import check_model
+from mmevit.checks.models import check_model
 
 ARCHS = ('m0', 'm1', 'm2', 'm3', 'm4', 'm5')
 RETINANETS = [f'retinanet_evit_{arch}' for arch in ARCHS] + ['retinanet_evit_m4_digits']

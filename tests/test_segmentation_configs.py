@@ -9,7 +9,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mmevit.engine.checks import check_model
+from mmevit.checks.models import check_model
 
 NAMES = ['semantic-fpn_evit_m4', 'semantic-fpn_evit_m4_digits']
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from mmengine.registry import DATASETS, DefaultScope
 from rich.progress import track
 
+from mmevit.checks.coco import list_classes, read_coco
 from mmevit.datasets.faults import (
     NO_LAYOUT,
     Faults,
@@ -19,11 +20,11 @@ from mmevit.datasets.faults import (
     find_image_faults,
 )
 from mmevit.engine import ConfigError
-from mmevit.engine.checks import find_datasets, list_classes, read_coco, type_name
 from mmevit.engine.launch import add_settings_argument, one_sentence_errors, read_config
 from mmevit.errors import one_line
 from mmevit.files import check_ending
 from mmevit.tables import TABLES, format_table, write_table
+from mmevit.utils.configs import find_datasets, type_name
 
 
 def parse_args():

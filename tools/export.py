@@ -10,12 +10,12 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, load_checkpoint
 
 from mmevit.checkpoint import forbid_code_in_checkpoints
+from mmevit.checks.data import check_data
 from mmevit.deploy import TARGETS, export, load_exported, try_to_fold
 from mmevit.deploy.evaluation import TASKS
 from mmevit.deploy.exporting import choose_dynamic, compare
 from mmevit.deploy.networks import network_of
 from mmevit.engine import ConfigError
-from mmevit.engine.checks import check_data, type_name
 from mmevit.engine.hooks import check_fit
 from mmevit.engine.launch import (
     SizeAction,
@@ -27,6 +27,7 @@ from mmevit.engine.launch import (
 )
 from mmevit.engine.sampling import find_test_pipeline, sample_images
 from mmevit.files import check_ending, written_whole
+from mmevit.utils.configs import type_name
 
 # Largest difference, relative to the largest output, that an export is let pass with.
 TOLERANCES = dict(float32=1e-4, float16=2e-2, bfloat16=1e-1)

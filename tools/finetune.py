@@ -6,14 +6,15 @@ import os
 from pathlib import Path
 
 from mmevit.checkpoint import forbid_code_in_checkpoints, load_from_evit
+from mmevit.checks import check_config
 from mmevit.datasets import split_class_folders
-from mmevit.engine import ConfigError, check_config
-from mmevit.engine.checks import type_name
 from mmevit.engine.launch import build_trainer, common_parser, load_config, one_sentence_errors
+from mmevit.errors import ConfigError
 from mmevit.files import written_whole
 from mmevit.hub import MIM_FOLDER
 from mmevit.models import EfficientViT
 from mmevit.models.efficientvit import likely_arch, likely_windows, select_weights
+from mmevit.utils.configs import type_name
 
 
 def parse_args():

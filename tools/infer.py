@@ -5,7 +5,7 @@ import argparse
 import torch
 
 from mmevit.checkpoint import forbid_code_in_checkpoints
-from mmevit.engine import ConfigError, check_config
+from mmevit.checks import check_config
 from mmevit.engine.inference import infer
 from mmevit.engine.launch import (
     add_config_arguments,
@@ -13,6 +13,7 @@ from mmevit.engine.launch import (
     one_sentence_errors,
     read_config,
 )
+from mmevit.errors import ConfigError
 
 
 def parse_args():

@@ -10,10 +10,9 @@ from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
 
 from mmevit.checkpoint import forbid_code_in_checkpoints
+from mmevit.checks import check_config
 from mmevit.deploy import TARGETS
 from mmevit.deploy.evaluation import evaluate_exported
-from mmevit.engine import ConfigError, check_config
-from mmevit.engine.checks import as_list, find_datasets, type_name
 from mmevit.engine.launch import (
     build_runner,
     check_checkpoint,
@@ -22,6 +21,8 @@ from mmevit.engine.launch import (
     load_readable_images,
     one_sentence_errors,
 )
+from mmevit.errors import ConfigError
+from mmevit.utils.configs import as_list, find_datasets, type_name
 
 # Those that draw every n-th image, as the one of mmpretrain does.
 INTERVAL_HOOKS = dict(

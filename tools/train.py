@@ -1,9 +1,8 @@
 """Train a model of an mmdet or mmpretrain config."""
 
 from mmevit.checkpoint import forbid_code_in_checkpoints
-from mmevit.engine import ConfigError, check_config
+from mmevit.checks import check_config
 from mmevit.engine.checkpointing import resume_from
-from mmevit.engine.checks import type_name
 from mmevit.engine.launch import (
     build_trainer,
     check_checkpoint,
@@ -11,6 +10,8 @@ from mmevit.engine.launch import (
     load_config,
     one_sentence_errors,
 )
+from mmevit.errors import ConfigError
+from mmevit.utils.configs import type_name
 
 
 def parse_args():

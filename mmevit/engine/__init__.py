@@ -8,7 +8,6 @@ from .adaptive_clipping import (
     AdaptiveClipOptimWrapper,
 )
 from .checkpointing import SafeCheckpointHook
-from .checks import check_config
 from .hooks import (
     ChannelsLastHook,
     CompileHook,
@@ -35,5 +34,4 @@ __all__ = [
     'SafeCheckpointHook',
     'TrainingCurveHook',
     'WholeCheckpointHook',
-    'check_config',
 ]

@@ -14,8 +14,8 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmevit.checkpoint import read_checkpoint
 from mmevit.errors import CheckpointError, TornCheckpointError, UserError, shorten
 from mmevit.files import UNFINISHED, remove_leftovers, written_whole
+from mmevit.utils.configs import type_name
 
-from .checks import type_name
 from .hooks import list_broken, unwrap
 
 

@@ -20,8 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmevit.datasets.class_folders import SUFFIXES as IMAGE_SUFFIXES
 from mmevit.errors import ConfigError
 from mmevit.files import written_whole
+from mmevit.utils.configs import find_datasets, type_name
 
-from .checks import find_datasets, type_name
 from .hooks import check_fit
 from .video import VIDEO_SUFFIXES, Frames, open_writer
 

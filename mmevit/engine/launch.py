@@ -17,9 +17,9 @@ from mmengine.registry import MODELS, RUNNERS, DefaultScope
 from mmengine.runner import Runner
 
 from mmevit.errors import ConfigError, UserError, one_line, told_as_config_errors
+from mmevit.utils.configs import find_datasets, type_name
 
 from .checkpointing import save_safely
-from .checks import find_datasets, type_name
 from .cpu_processes import join_cpu_processes
 from .mixed_precision import train_in_bfloat16
 

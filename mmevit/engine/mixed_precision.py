@@ -7,7 +7,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner.amp import autocast
 
-from .checks import type_name
+from mmevit.utils.configs import type_name
 
 # What stands in on a CPU for the wrappers that scale the loss, which mmengine allows on GPUs alone.
 CPU_WRAPPERS = dict(

@@ -5,7 +5,8 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
 
-from .checks import find_datasets
+from mmevit.utils.configs import find_datasets
+
 from .launch import load_readable_images
 
 

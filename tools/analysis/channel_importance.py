@@ -9,10 +9,9 @@ from rich.progress import track
 from mmevit.analysis import channel_importance, count_params, plot_kept, prune, shares_kept
 from mmevit.benchmark.measuring import count_macs
 from mmevit.checkpoint import forbid_code_in_checkpoints
+from mmevit.checks import check_config
 from mmevit.deploy import TARGETS, export, try_to_fold
 from mmevit.deploy.networks import network_of
-from mmevit.engine import ConfigError, check_config
-from mmevit.engine.checks import type_name
 from mmevit.engine.launch import (
     build_runner,
     check_checkpoint,
@@ -21,8 +20,10 @@ from mmevit.engine.launch import (
     one_sentence_errors,
 )
 from mmevit.engine.sampling import sample_images
+from mmevit.errors import ConfigError
 from mmevit.files import check_ending
 from mmevit.tables import add_output_arguments, check_outputs, format_table, write_outputs
+from mmevit.utils.configs import type_name
 
 
 def parse_args():

@@ -10,7 +10,6 @@ from mmpretrain import ImageClassificationInferencer
 from mmevit.analysis import grad_cam, plot_grad_cams
 from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.engine import ConfigError
-from mmevit.engine.checks import type_name
 from mmevit.engine.hooks import check_fit
 from mmevit.engine.launch import (
     add_config_arguments,
@@ -19,6 +18,7 @@ from mmevit.engine.launch import (
     read_config,
 )
 from mmevit.files import PICTURES, check_ending, written_whole
+from mmevit.utils.configs import type_name
 
 
 def parse_args():

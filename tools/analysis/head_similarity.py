@@ -12,8 +12,8 @@ from mmevit.benchmark import Setting
 from mmevit.benchmark.measuring import check
 from mmevit.benchmark.models import Flat, build
 from mmevit.checkpoint import forbid_code_in_checkpoints
+from mmevit.checks.data import check_data
 from mmevit.engine import ConfigError
-from mmevit.engine.checks import check_data
 from mmevit.engine.hooks import check_fit
 from mmevit.engine.launch import (
     build_model,

@@ -6,8 +6,10 @@ import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
 
-from mmevit.engine import ConfigError, check_config
-from mmevit.engine.checks import check_device, check_model, warn_of_other_pixels
+from mmevit.checks import check_config
+from mmevit.checks.devices import check_device
+from mmevit.checks.models import check_model, warn_of_other_pixels
+from mmevit.errors import ConfigError
 from mmevit.models import EfficientViT
 
 DIGITS_CONFIG = 'configs/retinanet_evit_m4_digits.py'

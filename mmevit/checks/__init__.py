@@ -1,0 +1,48 @@
+"""Validate config, devices and data before the model is built."""
+
+import os
+
+from mmevit.errors import told_as_config_errors
+
+from .data import check_data
+from .devices import check_device, check_mixed_precision
+from .models import (
+    check_model,
+    check_number_of_classes,
+    warn_of_other_pixels,
+    warn_of_random_statistics,
+)
+from .schedule import check_schedule
+
+__all__ = ['check_config']
+
+
+@told_as_config_errors()
+def check_config(cfg, splits):
+    """Check that devices, model and data are what a config takes them to be.
+
+    Args:
+        cfg (Config): A config of any OpenMMLab library.
+        splits (Sequence[str]): Which of ``'train'``, ``'val'`` and ``'test'`` the run will use.
+
+    Raises:
+        ConfigError: If something is missing or does not fit.
+
+    Example:
+        >>> from mmengine.config import Config
+        >>> check_config(Config(dict(model=dict(type='RetinaNet'))), splits=['train'])
+    """
+    check_device(cfg)
+    if 'train' in splits:
+        check_mixed_precision(cfg)
+        check_schedule(cfg)
+    check_model(cfg.model)
+    check_number_of_classes(cfg)
+    # The first process of a machine reads its files for all of them.
+    if int(os.environ.get('LOCAL_RANK', 0)) > 0:
+        return
+    if 'train' in splits:
+        warn_of_random_statistics(cfg)
+        warn_of_other_pixels(cfg)
+    for split in splits:
+        check_data(cfg, split)

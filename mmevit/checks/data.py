@@ -1,0 +1,126 @@
+"""Check that the files of the data sets and the evaluators are there."""
+
+import os
+from pathlib import Path
+
+from mmevit.errors import ConfigError
+from mmevit.utils.configs import as_list, find_datasets, type_name
+
+from .coco import check_coco, check_images, read_coco
+
+DIGITS_CONFIGS = dict(
+    mmdet='configs/retinanet_evit_m4_digits.py',
+    mmpretrain='configs/evit_m0_digits.py',
+    mmseg='configs/semantic-fpn_evit_m4_digits.py',
+)
+SELF_DOWNLOADING = ('CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST')
+
+
+def check_data(cfg, split):
+    """Check the files that the data sets and the evaluators of one split need.
+
+    Args:
+        cfg (Config): The config.
+        split (str): ``'train'``, ``'val'`` or ``'test'``.
+
+    Raises:
+        ConfigError: If something is missing or does not fit.
+    """
+    dataloader = cfg.get(f'{split}_dataloader')
+    if dataloader is None:
+        return
+    try:
+        for dataset in find_datasets(dataloader['dataset']):
+            check_dataset(dataset, split)
+        for evaluator in as_list(cfg.get(f'{split}_evaluator') or []):
+            check_evaluator(evaluator, split)
+    except ConfigError as error:
+        digits_config = DIGITS_CONFIGS.get(cfg.get('default_scope'), DIGITS_CONFIGS['mmdet'])
+        raise ConfigError(
+            f'{error}; to try without data, run tools/prepare_digits.py and use {digits_config}.'
+        ) from error
+
+
+def check_dataset(dataset, split):
+    """Check that the files of a data set on a local disk are there and that COCO files parse.
+
+    Args:
+        dataset (dict): Config of a data set.
+        split (str): What it is for.
+
+    Raises:
+        ConfigError: If a file is missing or is not what its name says.
+    """
+    root = dataset.get('data_root') or ''
+    ann_file = dataset.get('ann_file') or ''
+    is_remote = dataset.get('backend_args') or '://' in root + ann_file
+    is_downloaded = type_name(dataset) in SELF_DOWNLOADING and dataset.get('download', True)
+    if is_remote or is_downloaded:
+        return
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    # mmengine only warns, and takes each letter for a class.
+    if isinstance(classes, str) and not Path(classes).is_file():
+        raise ConfigError(
+            f'metainfo.classes of the {split} data is {classes!r}, which is no file here: put it '
+            "there, or write a tuple such as ('cat',) for a single class"
+        )
+    prefixes = dataset.get('data_prefix') or {}
+    if isinstance(prefixes, str):
+        prefixes = dict(img=prefixes)
+    parts = [part for part in (ann_file, *prefixes.values()) if part] or fixed_layout(dataset, root)
+    paths = [Path(root, part) for part in parts or ['']]
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(
+                f'The {split} data is not whole, {path} is missing: what is expected is '
+                f'{" and ".join(map(str, paths))}'
+            )
+    if type_name(dataset) == 'CocoDataset' and ann_file:
+        path = Path(root, ann_file)
+        content = read_coco(path, split)
+        check_coco(dataset, content, path)
+        check_images(content, path, Path(root, prefixes.get('img', '')))
+
+
+def fixed_layout(dataset, root):
+    """List what mmpretrain's data sets of a fixed layout read.
+
+    Args:
+        dataset (dict): Config of a data set.
+        root (str): Its folder.
+
+    Returns:
+        list[str]: Files and folders in ``root``; empty if the data set is another one.
+
+    Example:
+        >>> fixed_layout(dict(type='ImageNet', split='val'), 'data/imagenet')
+        ['val']
+    """
+    split = dataset.get('split')
+    cars = ['car_ims', 'cars_annos.mat']
+    if not Path(root, cars[1]).exists():
+        part, labels = ('test', '_withlabels') if split == 'test' else ('train', '')
+        cars = [f'cars_{part}', f'devkit/cars_{part}_annos{labels}.mat']
+    layouts = dict(
+        ImageNet=[split] if split else [],
+        StanfordCars=cars,
+        Flowers102=['jpg', 'imagelabels.mat', 'setid.mat'],
+        OxfordIIITPet=['images', f'annotations/{split or "trainval"}.txt'],
+    )
+    return layouts.get(type_name(dataset), [])
+
+
+def check_evaluator(evaluator, split):
+    """Check that an evaluator's own annotation file, if it has one, is there.
+
+    Args:
+        evaluator (dict): Config of a metric.
+        split (str): What it is for.
+
+    Raises:
+        ConfigError: If it is missing.
+    """
+    ann_file = evaluator.get('ann_file') or ''
+    is_local = ann_file and '://' not in ann_file and not evaluator.get('backend_args')
+    if is_local and not os.path.exists(ann_file):
+        raise ConfigError(f'{split}_evaluator.ann_file, {ann_file}, is missing')
