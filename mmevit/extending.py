@@ -41,6 +41,7 @@ REGISTERED = (
             'CompileHook',
             'InvalidLossHook',
             'TrainingCurveHook',
+            'TrainingWeightsHook',
             'WholeCheckpointHook',
         ),
         (),

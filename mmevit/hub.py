@@ -46,7 +46,7 @@ def extend_checkpoint_loader():
     def load_from_evit(filename, map_location=None):
         from mmevit import checkpoint
 
-        return checkpoint.load_from_evit(filename, map_location)
+        return checkpoint.require_fit(checkpoint.load_from_evit(filename, map_location))
 
 
 def extend_inferencers():

@@ -4,6 +4,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader
 from running_tools import ROOT, run_tool
 
+from mmevit.checkpoint import reading
 from mmevit.datasets import prepare_digits
 from mmevit.models import EfficientViT
 
@@ -17,7 +18,9 @@ def seeded_and_in_the_root_folder(monkeypatch):
 @pytest.fixture
 def own_loading(monkeypatch):
     """Take back after the test what a tool sets for the loading of its process."""
-    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
+    monkeypatch.setenv(reading.FORCE_SAFE, '0')
+    monkeypatch.setenv(reading.FORCE_UNSAFE, '0')
+    monkeypatch.setattr(reading, 'trust_checkpoints', False)
     monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
 
 

@@ -1,6 +1,7 @@
 """Everybody's weights: reading them safely, and spelling their names as mmevit does."""
 
 from .converting import convert_checkpoint
+from .fitting import require_fit
 from .loader import load_from_evit
 from .names import convert_names
 from .reading import forbid_code_in_checkpoints, read_checkpoint
@@ -11,4 +12,5 @@ __all__ = [
     'forbid_code_in_checkpoints',
     'load_from_evit',
     'read_checkpoint',
+    'require_fit',
 ]

@@ -36,8 +36,8 @@ def convert_checkpoint(source, destination, form):
     source, destination = Path(source), Path(destination)
     check_ending(destination, ('.pth', '.safetensors'))
     checkpoint = read_checkpoint(source)
-    state_dict = find_state_dict(checkpoint, source)
     try:
+        state_dict = find_state_dict(checkpoint)
         ours = convert_names(state_dict, 'mmevit')
         converted = convert_names(ours, form)
     except CheckpointError as error:

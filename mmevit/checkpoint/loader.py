@@ -2,17 +2,19 @@
 
 import contextlib
 import json
+import shutil
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import Request, urlopen
+from urllib.request import urlopen
 
 import torch
-from mmengine.dist import barrier, get_local_rank
+from filelock import FileLock
+from mmengine.logging import print_log
 
 from mmevit.errors import CheckpointError
 from mmevit.files import written_whole
 
-from .names import convert_names, find_form
+from .names import convert_names, find_form, strip_wrappers
 from .reading import read_checkpoint
 
 RELEASE = 'https://github.com/xinyuliu-jeffrey/EfficientViT_Model_Zoo/releases/download/v1.0/'
@@ -21,6 +23,10 @@ RELEASED_FILES = {
     'retinanet-m4': 'retinanet_efficientvit_m4_fpn_1x_coco.pth',
     'mask-rcnn-m4': 'mask_rcnn_efficientvit_m4_fpn_1x_coco.pth',
 }
+# Where checkpoints keep weights and, of the authors and timm, their averages; the first is loaded.
+WEIGHTS, AVERAGES = ('state_dict', 'model'), ('state_dict_ema', 'model_ema')
+# Seconds without a byte from the server after which a download fails.
+STALLED = 30
 
 
 def load_from_evit(filename, map_location=None):
@@ -65,8 +71,8 @@ def read_weights(path, map_location='cpu'):
         CheckpointError: If it cannot be read or recognised.
     """
     checkpoint = read_checkpoint(path, map_location)
-    state_dict = find_state_dict(checkpoint, path)
     try:
+        state_dict = find_state_dict(checkpoint)
         converted = convert_names(state_dict, 'mmevit')
         if find_form(state_dict) == 'mmevit' and 'state_dict' in checkpoint:
             return {**checkpoint, 'state_dict': converted}
@@ -100,70 +106,69 @@ def find_dataset_meta(meta):
     return dataset_meta
 
 
-def find_state_dict(checkpoint, path):
-    """Find the weights in a checkpoint.
+def find_state_dict(checkpoint: dict) -> dict[str, torch.Tensor]:
+    """Find the weights in the content of a checkpoint file.
 
-    Args:
-        checkpoint (dict): Content of a file.
-        path (Path): The file.
+    Logs which ones are taken where the average over training is there too, or nothing else.
 
     Returns:
-        dict[str, Tensor]: The weights, without the prefix of a distributed model.
+        The weights, by names without the prefixes of wrappers.
 
     Raises:
         CheckpointError: If there are none.
     """
-    for key in ('state_dict', 'model'):
-        if isinstance(checkpoint.get(key), dict):
-            checkpoint = checkpoint[key]
-            break
-    if not checkpoint or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor)
-        for name, value in checkpoint.items()
+    found = [key for key in WEIGHTS + AVERAGES if isinstance(checkpoint.get(key), dict)]
+    if set(AVERAGES).intersection(found):
+        print_log(f'The checkpoint has {" and ".join(found)}: {found[0]} is loaded.', 'current')
+    weights = checkpoint[found[0]] if found else checkpoint
+    if not weights or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
     ):
-        raise CheckpointError(f'{path} holds no weights: expected are tensors by name.')
-    return {name.removeprefix('module.'): value for name, value in checkpoint.items()}
+        raise CheckpointError('No weights found: expected are tensors by name.')
+    return strip_wrappers(weights)
 
 
-def fetch(file_name):
+def fetch(file_name: str) -> Path:
     """Download a released file into PyTorch's cache, unless it is there.
 
-    Args:
-        file_name (str): Name of the file.
-
-    Returns:
-        Path: Where it is.
+    Of the processes of a machine, whether they are distributed yet or not, one downloads and the
+    others wait.
 
     Raises:
-        CheckpointError: If it cannot be had, or what came is not whole.
+        CheckpointError: If the file cannot be downloaded completely, or the cache not written.
     """
     path = Path(torch.hub.get_dir(), 'checkpoints', file_name)
-    # The first process of a machine downloads for all of them.
-    if get_local_rank() == 0 and not path.is_file():
-        download(RELEASE + file_name, path)
-    barrier()
+    if path.is_file():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f'.{file_name}.lock')):
+            if not path.is_file():
+                download(RELEASE + file_name, path)
+    except OSError as error:
+        raise CheckpointError(
+            f'The cache {path.parent} cannot be written ({error}). Set TORCH_HOME to a folder that '
+            'can.'
+        ) from error
     return path
 
 
-def download(url, path):
-    """Download a checkpoint; it appears under its name when it is whole, or not at all.
-
-    Args:
-        url (str): Where it is.
-        path (Path): Where it is to be.
+def download(url: str, path: Path) -> None:
+    """Download a checkpoint; it appears at ``path`` when it is complete, or not at all.
 
     Raises:
-        CheckpointError: If it cannot be had, or what came is not whole.
+        CheckpointError: If the server cannot be reached, stops sending, or sends something else.
     """
     by_hand = f'download {url} by hand and put it at {path}'
+    print_log(f'Downloading {url} to {path}', 'current')
     with written_whole(path) as part:
         try:
-            with urlopen(Request(url, method='HEAD'), timeout=30) as response:
+            with urlopen(url, timeout=STALLED) as response, part.open('wb') as file:
                 size = int(response.headers.get('Content-Length') or 0)
-            torch.hub.download_url_to_file(url, str(part))
-        except (URLError, OSError) as error:
+                shutil.copyfileobj(response, file, 2**20)
+        except (OSError, HTTPException) as error:
             reason = getattr(error, 'reason', error)
-            raise CheckpointError(f'No connection to the weights ({reason}): {by_hand}.') from error
+            raise CheckpointError(f'The download failed ({reason}): {by_hand}.') from error
         if size and part.stat().st_size != size:
             raise CheckpointError(
                 f'Only {part.stat().st_size} of {size} bytes came: try again, or {by_hand}.'

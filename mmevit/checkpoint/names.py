@@ -15,6 +15,10 @@ FIRST_WEIGHT = dict(
     released='patch_embed.0.c.weight',
     timm='patch_embed.conv1.conv.weight',
 )
+# What training code puts before the names: parallel and compiled models do so anywhere in a name,
+# Lightning, averages and self-supervised models at its start.
+WRAPPER = re.compile(r'(^|\.)(?:(?:module|_orig_mod)\.)+')
+PREFIXES = {'model', 'encoder'}
 # Stage, block and head of the projection to queries, keys and values.
 QKV = dict(
     mmevit=r'stages\.(\d)\.(\d+)\.attention\.branch\.attention\.qkvs\.(\d+)\.conv\.weight',
@@ -94,6 +98,32 @@ def find_form(state_dict):
         f'These are no weights of an EfficientViT: the first names are {shorten(state_dict)}, but '
         f'{", ".join(FIRST_WEIGHT.values())} are what tells its forms.'
     )
+
+
+def strip_wrappers(state_dict: dict) -> dict:
+    """Remove what training code puts before the names of weights.
+
+    Raises:
+        CheckpointError: If the names start with a prefix that is not known.
+
+    Example:
+        >>> list(strip_wrappers({'module.model._orig_mod.backbone.stem.0.conv.weight': 1}))
+        ['backbone.stem.0.conv.weight']
+    """
+    state_dict = {WRAPPER.sub(r'\1', name): value for name, value in state_dict.items()}
+    firsts = '|'.join(re.escape(name) for name in FIRST_WEIGHT.values())
+    matches = (re.fullmatch(rf'(.*?)(?:backbone\.)?(?:{firsts})', name) for name in state_dict)
+    prefixes = {match[1] for match in matches if match}
+    if not prefixes or '' in prefixes:
+        return state_dict
+    prefix = min(prefixes, key=len)
+    if len(prefixes) > 1 or not PREFIXES.issuperset(prefix.split('.')[:-1]):
+        raise CheckpointError(
+            f'The names of the weights start with {" or ".join(sorted(prefixes))}. Save them '
+            f'without: {{name.removeprefix({prefix!r}): weight for name, weight in '
+            f'weights.items() if name.startswith({prefix!r})}}.'
+        )
+    return {name.removeprefix(prefix): value for name, value in state_dict.items()}
 
 
 def split_backbone(state_dict, source, is_detector):

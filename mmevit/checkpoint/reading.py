@@ -1,10 +1,13 @@
 """Read checkpoint files without ever running code that is in them."""
 
+import argparse
 import codecs
+import contextlib
 import os
 import pickle
 import re
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +18,21 @@ from safetensors import SafetensorError, safe_open
 
 from mmevit.errors import CheckpointError, TornCheckpointError
 
+from .fitting import require_fit
+
 # What PyTorch says where a file asks for more than weights, rather than being torn.
 FORBIDDEN = r'GLOBAL|Unsupported (class|attribute)|unrecognized function|Can only'
+# PyTorch's variables, which override what a caller of torch.load() asks for.
+FORCE_SAFE, FORCE_UNSAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+# Whether code in checkpoints may run. Set by forbid_code_in_checkpoints(trust=True) only.
+trust_checkpoints = False
 
 
 def read_checkpoint(path, map_location='cpu'):
     """Read a ``.pth`` or ``.safetensors`` file.
 
-    Besides tensors and plain values only what mmengine puts beside them, histories of the log,
-    is let through.
+    In addition to tensors and plain values, only the log histories of mmengine and the command line
+    of the authors' training script (``argparse.Namespace``) are allowed.
 
     Args:
         path (str | Path): The file.
@@ -55,23 +64,28 @@ def read_checkpoint(path, map_location='cpu'):
     return content
 
 
-def forbid_code_in_checkpoints(trust=False):
+def forbid_code_in_checkpoints(trust: bool = False) -> None:
     """Have every checkpoint of this process read safely, whatever loads it.
 
+    Sets PyTorch's variables for loaders other than ours; ours does not read them.
+
     Args:
-        trust (bool): Whether to do the opposite, and let PyTorch unpickle anything. Defaults to
-            False.
+        trust: Whether to do the opposite, and let checkpoints run code.
     """
-    if trust:
-        os.environ['TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'] = '1'
-        return
+    global trust_checkpoints
+    trust_checkpoints = trust
     # Where weights_only=True fails, mmengine tries without: PyTorch itself then insists on it.
-    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    forced, other = (FORCE_UNSAFE, FORCE_SAFE) if trust else (FORCE_SAFE, FORCE_UNSAFE)
+    os.environ[forced] = '1'
+    # With both set, torch.load() refuses every file.
+    os.environ.pop(other, None)
+    if trust:
+        return
 
     # mmengine logs what stands behind `load_from_` in the name.
     @CheckpointLoader.register_scheme(prefixes='', force=True)
     def load_from_local(filename, map_location=None):
-        return read_checkpoint(filename, map_location)
+        return require_fit(read_checkpoint(filename, map_location))
 
 
 def read_safetensors(path, map_location):
@@ -109,13 +123,12 @@ def read_pickle(path, map_location):
         CheckpointError: If it is damaged, or holds objects that could run code.
     """
     try:
-        check_sums(path)
-        if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD') == '1':
+        check_archive(path)
+        if trust_checkpoints:
             return torch.load(path, map_location=map_location, weights_only=False)
         if not hasattr(torch.serialization, 'safe_globals'):
             return load_by_old_pytorch(path, map_location)
-        with torch.serialization.safe_globals([(v, name) for name, v in known_globals().items()]):
-            return torch.load(path, map_location=map_location, weights_only=True)
+        return load_weights_only(path, map_location)
     except pickle.UnpicklingError as error:
         if not re.search(FORBIDDEN, str(error)):
             raise damaged(path, error) from error
@@ -124,67 +137,103 @@ def read_pickle(path, map_location):
             f'({forbidden_name(error)}): ask for plain weights, or give the tools '
             '--trust-checkpoint if you know where it comes from.'
         ) from error
+    except (CheckpointError, MemoryError, torch.cuda.OutOfMemoryError):
+        raise
     # What a reader raises at hostile bytes depends on where they are.
     except Exception as error:
         raise damaged(path, error) from error
 
 
-def check_sums(path):
-    """Compare the check sums in an archive, which ``torch.load`` does not.
+def check_archive(path: Path) -> None:
+    """Compare the checksums in an archive, which ``torch.load`` does not.
 
-    Args:
-        path (Path): The file; one of before PyTorch 1.6 is no archive and has none.
+    A file of PyTorch before 1.6 is not an archive. A checksum of 0 is one that was not computed, as
+    after ``torch.serialization.set_crc32_options(False)``.
 
     Raises:
-        zipfile.BadZipFile: If one differs.
+        CheckpointError: If it is a TorchScript program, which old PyTorch would start.
+        zipfile.BadZipFile: If a checksum differs.
     """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-        if bad:
-            raise zipfile.BadZipFile(f'the check sum of {bad} differs')
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith('/constants.pkl') for name in archive.namelist()):
+            raise CheckpointError(
+                f'{path} is a TorchScript program, not a checkpoint. Pass the checkpoint that it '
+                'was exported from.'
+            )
+        for record in archive.infolist():
+            if record.CRC != 0:
+                with archive.open(record) as content:
+                    while content.read(2**20):
+                        pass
 
 
-def known_globals():
-    """List what mmengine's checkpoints hold besides weights: numbers, and histories of the log.
+def known_globals() -> dict[str, Callable]:
+    """Map names in pickles to what they stand for, for all that checkpoints hold besides tensors.
 
-    Returns:
-        dict[str, object]: What each name in a pickle stands for.
+    These are mmengine's numbers and log histories, and the command line that the authors' training
+    script saves as ``args``.
     """
     makers = [value.__reduce__()[0] for value in (np.zeros(0), np.float64(0))]
     dtypes = {type(np.dtype(name)) for name in ('int32', 'int64', 'float32', 'float64', 'bool')}
-    classes = (np.ndarray, np.dtype, HistoryBuffer, *dtypes)
+    classes = (np.ndarray, np.dtype, HistoryBuffer, argparse.Namespace, *dtypes)
+    functions = {
+        f'numpy.{core}.multiarray.{maker.__name__}': maker
+        for maker in makers
+        for core in ('core', '_core')
+    }
+    functions['builtins.getattr'] = history_method
     return {
         **{f'{known.__module__}.{known.__qualname__}': known for known in classes},
-        **{
-            f'numpy.{core}.multiarray.{maker.__name__}': maker
-            for maker in makers
-            for core in ('core', '_core')
-        },
-        'builtins.getattr': history_method,
+        **{name: rename(function, name) for name, function in functions.items()},
     }
 
 
-def load_by_old_pytorch(path, map_location):
-    """Load by PyTorch before 2.5, to whose own list of what is safe nothing can be added.
+def rename(function: Callable, full_name: str) -> Callable:
+    """Wrap a function under another name, since PyTorch 2.5 allows only what has its own name."""
 
-    Args:
-        path (Path): The file.
-        map_location (str): Device to load the tensors to.
+    def renamed(*args):
+        return function(*args)
 
-    Returns:
-        object: Its content.
+    renamed.__module__, _, renamed.__name__ = full_name.rpartition('.')
+    renamed.__qualname__ = renamed.__name__
+    return renamed
+
+
+def load_weights_only(path: Path, map_location) -> object:
+    """Load by PyTorch's own list of what is safe, and what is known.
 
     Raises:
-        pickle.UnpicklingError: If it holds anything but weights and what is known.
+        pickle.UnpicklingError: If the file holds anything else.
+    """
+    # What is allowed already must stay allowed afterwards.
+    allowed = torch.serialization.get_safe_globals()
+    added = [known for known in known_globals().values() if known not in allowed]
+    with unset_variable(FORCE_UNSAFE), torch.serialization.safe_globals(added):
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def load_by_old_pytorch(path: Path, map_location) -> object:
+    """Load by PyTorch before 2.5, to whose own list of what is safe nothing can be added.
+
+    Raises:
+        pickle.UnpicklingError: If the file holds anything but weights and what is known.
     """
     # PyTorch takes no other pickle where it is told to be safe itself.
-    forced = os.environ.pop('TORCH_FORCE_WEIGHTS_ONLY_LOAD', None)
-    try:
+    with unset_variable(FORCE_SAFE):
         return torch.load(path, map_location=map_location, pickle_module=KnownPickle)
+
+
+@contextlib.contextmanager
+def unset_variable(name: str) -> Iterator[None]:
+    """Unset an environment variable for the length of a block."""
+    value = os.environ.pop(name, None)
+    try:
+        yield
     finally:
-        if forced is not None:
-            os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = forced
+        if value is not None:
+            os.environ[name] = value
 
 
 class KnownPickle:

@@ -13,6 +13,7 @@ from .hooks import (
     CompileHook,
     InvalidLossHook,
     TrainingCurveHook,
+    TrainingWeightsHook,
     WholeCheckpointHook,
 )
 from .layer_decay import LayerDecayOptimWrapperConstructor
@@ -33,5 +34,6 @@ __all__ = [
     'ResumableRandomnessHook',
     'SafeCheckpointHook',
     'TrainingCurveHook',
+    'TrainingWeightsHook',
     'WholeCheckpointHook',
 ]

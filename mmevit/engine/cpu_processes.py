@@ -1,11 +1,15 @@
 """Training in several processes on CPUs, for which mmengine and PyTorch lack a few things."""
 
+from datetime import timedelta
+
 import torch
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
 from torch import distributed, nn
 from torch.distributed.nn.functional import all_reduce
+
+from mmevit.errors import ConfigError
 
 
 def join_cpu_processes(cfg):
@@ -15,12 +19,24 @@ def join_cpu_processes(cfg):
 
     Args:
         cfg (Config): The config, whose backend becomes gloo, and whose model gets a wrapper.
+
+    Raises:
+        ConfigError: If ``timeout`` is not a number of seconds.
     """
     settings = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
     if settings.get('backend', 'nccl') == 'nccl':
         print_log('PyTorch sees no GPU: the processes are joined by gloo rather than nccl.')
         cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
-    distributed.init_process_group(cfg.env_cfg.dist_cfg.backend)
+    options = dict(cfg.env_cfg.dist_cfg)
+    options.pop('init_backend', None)  # of mmengine, not of PyTorch
+    if options.get('timeout') is not None:
+        try:
+            options['timeout'] = timedelta(seconds=options['timeout'])
+        except TypeError as error:
+            raise ConfigError(
+                f'env_cfg.dist_cfg.timeout is {options["timeout"]!r}. Give a number of seconds.'
+            ) from error
+    distributed.init_process_group(**options)
     wrapper = dict(
         type='CPUDistributedDataParallel',
         device_ids=None,

@@ -9,6 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from packaging.version import Version
 
+from mmevit.checkpoint.fitting import leave_out_other_heads
 from mmevit.errors import CheckpointError, ConfigError, UserError, list_problems, shorten
 from mmevit.files import written_whole
 
@@ -155,6 +156,22 @@ class WholeCheckpointHook(Hook):
     def after_load_checkpoint(self, runner, checkpoint):
         """Compare the checkpoint with the model."""
         check_fit(runner.model, checkpoint)
+
+
+@HOOKS.register_module()
+class TrainingWeightsHook(Hook):
+    """Check the weights that training starts from.
+
+    To resume, the checkpoint must fit the whole model. Otherwise the weights of a head for other
+    classes are left out, with a warning.
+    """
+
+    def after_load_checkpoint(self, runner, checkpoint):
+        """Compare the checkpoint with the model."""
+        if runner.cfg.get('resume'):
+            check_fit(runner.model, checkpoint)
+        else:
+            leave_out_other_heads(unwrap(runner.model), checkpoint)
 
 
 def check_fit(model, checkpoint):

@@ -23,6 +23,9 @@ from .checkpointing import save_safely
 from .cpu_processes import join_cpu_processes
 from .mixed_precision import train_in_bfloat16
 
+# Where launchers other than torchrun say which of its machine's processes this is.
+LOCAL_RANKS = dict(slurm='SLURM_LOCALID', mpi='OMPI_COMM_WORLD_LOCAL_RANK')
+
 
 def common_parser(description):
     """Make a parser with the arguments that mmdet's and mmpretrain's tools share.
@@ -121,7 +124,9 @@ def load_config(args, splits, needs):
     Raises:
         ConfigError: If it is missing, cannot be read, or lacks one of ``needs``.
     """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    # mmengine sets it too, but later.
+    local_rank = LOCAL_RANKS.get(args.launcher, 'LOCAL_RANK')
+    os.environ['LOCAL_RANK'] = os.environ.get(local_rank, str(args.local_rank))
     cfg = read_config(args.config, args.cfg_options, needs)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
@@ -235,7 +240,7 @@ def build_trainer(cfg):
         Runner: The runner.
     """
     save_safely(cfg)
-    hooks = ('ResumableRandomnessHook', 'InvalidLossHook')
+    hooks = ('ResumableRandomnessHook', 'InvalidLossHook', 'TrainingWeightsHook')
     # The config that a work directory keeps has them already.
     others = [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook) not in hooks]
     cfg.custom_hooks = [*others, *(dict(type=name) for name in hooks)]

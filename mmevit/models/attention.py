@@ -178,7 +178,7 @@ class CascadedGroupAttention(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *args):
         """Resize a bias table that was made for another window on its way in."""
         name = prefix + 'attention_biases'
-        if not self.deploy and name in state_dict:
+        if not self.deploy and name in state_dict and state_dict[name].ndim == 2:
             state_dict[name] = resize_bias_table(state_dict[name], self.window_size)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

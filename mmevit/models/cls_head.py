@@ -1,9 +1,6 @@
 """The classification head, for those who have mmpretrain."""
 
-import logging
-
 import torch
-from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from mmpretrain.models.heads import LeViTClsHead
 
@@ -14,8 +11,7 @@ class EfficientViTClsHead(LeViTClsHead):
 
     With a second head for distillation, the scores are the mean of the two. Trained on labels
     alone, as in fine-tuning, both learn from them through that mean; with a teacher,
-    :class:`DistilledImageClassifier` gives each its own loss. Weights for another number of
-    classes leave the head as it was initialised, with a warning.
+    :class:`DistilledImageClassifier` gives each its own loss.
 
     Args:
         in_channels (int): Channels of the pooled features.
@@ -98,19 +94,3 @@ class EfficientViTClsHead(LeViTClsHead):
             del self.head_dist
         self.head = linear
         self.deploy = True
-
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        """Keep a head of another number of classes out."""
-        name = 'head.weight' if self.deploy else 'head.linear.weight'
-        weight = state_dict.get(prefix + name)
-        if weight is not None and weight.shape[0] != self.num_classes:
-            print_log(
-                f'The weights are for {weight.shape[0]} classes and this model has '
-                f'{self.num_classes}: the head is not loaded and starts from its initialisation.',
-                logger='current',
-                level=logging.WARNING,
-            )
-            for name in [name for name in state_dict if name.startswith(prefix)]:
-                del state_dict[name]
-            state_dict.update(self.state_dict(prefix=prefix))
-        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -55,8 +55,9 @@ class EfficientViT(BaseModule):
 
     Raises:
         ValueError: If the arch is unknown or inconsistent, or another argument is out of range.
-        CheckpointError: From ``load_state_dict()`` and all that loads weights, if they are not
-            those of this arch, all of them and no others. Other windows are fine.
+        CheckpointError: From :meth:`init_weights` with pretrained weights, and from loading
+            ``evit://`` by mmengine, if the weights are not those of this arch, all of them and no
+            others. Other windows are fine. ``load_state_dict()`` behaves as in any PyTorch module.
 
     Example:
         >>> import torch
@@ -107,6 +108,10 @@ class EfficientViT(BaseModule):
             kernel_sizes=(7, 5, 3, 3),
         ),
     }
+
+    # Says in the metadata of a state dict that it must not be loaded in part.
+    MUST_FIT = 'must_fit'
+    _is_initializing = False
 
     def __init__(
         self,
@@ -244,13 +249,22 @@ class EfficientViT(BaseModule):
         # quarter faster, and windows are then copied in whole rows.
         self.to(memory_format=torch.channels_last)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        """Refuse weights that do not fit: mmengine would load what does, and only log the rest."""
-        given = select_weights(state_dict, prefix)
-        # As a part of a model it may be left out of what is loaded.
-        if given or not prefix:
-            self._check_weights(given)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def init_weights(self):
+        """Initialize the weights, and refuse pretrained ones that do not fit."""
+        self._is_initializing = True
+        try:
+            super().init_weights()
+        finally:
+            self._is_initializing = False
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
+        # mmengine would load what fits of a pretrained checkpoint, and only log the rest.
+        if self._is_initializing or local_metadata.get(self.MUST_FIT):
+            given = select_weights(state_dict, prefix)
+            # As a part of a model it may be left out of what is loaded.
+            if given or not prefix:
+                self._check_weights(given)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _check_weights(self, given):
         own = self.state_dict()

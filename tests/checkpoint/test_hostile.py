@@ -1,5 +1,6 @@
 """Fifty files that are damaged or would run code, through every way in."""
 
+import argparse
 import os
 import pickle
 import zipfile
@@ -17,6 +18,7 @@ from mmevit.checkpoint import (
     forbid_code_in_checkpoints,
     load_from_evit,
     read_checkpoint,
+    reading,
 )
 from mmevit.errors import CheckpointError
 from mmevit.models import EfficientViT
@@ -202,3 +204,107 @@ def test_tools_refuse_in_one_sentence(files, tool, name, digits, run_tool, tmp_p
     assert result.stdout.strip().splitlines()[-1].startswith('error: ')
     assert 'Traceback' not in result.stdout
     assert not marker.exists() and not (tmp_path / 'out.pth').exists()
+
+
+FORCING = [('1', '0'), ('0', '1'), ('1', '1')]
+
+
+@pytest.mark.parametrize(('safe', 'unsafe'), FORCING)
+@pytest.mark.parametrize('is_tool', [False, True])
+def test_the_environment_does_not_decide_whether_code_runs(
+    safe, unsafe, is_tool, files, own_loading, monkeypatch, tmp_path
+):
+    monkeypatch.setenv(reading.FORCE_SAFE, safe)
+    monkeypatch.setenv(reading.FORCE_UNSAFE, unsafe)
+    if is_tool:
+        forbid_code_in_checkpoints()
+    paths, marker = files
+    for path in paths:
+        if path.name in ('meta_system.pth', 'weight_eval.pth', 'legacy_exec.pth'):
+            with pytest.raises(CheckpointError, match='could run code'):
+                load_from_evit(f'evit://{path}')
+    assert not marker.exists()
+    torch.save(EfficientViT('m0').state_dict(), tmp_path / 'good.pth')
+    load_from_evit(f'evit://{tmp_path}/good.pth')
+    if is_tool:
+        load_checkpoint(EfficientViT('m0'), str(tmp_path / 'good.pth'), strict=True)
+
+
+def test_trusted_files_run_code_only_where_the_caller_says_so(own_loading, tmp_path):
+    marker = tmp_path / 'ran'
+    evil = Reduce(os.system, f'touch {marker}')
+    torch.save(dict(model=EfficientViT('m0').state_dict(), meta=evil), tmp_path / 'a.pth')
+    forbid_code_in_checkpoints(trust=True)
+    load_from_evit(f'evit://{tmp_path}/a.pth')
+    assert marker.exists()
+    marker.unlink()
+    forbid_code_in_checkpoints()
+    with pytest.raises(CheckpointError, match='could run code'):
+        load_from_evit(f'evit://{tmp_path}/a.pth')
+    assert not marker.exists()
+
+
+@pytest.fixture(params=['__qualname__', '__name__', 'own'])
+def named_by(request, monkeypatch):
+    """How PyTorch finds what was allowed: since 2.6 by tuples too, before by names only."""
+    unpickler = torch._weights_only_unpickler
+    if request.param == 'own':
+        monkeypatch.delattr(torch.serialization, 'safe_globals')  # before 2.5
+    else:
+        monkeypatch.setattr(
+            unpickler,
+            '_get_user_allowed_globals',
+            lambda: {
+                f'{known.__module__}.{getattr(known, request.param)}': known
+                for known in torch.serialization.get_safe_globals()
+            },
+        )
+
+
+def test_mmengines_checkpoints_are_read_in_every_pytorch(named_by, tmp_path):
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    options = argparse.Namespace(lr=1e-3, names=['a'], nested=argparse.Namespace(epochs=3))
+    content = dict(loss=history, best=np.float64(0.5), flags=np.array([True]), args=options)
+    torch.save(content, tmp_path / 'own.pth')
+    loaded = read_checkpoint(tmp_path / 'own.pth')
+    assert loaded['loss'].mean() == 1.5 and loaded['best'] == 0.5 and loaded['args'] == options
+
+
+def test_hostile_files_are_refused_in_every_pytorch(named_by, tmp_path):
+    marker = tmp_path / 'ran'
+    for name, evil in touching(marker):
+        torch.save(dict(model=evil), tmp_path / f'{name}.pth')
+        with pytest.raises(CheckpointError, match='could run code'):
+            read_checkpoint(tmp_path / f'{name}.pth')
+    assert not marker.exists()
+
+
+def test_what_a_process_allows_stays_allowed(tmp_path):
+    torch.save(dict(a=torch.ones(1)), tmp_path / 'a.pth')
+    with torch.serialization.safe_globals([HistoryBuffer]):
+        before = set(torch.serialization.get_safe_globals())
+        read_checkpoint(tmp_path / 'a.pth')
+        assert set(torch.serialization.get_safe_globals()) == before
+
+
+@pytest.fixture
+def no_checksums():
+    torch.serialization.set_crc32_options(False)
+    yield
+    torch.serialization.set_crc32_options(True)
+
+
+@pytest.mark.skipif(not hasattr(torch.serialization, 'set_crc32_options'), reason='before 2.6')
+def test_files_without_checksums_are_read(no_checksums, tmp_path):
+    torch.save(dict(bias=torch.arange(3.0), empty=torch.zeros(0)), tmp_path / 'a.pth')
+    with zipfile.ZipFile(tmp_path / 'a.pth') as archive:
+        assert {record.CRC for record in archive.infolist()} == {0}
+    assert read_checkpoint(tmp_path / 'a.pth')['bias'].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize('trust', [False, True])
+def test_torchscript_programs_are_named(trust, own_loading, tmp_path):
+    torch.jit.script(torch.nn.ReLU()).save(str(tmp_path / 'program.pth'))
+    forbid_code_in_checkpoints(trust)
+    with pytest.raises(CheckpointError, match='TorchScript'):
+        read_checkpoint(tmp_path / 'program.pth')

@@ -1,6 +1,8 @@
+import argparse
 import functools
 import http.server
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,11 +18,18 @@ from making import (
 )
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 from safetensors.torch import save_file
 
-from mmevit.checkpoint import convert_checkpoint, convert_names, loader, read_checkpoint
+from mmevit.checkpoint import (
+    convert_checkpoint,
+    convert_names,
+    forbid_code_in_checkpoints,
+    loader,
+    read_checkpoint,
+)
 from mmevit.errors import CheckpointError
 from mmevit.models import EfficientViT
 
@@ -155,14 +164,15 @@ def test_weights_at_224_load_for_other_windows(windows, tmp_path):
     torch.testing.assert_close(model.backbone.state_dict()[name], wanted.reshape(3, -1))
 
 
-def test_another_number_of_classes_leaves_the_head_out_with_a_warning(tmp_path, log):
+def test_another_number_of_classes_is_a_size_mismatch_to_mmengine(tmp_path, log):
     path = save(make_timm('m0'), 'released', tmp_path)
     model = make_classifier('m0', num_classes=5)
-    before = {name: value.clone() for name, value in model.head.state_dict().items()}
-    load_checkpoint(model, f'evit://{path}', strict=True)
-    assert all(value.equal(before[name]) for name, value in model.head.state_dict().items())
-    assert 'WARNING' in log.read_text()
-    assert 'weights are for 1000 classes and this model has 5' in log.read_text()
+    linear = model.head.head.linear.weight.clone()
+    with pytest.raises(RuntimeError, match='size mismatch for head.head.linear.weight'):
+        load_checkpoint(model, f'evit://{path}', strict=True)
+    load_checkpoint(model, f'evit://{path}', strict=False, logger='current')
+    assert model.head.head.linear.weight.equal(linear)
+    assert 'size mismatch for head.head.linear.weight' in log.read_text()
 
 
 def wrong_weights():
@@ -183,29 +193,86 @@ def wrong_weights():
 @pytest.mark.parametrize(
     ('weights', 'parts'), list(wrong_weights()), ids=lambda value: str(value)[:30]
 )
-@pytest.mark.parametrize('by', ['mmengine', 'torch'])
-def test_weights_that_do_not_fit_are_never_loaded_in_part(weights, parts, by, tmp_path):
+def test_tools_never_load_a_backbone_in_part(weights, parts, own_loading, tmp_path):
+    forbid_code_in_checkpoints()
     backbone = EfficientViT('m0')
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     torch.save(weights, tmp_path / 'weights.pth')
     with pytest.raises(CheckpointError) as caught:
-        if by == 'mmengine':
-            load_checkpoint(backbone, str(tmp_path / 'weights.pth'), strict=False)
-        else:
-            backbone.load_state_dict(weights, strict=False)
+        load_checkpoint(backbone, str(tmp_path / 'weights.pth'), strict=False)
     assert all(part in str(caught.value) for part in parts) and '\n' not in str(caught.value)
     assert all(value.equal(before[name]) for name, value in backbone.state_dict().items())
 
 
-def test_unfolded_weights_are_not_loaded_into_the_folded_form():
+class Model(BaseModel):
+    """What holds a backbone, as classifiers and detectors do."""
+
+    def __init__(self, arch, **kwargs):
+        super().__init__(**kwargs)
+        self.backbone = EfficientViT(arch)
+
+    def forward(self, inputs):
+        return self.backbone(inputs)
+
+
+def load_by_init_cfg(path):
+    pretrained = dict(type='Pretrained', checkpoint=path, prefix='backbone.')
+    EfficientViT('m0', init_cfg=pretrained).init_weights()
+
+
+WAYS_IN = dict(
+    init_cfg=load_by_init_cfg,
+    init_cfg_of_the_model=lambda path: Model(
+        'm0', init_cfg=dict(type='Pretrained', checkpoint=path)
+    ).init_weights(),
+    load_checkpoint=lambda path: load_checkpoint(Model('m0'), path, strict=False),
+    without_its_prefix=lambda path: load_checkpoint(EfficientViT('m0'), path, strict=False),
+)
+
+
+@pytest.mark.parametrize('way', WAYS_IN)
+def test_evit_never_loads_a_backbone_in_part(way, tmp_path):
+    torch.save(EfficientViT('m4').state_dict(), tmp_path / 'm4.pth')
+    with pytest.raises(CheckpointError, match="arch='m4'|prefix='backbone.'"):
+        WAYS_IN[way](f'evit://{tmp_path}/m4.pth')
+
+
+@pytest.mark.parametrize('way', ['init_cfg', 'init_cfg_of_the_model', 'load_checkpoint'])
+def test_evit_loads_a_backbone_that_fits(way, tmp_path):
+    torch.save(EfficientViT('m0', window_sizes=(7, 7, 4)).state_dict(), tmp_path / 'm0.pth')
+    WAYS_IN[way](f'evit://{tmp_path}/m0.pth')
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_load_state_dict_is_that_of_any_pytorch_module(strict):
+    whole = EfficientViT('m0').state_dict()
+    first = next(iter(whole))
+    changed = {name: value for name, value in whole.items() if name != first}
+    changed['stages.0.9.extra'] = torch.zeros(1)
+    backbone = EfficientViT('m0')
+    if strict:
+        with pytest.raises(RuntimeError, match='Missing key.*stem.0.*\n.*Unexpected key.*extra'):
+            backbone.load_state_dict(changed)
+        return
+    result = backbone.load_state_dict(changed, strict=False)
+    assert result.missing_keys == [first] and result.unexpected_keys == ['stages.0.9.extra']
+    assert all(value.equal(whole[name]) for name, value in backbone.state_dict().items()
+               if name != first)  # fmt: skip
+    with pytest.raises(RuntimeError, match='size mismatch for stem.0.conv.weight'):
+        backbone.load_state_dict(EfficientViT('m4').state_dict(), strict=False)
+
+
+def test_unfolded_weights_are_not_loaded_into_the_folded_form(tmp_path):
+    torch.save(EfficientViT('m0').state_dict(), tmp_path / 'm0.pth')
+    pretrained = dict(type='Pretrained', checkpoint=f'evit://{tmp_path}/m0.pth', prefix='backbone.')
     with pytest.raises(CheckpointError, match='not folded: .* switch_to_deploy'):
-        EfficientViT('m0', deploy=True).load_state_dict(EfficientViT('m0').state_dict())
+        EfficientViT('m0', deploy=True, init_cfg=pretrained).init_weights()
 
 
-def test_stages_that_are_not_built_need_not_be_loaded():
-    EfficientViT('m0', out_indices=(0, 1)).load_state_dict(
-        EfficientViT('m0').state_dict(), strict=False
-    )
+def test_stages_that_are_not_built_need_not_be_loaded(tmp_path):
+    torch.save(EfficientViT('m0').state_dict(), tmp_path / 'm0.pth')
+    pretrained = dict(type='Pretrained', checkpoint=f'evit://{tmp_path}/m0.pth', prefix='backbone.')
+    EfficientViT('m0', out_indices=(0, 1), init_cfg=pretrained).init_weights()
 
 
 @pytest.mark.parametrize('form', ['released', 'timm'])
@@ -220,62 +287,109 @@ def test_missing_and_surplus_names_of_a_file_are_named(form, tmp_path):
             loader.load_from_evit(f'evit://{tmp_path}/weights.pth')
 
 
+class ReleaseHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves released files, and counts what was asked for."""
+
+    def log_request(self, *args):
+        self.server.asked.append((self.command, self.path))
+
+    def end_headers(self):
+        if self.server.promised:
+            self._headers_buffer = [
+                header if not header.startswith(b'Content-Length') else self.server.promised
+                for header in self._headers_buffer
+            ]
+        super().end_headers()
+
+    def copyfile(self, source, output):
+        if self.server.stalls:
+            output.write(source.read(1000))
+            output.flush()
+            self.server.stopped.wait(20)
+        else:
+            super().copyfile(source, output)
+
+
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A server of released files, the cache that they go to, and a count of what was asked for."""
+    """A server of the files in a folder, and the cache that mmevit downloads to."""
     folder = tmp_path / 'release'
     folder.mkdir()
-    asked = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_request(self, *args):
-            asked.append((self.command, self.path))
-
-        def end_headers(self):
-            if self.command == 'HEAD' and (folder / 'longer').exists():
-                self._headers_buffer = [
-                    b'Content-Length: 99999999\r\n' if h.startswith(b'Content-Length') else h
-                    for h in self._headers_buffer
-                ]
-            super().end_headers()
-
-    handler = functools.partial(Handler, directory=str(folder))
+    handler = functools.partial(ReleaseHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as running:
+        running.asked, running.promised, running.stalls = [], b'', False
+        running.folder, running.stopped = folder, threading.Event()
+        running.cached = tmp_path / 'hub/checkpoints/efficientvit_m0.pth'
         threading.Thread(target=running.serve_forever, daemon=True).start()
         monkeypatch.setattr(loader, 'RELEASE', f'http://127.0.0.1:{running.server_port}/')
         monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
-        yield folder, tmp_path / 'hub/checkpoints/efficientvit_m0.pth', asked
+        yield running
+        running.stopped.set()
         running.shutdown()
 
 
-def test_released_files_are_downloaded_once_into_the_cache(server, tmp_path):
-    folder, cached, asked = server
-    save(make_timm('m0'), 'released', folder).rename(folder / 'efficientvit_m0.pth')
+def test_released_files_are_downloaded_once_into_the_cache(server):
+    save(make_timm('m0'), 'released', server.folder).rename(server.folder / 'efficientvit_m0.pth')
     for _ in range(2):
         weights = loader.load_from_evit('evit://m0')['state_dict']
         EfficientViT('m0').load_state_dict(
             {k[9:]: v for k, v in weights.items() if k.startswith('backbone.')}
         )
-    assert [command for command, _ in asked] == ['HEAD', 'GET']
-    assert list(cached.parent.iterdir()) == [cached]
+    assert [command for command, _ in server.asked] == ['GET']
+    assert list(server.cached.parent.glob('[!.]*')) == [server.cached]
+
+
+def test_processes_of_a_machine_download_once_without_a_process_group(server):
+    """Threads have locks of their own on the same file, as processes do."""
+    save(make_timm('m0'), 'released', server.folder).rename(server.folder / 'efficientvit_m0.pth')
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(loader.fetch, ['efficientvit_m0.pth'] * 8))
+    assert paths == [server.cached] * 8 and len(server.asked) == 1
+
+
+def test_weights_load_in_a_process_group(server, tmp_path):
+    server.cached.parent.mkdir(parents=True)
+    save(make_timm('m0'), 'released', tmp_path).rename(server.cached)
+    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    try:
+        assert len(loader.load_from_evit('evit://m0')['state_dict']) > 100
+    finally:
+        torch.distributed.destroy_process_group()
+    assert not server.asked
+
+
+def test_a_download_that_stalls_ends_in_an_error(server, monkeypatch):
+    save(make_timm('m0'), 'released', server.folder).rename(server.folder / 'efficientvit_m0.pth')
+    server.stalls = True
+    monkeypatch.setattr(loader, 'STALLED', 0.3)
+    with pytest.raises(CheckpointError, match='timed out.* by hand'):
+        loader.load_from_evit('evit://m0')
+    assert not server.cached.exists()
 
 
 @pytest.mark.parametrize('fault', ['absent', 'page', 'torn', 'short'])
 def test_a_download_that_fails_leaves_nothing_and_says_what_to_do(server, fault):
-    folder, cached, _ = server
-    path = folder / 'efficientvit_m0.pth'
+    path = server.folder / 'efficientvit_m0.pth'
     if fault == 'page':
         path.write_text('<html>sign in</html>')
     elif fault in ('torn', 'short'):
-        save(make_timm('m0'), 'released', folder).rename(path)
+        save(make_timm('m0'), 'released', server.folder).rename(path)
         if fault == 'torn':
             path.write_bytes(path.read_bytes()[:-1000])
         else:
-            (folder / 'longer').touch()
+            server.promised = b'Content-Length: 99999999\r\n'
     with pytest.raises(CheckpointError) as caught:
         loader.load_from_evit('evit://m0')
-    assert not list(cached.parent.iterdir())
+    assert not list(server.cached.parent.glob('[!.]*'))
     assert 'by hand' in str(caught.value) or 'download or copy it again' in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
+    (tmp_path / 'hub').write_text('a file where a folder is needed')
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    with pytest.raises(CheckpointError, match='hub/checkpoints cannot be written .*TORCH_HOME'):
+        loader.load_from_evit('evit://m0')
 
 
 def test_without_a_network_the_place_for_the_file_is_named(monkeypatch, tmp_path):
@@ -293,3 +407,72 @@ def test_without_a_network_the_place_for_the_file_is_named(monkeypatch, tmp_path
 def test_an_unknown_name_is_told_the_known_ones():
     with pytest.raises(CheckpointError, match='m0, m1, .* mask-rcnn-m4'):
         loader.load_from_evit('evit://m6')
+
+
+@pytest.mark.parametrize(
+    'wrapper',
+    ['module.', '_orig_mod.', 'model.', 'encoder.', 'module._orig_mod.', '_orig_mod.module.model.'],
+)
+@pytest.mark.parametrize('form', ['mmevit', 'released', 'timm'])
+def test_prefixes_of_training_code_are_stripped(wrapper, form, tmp_path):
+    weights = convert_names(make_timm('m0').state_dict(), form)
+    torch.save({wrapper + name: value for name, value in weights.items()}, tmp_path / 'a.pth')
+    loaded = loader.load_from_evit(f'evit://{tmp_path}/a.pth')['state_dict']
+    expected = convert_names(weights, 'mmevit')
+    assert loaded.keys() == expected.keys()
+    assert all(value.equal(expected[name]) for name, value in loaded.items())
+
+
+def test_a_part_that_was_compiled_or_parallel_is_recognised(tmp_path):
+    weights = {f'backbone.{k}': v for k, v in EfficientViT('m0').state_dict().items()}
+    wrapped = {k.replace('backbone.', 'backbone.module._orig_mod.'): v for k, v in weights.items()}
+    torch.save(wrapped, tmp_path / 'a.pth')
+    assert loader.load_from_evit(f'evit://{tmp_path}/a.pth')['state_dict'].keys() == weights.keys()
+
+
+@pytest.mark.parametrize('prefix', ['net.', 'model.student.'])
+def test_an_unknown_prefix_is_named(prefix, tmp_path):
+    weights = {prefix + name: value for name, value in EfficientViT('m0').state_dict().items()}
+    torch.save(weights, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError) as caught:
+        loader.load_from_evit(f'evit://{tmp_path}/a.pth')
+    assert f'a.pth: The names of the weights start with {prefix}' in str(caught.value)
+    code = str(caught.value).partition('Save them without: ')[2].rstrip('.')
+    assert eval(code, dict(weights=weights)).keys() == EfficientViT('m0').state_dict().keys()
+
+
+def authors_checkpoint(model, average):
+    """What the authors' main.py saves, as do DeiT's and LeViT's."""
+    optimizer = torch.optim.AdamW(model.parameters())
+    return dict(
+        model=as_released(model),
+        optimizer=optimizer.state_dict(),
+        lr_scheduler=dict(base_values=[1e-3], warmup_steps=[2e-4], t_initial=300),
+        epoch=7,
+        model_ema=as_released(average) if average else None,
+        scaler=dict(scale=65536.0, growth_factor=2.0),
+        args=argparse.Namespace(lr=1e-3, model='EfficientViT_M0', output_dir='', clip_mode=None),
+    )
+
+
+@pytest.mark.parametrize('with_average', [True, False])
+def test_checkpoints_of_the_authors_training_script_load(with_average, tmp_path, log):
+    torch.manual_seed(1)
+    model, average = make_timm('m0'), make_timm('m0') if with_average else None
+    if average:
+        average.head.linear.bias.data += 1
+    torch.save(authors_checkpoint(model, average), tmp_path / 'checkpoint_7.pth')
+    loaded = loader.load_from_evit(f'evit://{tmp_path}/checkpoint_7.pth')['state_dict']
+    assert loaded['head.head.linear.bias'].equal(model.head.linear.bias)
+    assert ('model and model_ema: model is loaded' in log.read_text()) == with_average
+    convert_checkpoint(tmp_path / 'checkpoint_7.pth', tmp_path / 'timm.pth', 'timm')
+    make_timm('m0').load_state_dict(read_checkpoint(tmp_path / 'timm.pth')['model'])
+
+
+@pytest.mark.parametrize('key', ['model_ema', 'state_dict_ema'])
+def test_a_file_that_has_only_averaged_weights_loads(key, tmp_path, log):
+    model = make_timm('m0')
+    torch.save({key: as_released(model), 'epoch': 7}, tmp_path / 'average.pth')
+    loaded = loader.load_from_evit(f'evit://{tmp_path}/average.pth')['state_dict']
+    assert loaded['head.head.linear.bias'].equal(model.head.linear.bias)
+    assert f'has {key}: {key} is loaded' in log.read_text()

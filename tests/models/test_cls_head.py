@@ -45,3 +45,15 @@ def test_linear_layers_start_from_a_normal_distribution_of_0_02(distillation):
         assert linear.weight.std().item() == pytest.approx(0.02, rel=0.02)
         assert linear.weight.mean().item() == pytest.approx(0, abs=2e-4)
         assert not linear.bias.any()
+
+
+@pytest.mark.parametrize('deploy', [False, True])
+def test_load_state_dict_is_that_of_any_pytorch_module(deploy):
+    weights = EfficientViTClsHead(32, 1000, deploy=deploy).state_dict()
+    head = EfficientViTClsHead(32, 5, deploy=deploy)
+    for strict in (True, False):
+        with pytest.raises(RuntimeError, match=r'size mismatch for head\..*weight'):
+            head.load_state_dict(weights, strict=strict)
+    first = next(iter(weights))
+    fitting = {name: value for name, value in head.state_dict().items() if name != first}
+    assert head.load_state_dict(fitting, strict=False).missing_keys == [first]
