@@ -166,6 +166,9 @@ class TrainingWeightsHook(Hook):
     classes are left out, with a warning.
     """
 
+    # Before hooks that load the checkpoint too, as EMAHook does.
+    priority = 'HIGH'
+
     def after_load_checkpoint(self, runner, checkpoint):
         """Compare the checkpoint with the model."""
         if runner.cfg.get('resume'):

@@ -1,0 +1,77 @@
+"""Processes find their place on a machine before they are joined."""
+
+import argparse
+from datetime import timedelta
+
+import pytest
+from mmengine.config import Config
+from torch import distributed
+
+from mmevit.checks import check_config
+from mmevit.engine.cpu_processes import join_cpu_processes
+from mmevit.engine.launch import load_config
+from mmevit.errors import ConfigError
+
+CONFIG = 'configs/retinanet_evit_m4_digits.py'
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'variable'),
+    [
+        ('slurm', 'SLURM_LOCALID'),
+        ('mpi', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+        ('pytorch', 'LOCAL_RANK'),
+    ],
+)
+def test_one_process_of_each_node_parses_the_annotations(
+    launcher, variable, digits, tmp_path, monkeypatch
+):
+    (tmp_path / 'instances.json').write_text('whoever parses this fails')
+    options = {
+        'train_dataloader.dataset.data_root': str(digits),
+        'train_dataloader.dataset.ann_file': str(tmp_path / 'instances.json'),
+    }
+    args = argparse.Namespace(
+        config=CONFIG,
+        cfg_options=options,
+        launcher=launcher,
+        work_dir=str(tmp_path),
+        local_rank=0,
+        no_pin_memory=False,
+    )
+    parsed = []
+    for node in range(2):
+        for local_rank in range(2):
+            monkeypatch.delenv('LOCAL_RANK', raising=False)
+            monkeypatch.setenv('SLURM_PROCID', str(2 * node + local_rank))
+            monkeypatch.setenv(variable, str(local_rank))
+            cfg = load_config(args, splits=['train'], needs=())
+            cfg.launcher = 'none'  # this machine has no GPU, which Slurm's processes need
+            try:
+                check_config(cfg, splits=['train'])
+            except ConfigError as error:
+                assert 'instances.json' in str(error)
+                parsed.append((node, local_rank))
+    assert parsed == [(0, 0), (1, 0)]
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """The arguments by which processes were joined."""
+    calls = []
+    monkeypatch.setattr(distributed, 'init_process_group', lambda **kwargs: calls.append(kwargs))
+    return calls
+
+
+def test_the_timeout_of_the_config_is_that_of_cpu_processes(joined):
+    cfg = Config(dict(env_cfg=dict(dist_cfg=dict(backend='nccl', timeout=90))))
+    join_cpu_processes(cfg)
+    assert joined == [dict(backend='gloo', timeout=timedelta(seconds=90))]
+    join_cpu_processes(Config(dict(model=dict())))
+    assert joined[1:] == [dict(backend='gloo')]
+
+
+def test_a_timeout_that_is_no_number_is_named(joined):
+    cfg = Config(dict(env_cfg=dict(dist_cfg=dict(timeout='90 s'))))
+    with pytest.raises(ConfigError, match="timeout is '90 s'. Give a number of seconds"):
+        join_cpu_processes(cfg)
