@@ -160,7 +160,7 @@ def test_evaluation_is_of_the_same_weights_in_each_process(run, released, tmp_pa
 
 
 def test_finetune_reads_weights_before_its_processes_are_joined(run, released, digits, tmp_path):
-    launch = [ROOT / 'tools/torchrun.py', '--nproc_per_node=2', '--master_port=0']
+    launch = [ROOT / 'tools/torchrun.py', '--nproc_per_node=2', '--standalone']
     data = digits / 'classification/train'
     arguments = ['--weights', 'evit://m0', '--epochs', '1', '--batch-size', '4']
     run(
