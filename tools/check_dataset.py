@@ -12,7 +12,9 @@ from pathlib import Path
 from mmengine.registry import DATASETS, DefaultScope
 from rich.progress import track
 
-from mmevit.checks.coco import list_classes, read_coco
+from mmevit.checks.classes import list_classes
+from mmevit.checks.coco import loads_masks, reads_coco
+from mmevit.datasets.coco import read_coco
 from mmevit.datasets.faults import (
     NO_LAYOUT,
     Faults,
@@ -24,7 +26,7 @@ from mmevit.engine.launch import add_settings_argument, one_sentence_errors, rea
 from mmevit.errors import one_line
 from mmevit.files import check_ending
 from mmevit.tables import TABLES, format_table, write_table
-from mmevit.utils.configs import find_datasets, type_name
+from mmevit.utils.configs import find_datasets
 
 
 def parse_args():
@@ -73,16 +75,16 @@ def list_datasets(cfg, splits):
         splits (Sequence[str]): Which splits.
 
     Returns:
-        list[tuple[str, dict, str]]: For each its name, its config without a pipeline, and the first
-        split that has it.
+        list[tuple[str, dict, str]]: For each its name, its config, and the first split that has it.
     """
     listed = {}
     for split in splits:
         dataloader = cfg.get(f'{split}_dataloader')
         for dataset in find_datasets(dataloader.dataset) if dataloader else ():
-            config = {**dataset.to_dict(), 'pipeline': []}
+            config = dataset.to_dict()
             # What differs between training and evaluation is not what is on the disk.
-            files = {key: config[key] for key in config if key not in ('filter_cfg', 'test_mode')}
+            other = ('filter_cfg', 'pipeline', 'test_mode')
+            files = {key: config[key] for key in config if key not in other}
             names, _, _ = listed.setdefault(repr(files), ([], config, split))
             names.append(split)
     return [('+'.join(names), config, split) for names, config, split in listed.values()]
@@ -101,7 +103,7 @@ def look_through(dataset, split, name):
     """
     faults = Faults()
     try:
-        if type_name(dataset) == 'CocoDataset':
+        if reads_coco(dataset):
             faults, images = look_at_coco(dataset, split)
         else:
             images = list_images(dataset)
@@ -130,13 +132,11 @@ def look_at_coco(dataset, split):
         tuple[Faults, list]: What is wrong, and the images with their annotated sizes.
     """
     root = dataset.get('data_root') or ''
-    content = read_coco(Path(root, dataset['ann_file']), split)
-    names = [category['name'] for category in content['categories']]
-    faults = find_coco_faults(content, list_classes(dataset) or names)
+    content = read_coco(Path(root, dataset['ann_file']), split, loads_masks(dataset))
+    faults = find_coco_faults(content, list_classes(dataset))
     folder = Path(root, (dataset.get('data_prefix') or {}).get('img') or '')
     images = [
-        (str(folder / image['file_name']), (image['height'], image['width']))
-        for image in content['images']
+        (str(folder / image.file_name), (image.height, image.width)) for image in content.images
     ]
     return faults, images
 
@@ -151,7 +151,7 @@ def list_images(dataset):
         list[tuple[str, None]]: Their paths, without sizes; none where they are within other files,
         as those of CIFAR.
     """
-    built = DATASETS.build(dataset)
+    built = DATASETS.build({**dataset, 'pipeline': []})
     entries = [built.get_data_info(index) for index in range(len(built))]
     paths = [entry.get(key) for entry in entries for key in ('img_path', 'seg_map_path')]
     return [(path, None) for path in paths if path]

@@ -9,6 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from packaging.version import Version
 
+from mmevit.checks.classes import check_checkpoint_classes
 from mmevit.errors import CheckpointError, ConfigError, UserError, list_problems, shorten
 from mmevit.files import written_whole
 
@@ -153,8 +154,9 @@ class WholeCheckpointHook(Hook):
     """Refuse a checkpoint that does not fit the whole model, which mmengine would load in part."""
 
     def after_load_checkpoint(self, runner, checkpoint):
-        """Compare the checkpoint with the model."""
+        """Compare the checkpoint with the model, and its classes with those of the data."""
         check_fit(runner.model, checkpoint)
+        check_checkpoint_classes(checkpoint, runner.test_dataloader.dataset)
 
 
 def check_fit(model, checkpoint):

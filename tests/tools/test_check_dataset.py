@@ -79,7 +79,7 @@ def test_an_annotation_file_that_is_torn_is_told_beside_the_faults_of_others(loo
         'annotation file that cannot be read',
         'file that is empty',
     ]
-    assert 'is not a whole JSON file' in rows[0]['examples']
+    assert 'is not a valid JSON file' in rows[0]['examples']
 
 
 def test_class_folders_and_segments_are_looked_through_too(look_through, root):
