@@ -6,17 +6,20 @@ Ends with 0 if nothing is, with 1 if something would be lost or training would n
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from rich.progress import track
 
-from mmevit.checks.classes import list_classes
+from mmevit.checks.classes import check_classes, list_classes
 from mmevit.checks.coco import loads_masks, reads_coco
 from mmevit.datasets.coco import read_coco
 from mmevit.datasets.faults import (
     NO_LAYOUT,
+    OTHER_CLASSES,
     Faults,
     find_coco_faults,
     find_image_faults,
@@ -59,12 +62,23 @@ def main():
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
         for name, dataset, split in datasets:
             faults, num_images = look_through(dataset, split, name)
-            rows += make_rows(name, num_images, faults)
+            rows += make_rows(f'{name}, {num_images} images', faults)
+    rows += compare_classes(cfg, args.splits)
     note = f'Faults in the data of {args.config}.'
     print(f'{note}\n\n{format_table(rows, COLUMNS)}')
     if args.out:
         write_table(rows, COLUMNS, note, args.out)
     sys.exit(any(row['severity'] in ('fatal', 'fault') for row in rows))
+
+
+def compare_classes(cfg: Config, splits: Sequence[str]) -> list[dict]:
+    """Compare the classes of all data sets; makes a row if they differ."""
+    faults = Faults()
+    try:
+        check_classes(cfg, splits)
+    except ConfigError as error:
+        faults.add(OTHER_CLASSES, error)
+    return make_rows('all data', faults) if faults.counts else []
 
 
 def list_datasets(cfg, splits):
@@ -83,8 +97,8 @@ def list_datasets(cfg, splits):
         for dataset in find_datasets(dataloader.dataset) if dataloader else ():
             config = dataset.to_dict()
             # What differs between training and evaluation is not what is on the disk.
-            other = ('filter_cfg', 'pipeline', 'test_mode')
-            files = {key: config[key] for key in config if key not in other}
+            others = ('filter_cfg', 'pipeline', 'test_mode')
+            files = {key: config[key] for key in config if key not in others}
             names, _, _ = listed.setdefault(repr(files), ([], config, split))
             names.append(split)
     return [('+'.join(names), config, split) for names, config, split in listed.values()]
@@ -157,18 +171,17 @@ def list_images(dataset):
     return [(path, None) for path in paths if path]
 
 
-def make_rows(name, num_images, faults):
+def make_rows(data, faults):
     """Make the rows of one data set, the gravest first.
 
     Args:
-        name (str): Which it is of.
-        num_images (int): How many images it has.
+        data (str): Which it is of.
         faults (Faults): What is wrong.
 
     Returns:
         list[dict]: A row a kind of fault, one that says so if there is none.
     """
-    common = dict(data=f'{name}, {num_images} images')
+    common = dict(data=data)
     rows = [
         common
         | dict(

@@ -126,9 +126,10 @@ def check_images(content: CocoImages, ann_file: Path, folder: Path) -> None:
     names_by_folder = defaultdict(set)
     for image in content.images:
         parent, name = os.path.split(image.file_name)
-        names_by_folder[folder / parent].add(name)
+        names_by_folder[parent].add(name)
     missing = []
     for parent, names in names_by_folder.items():
+        parent = folder / parent
         # A pipe in the place of an image would be waited for.
         entries = os.scandir(parent) if parent.is_dir() else ()
         present = {entry.name for entry in entries if entry.is_file()}

@@ -40,6 +40,7 @@ SAME_IMAGE_ID = Kind('image id that another image has', STOPS, 'fatal')
 SAME_ANNOTATION_ID = Kind('annotation id that another one has', STOPS, 'fatal')
 SAME_CATEGORY = Kind('category whose id or name another one has', STOPS, 'fatal')
 OTHER_ORDER = Kind('class in another order than in the annotation file', STOPS, 'fatal')
+OTHER_CLASSES = Kind('data sets whose classes differ', STOPS, 'fatal')
 INFINITE_BOX = Kind('box or area that is infinite', STOPS, 'fatal')
 NO_MASK = Kind('annotation without segmentation, for a pipeline that loads masks', STOPS, 'fatal')
 OTHER_MASK_SIZE = Kind('mask of another size than its image', STOPS, 'fatal')
@@ -142,11 +143,12 @@ def find_coco_faults(content: CocoFile, classes: Sequence[str]) -> Faults:
     faults = Faults()
     images = {}
     for image in content.images:
+        known = images.setdefault(image.id, image)
         # The same entry twice is one image to mmdet.
-        if images.setdefault(image.id, image) != image:
+        if known is not image and known != image:
             faults.add(SAME_IMAGE_ID, f'image {image.id}')
     for image in images.values():
-        if image.height <= 0 or image.width <= 0:
+        if min(image.height, image.width) <= 0:
             faults.add(EMPTY_IMAGE, f'image {image.id}')
     find_category_faults(content.categories, classes, faults)
     if content.annotations is not None:
@@ -187,16 +189,16 @@ def find_annotation_faults(
     for number in list_repeated(annotation.id for annotation in content.annotations):
         faults.add(SAME_ANNOTATION_ID, f'annotation {number}')
     names = {category.id: category.name for category in content.categories}
+    empty = {number for number, image in images.items() if min(image.height, image.width) <= 0}
     annotated, learnt = set(), set()
     for annotation in content.annotations:
-        image = images.get(annotation.image_id)
-        if annotation.ignore or (image and min(image.height, image.width) <= 0):
+        if annotation.ignore or annotation.image_id in empty:
             continue
-        kind = annotation_fault(annotation, image, names)
+        kind = annotation_fault(annotation, images.get(annotation.image_id), names)
         if kind:
             faults.add(kind, f'annotation {annotation.id}')
         if kind is None or kind.consequence != LEFT_OUT:
-            annotated.add(image.id)
+            annotated.add(annotation.image_id)
             if not annotation.iscrowd:
                 learnt.add(names[annotation.category_id])
     for number in images:

@@ -12,6 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmevit.checkpoint import read_checkpoint
+from mmevit.checks.classes import check_checkpoint_classes
 from mmevit.errors import CheckpointError, TornCheckpointError, UserError, shorten
 from mmevit.files import UNFINISHED, remove_leftovers, written_whole
 from mmevit.utils.configs import type_name
@@ -78,7 +79,9 @@ class SafeCheckpointHook(CheckpointHook):
             }
 
     def after_load_checkpoint(self, runner, checkpoint):
-        """Take up the gradients of an unfinished accumulation."""
+        """Compare the classes, and take up the gradients of an unfinished accumulation."""
+        if runner._resume and hasattr(runner._train_loop, 'dataloader'):
+            check_checkpoint_classes(checkpoint, runner.train_dataloader.dataset)
         parameters = dict(unwrap(runner.model).named_parameters())
         for name, gradient in checkpoint.pop('gradients', {}).items():
             if runner._resume:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmevit.checks import check_config
 from mmevit.checks.classes import check_checkpoint_classes, check_classes
 from mmevit.checks.data import check_data
+from mmevit.engine import SafeCheckpointHook, WholeCheckpointHook
 from mmevit.errors import CheckpointError, ConfigError
 
 CONFIG = 'configs/retinanet_evit_m4_digits.py'
@@ -248,3 +250,28 @@ def test_the_classes_of_a_checkpoint_are_compared_with_the_data(meta):
         check_checkpoint_classes(checkpoint, data(dict(classes=REVERSED)))
     with pytest.raises(CheckpointError, match='but missing in the data'):
         check_checkpoint_classes(checkpoint, data(dict(classes=DIGITS), dict(classes=DIGITS[:9])))
+
+
+@pytest.mark.parametrize(
+    ('hook', 'is_resumed', 'is_refused'),
+    [
+        (WholeCheckpointHook(), False, True),
+        (SafeCheckpointHook(), True, True),
+        # In fine-tuning the classes may be others.
+        (SafeCheckpointHook(), False, False),
+    ],
+)
+def test_evaluation_and_resuming_with_other_classes_are_refused(hook, is_resumed, is_refused):
+    model = torch.nn.Linear(1, 1)
+    dataloader = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=REVERSED)))
+    runner = SimpleNamespace(
+        model=model,
+        _resume=is_resumed,
+        _train_loop=SimpleNamespace(dataloader=dataloader),
+        train_dataloader=dataloader,
+        test_dataloader=dataloader,
+    )
+    meta = dict(dataset_meta=dict(classes=DIGITS))
+    checkpoint = dict(meta=meta, state_dict=model.state_dict())
+    with pytest.raises(CheckpointError) if is_refused else contextlib.nullcontext():
+        hook.after_load_checkpoint(runner, checkpoint)
