@@ -61,7 +61,7 @@ def check_coco_metric(
 
     Args:
         ann_file: The annotation file of the metric.
-        datasets: Configs of the data sets that read COCO files.
+        datasets: Configs of the data sets.
         data_files: The annotation files of all data sets, empty if some are not known.
         split: ``'val'`` or ``'test'``.
 
@@ -69,7 +69,7 @@ def check_coco_metric(
         ConfigError: If it has other images, or classes that are missing or in another order.
     """
     content = parse_coco(ann_file, CocoImages)
-    for classes in map(list_classes, datasets):
+    for classes in filter(None, map(list_classes, datasets)):
         names = [category.name for category in content.categories if category.name in classes]
         place = f'the categories of {ann_file}, the annotation file of {split}_evaluator'
         if difference := find_difference(classes, 'metainfo.classes', names, place):

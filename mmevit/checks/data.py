@@ -128,5 +128,5 @@ def check_evaluator(evaluator, datasets, split):
     if is_local and type_name(evaluator) == 'CocoMetric':
         local = [dataset for dataset in datasets if reads_coco(dataset) and not is_remote(dataset)]
         files = [Path(dataset.get('data_root') or '', dataset['ann_file']) for dataset in local]
-        known = files if len(local) == len(datasets) else []
-        check_coco_metric(Path(ann_file), local, known, split)
+        is_known = len(local) == len(datasets)
+        check_coco_metric(Path(ann_file), datasets, files if is_known else [], split)
