@@ -6,15 +6,20 @@ Ends with 0 if nothing is, with 1 if something would be lost or training would n
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from rich.progress import track
 
-from mmevit.checks.coco import list_classes, read_coco
+from mmevit.checks.classes import check_classes, list_classes
+from mmevit.checks.coco import loads_masks, reads_coco
+from mmevit.datasets.coco import read_coco
 from mmevit.datasets.faults import (
     NO_LAYOUT,
+    OTHER_CLASSES,
     Faults,
     find_coco_faults,
     find_image_faults,
@@ -24,7 +29,7 @@ from mmevit.engine.launch import add_settings_argument, one_sentence_errors, rea
 from mmevit.errors import one_line
 from mmevit.files import check_ending
 from mmevit.tables import TABLES, format_table, write_table
-from mmevit.utils.configs import find_datasets, type_name
+from mmevit.utils.configs import find_datasets
 
 
 def parse_args():
@@ -57,12 +62,23 @@ def main():
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
         for name, dataset, split in datasets:
             faults, num_images = look_through(dataset, split, name)
-            rows += make_rows(name, num_images, faults)
+            rows += make_rows(f'{name}, {num_images} images', faults)
+    rows += compare_classes(cfg, args.splits)
     note = f'Faults in the data of {args.config}.'
     print(f'{note}\n\n{format_table(rows, COLUMNS)}')
     if args.out:
         write_table(rows, COLUMNS, note, args.out)
     sys.exit(any(row['severity'] in ('fatal', 'fault') for row in rows))
+
+
+def compare_classes(cfg: Config, splits: Sequence[str]) -> list[dict]:
+    """Compare the classes of all data sets; makes a row if they differ."""
+    faults = Faults()
+    try:
+        check_classes(cfg, splits)
+    except ConfigError as error:
+        faults.add(OTHER_CLASSES, error)
+    return make_rows('all data', faults) if faults.counts else []
 
 
 def list_datasets(cfg, splits):
@@ -73,16 +89,16 @@ def list_datasets(cfg, splits):
         splits (Sequence[str]): Which splits.
 
     Returns:
-        list[tuple[str, dict, str]]: For each its name, its config without a pipeline, and the first
-        split that has it.
+        list[tuple[str, dict, str]]: For each its name, its config, and the first split that has it.
     """
     listed = {}
     for split in splits:
         dataloader = cfg.get(f'{split}_dataloader')
         for dataset in find_datasets(dataloader.dataset) if dataloader else ():
-            config = {**dataset.to_dict(), 'pipeline': []}
+            config = dataset.to_dict()
             # What differs between training and evaluation is not what is on the disk.
-            files = {key: config[key] for key in config if key not in ('filter_cfg', 'test_mode')}
+            others = ('filter_cfg', 'pipeline', 'test_mode')
+            files = {key: config[key] for key in config if key not in others}
             names, _, _ = listed.setdefault(repr(files), ([], config, split))
             names.append(split)
     return [('+'.join(names), config, split) for names, config, split in listed.values()]
@@ -101,7 +117,7 @@ def look_through(dataset, split, name):
     """
     faults = Faults()
     try:
-        if type_name(dataset) == 'CocoDataset':
+        if reads_coco(dataset):
             faults, images = look_at_coco(dataset, split)
         else:
             images = list_images(dataset)
@@ -130,13 +146,11 @@ def look_at_coco(dataset, split):
         tuple[Faults, list]: What is wrong, and the images with their annotated sizes.
     """
     root = dataset.get('data_root') or ''
-    content = read_coco(Path(root, dataset['ann_file']), split)
-    names = [category['name'] for category in content['categories']]
-    faults = find_coco_faults(content, list_classes(dataset) or names)
+    content = read_coco(Path(root, dataset['ann_file']), split, loads_masks(dataset))
+    faults = find_coco_faults(content, list_classes(dataset))
     folder = Path(root, (dataset.get('data_prefix') or {}).get('img') or '')
     images = [
-        (str(folder / image['file_name']), (image['height'], image['width']))
-        for image in content['images']
+        (str(folder / image.file_name), (image.height, image.width)) for image in content.images
     ]
     return faults, images
 
@@ -151,24 +165,23 @@ def list_images(dataset):
         list[tuple[str, None]]: Their paths, without sizes; none where they are within other files,
         as those of CIFAR.
     """
-    built = DATASETS.build(dataset)
+    built = DATASETS.build({**dataset, 'pipeline': []})
     entries = [built.get_data_info(index) for index in range(len(built))]
     paths = [entry.get(key) for entry in entries for key in ('img_path', 'seg_map_path')]
     return [(path, None) for path in paths if path]
 
 
-def make_rows(name, num_images, faults):
+def make_rows(data, faults):
     """Make the rows of one data set, the gravest first.
 
     Args:
-        name (str): Which it is of.
-        num_images (int): How many images it has.
+        data (str): Which it is of.
         faults (Faults): What is wrong.
 
     Returns:
         list[dict]: A row a kind of fault, one that says so if there is none.
     """
-    common = dict(data=f'{name}, {num_images} images')
+    common = dict(data=data)
     rows = [
         common
         | dict(

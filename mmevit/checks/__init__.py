@@ -4,6 +4,7 @@ import os
 
 from mmevit.errors import told_as_config_errors
 
+from .classes import check_classes
 from .data import check_data
 from .devices import check_device, check_mixed_precision
 from .models import (
@@ -46,3 +47,4 @@ def check_config(cfg, splits):
         warn_of_other_pixels(cfg)
     for split in splits:
         check_data(cfg, split)
+    check_classes(cfg, splits)

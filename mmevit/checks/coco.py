@@ -1,75 +1,37 @@
 """Check COCO annotation files and the images that they name."""
 
-import json
 import logging
 import os
 from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.logging import print_log
 
+from mmevit.datasets.coco import CocoImages, parse_coco, read_coco
 from mmevit.datasets.faults import find_coco_faults
 from mmevit.errors import ConfigError, shorten
+from mmevit.utils.configs import type_name
 
-# What mmdet's CocoDataset reads of each entry.
-COCO_FIELDS = dict(
-    images={'id', 'file_name', 'height', 'width'},
-    annotations={'id', 'image_id', 'category_id', 'bbox', 'area'},
-    categories={'id', 'name'},
-)
+from .classes import find_difference, find_type, inherits_from, list_classes
 
 
-def read_coco(ann_file, split):
-    """Read a COCO annotation file and check its layout.
+def check_coco(dataset: dict, ann_file: Path, folder: Path, split: str) -> None:
+    """Check an annotation file, and warn of what mmdet leaves out.
 
     Args:
-        ann_file (Path): The annotation file.
-        split (str): What it is for: a test set needs no annotations.
-
-    Returns:
-        dict: Its content.
-
-    Raises:
-        ConfigError: If it does not parse, or lacks a part or a field.
-    """
-    try:
-        content = json.loads(ann_file.read_bytes())
-    except ValueError as error:
-        raise ConfigError(
-            f'{ann_file} is not a whole JSON file ({error}): copy or download it again'
-        ) from error
-    parts = [part for part in COCO_FIELDS if part != 'annotations' or split != 'test']
-    for part in parts:
-        entries = content.get(part) if isinstance(content, dict) else None
-        if not isinstance(entries, list) or not entries:
-            raise ConfigError(
-                f"{ann_file} has no {part}: expected is COCO's layout, an object with the lists "
-                f'{", ".join(parts)}'
-            )
-        fields = COCO_FIELDS[part]
-        for index, entry in enumerate(entries):
-            if not isinstance(entry, dict) or not fields <= entry.keys():
-                raise ConfigError(
-                    f"{ann_file} is not in COCO's layout: {part}[{index}] needs "
-                    f'{", ".join(sorted(fields))}'
-                )
-    return content
-
-
-def check_coco(dataset, content, ann_file):
-    """Check that mmdet reads from an annotation file what it says, and warn of what it leaves out.
-
-    Args:
-        dataset (dict): Config of a ``CocoDataset``.
-        content (dict): What is in the annotation file.
-        ann_file (Path): The annotation file.
+        dataset: Config of a ``CocoDataset``.
+        ann_file: Its annotation file.
+        folder: Folder that the names of its images start from.
+        split: ``'train'``, ``'val'`` or ``'test'``.
 
     Raises:
-        ConfigError: If nothing can be trained on it, or classes would be mistaken.
+        ConfigError: If nothing can be trained on it, classes would be mistaken, or an image is
+            missing.
     """
     classes = list_classes(dataset)
-    if classes is None:
-        return
-    names = [category['name'] for category in content['categories']]
+    content = read_coco(ann_file, split, loads_masks(dataset))
+    names = [category.name for category in content.categories]
     if not set(classes) & set(names):
         raise ConfigError(
             f'{ann_file} has the categories {shorten(names)}, but the data set has the classes '
@@ -89,46 +51,91 @@ def check_coco(dataset, content, ann_file):
             logger='current',
             level=logging.WARNING,
         )
+    check_images(content, ann_file, folder)
 
 
-def list_classes(dataset):
-    """List the classes of a COCO data set.
+def check_coco_metric(
+    ann_file: Path, datasets: Sequence[dict], data_files: Sequence[Path], split: str
+) -> None:
+    """Check that the annotation file of a ``CocoMetric`` fits the data.
 
     Args:
-        dataset (dict): Config of a ``CocoDataset``.
+        ann_file: The annotation file of the metric.
+        datasets: Configs of the data sets.
+        data_files: The annotation files of all data sets, empty if some are not known.
+        split: ``'val'`` or ``'test'``.
 
-    Returns:
-        Sequence[str] | None: Their names, or None where the config names a file that lists them.
+    Raises:
+        ConfigError: If it has other images, or classes that are missing or in another order.
     """
-    from mmdet.datasets import CocoDataset
+    content = parse_coco(ann_file, CocoImages)
+    for classes in filter(None, map(list_classes, datasets)):
+        names = [category.name for category in content.categories if category.name in classes]
+        place = f'the categories of {ann_file}, the annotation file of {split}_evaluator'
+        if difference := find_difference(classes, 'metainfo.classes', names, place):
+            raise ConfigError(
+                f'{difference}. List each class in the categories of the file, in the order of '
+                'metainfo.classes, also those without annotations'
+            )
+    if not data_files or any(map(ann_file.samefile, data_files)):
+        return
+    own = name_images(content)
+    images = {}
+    for path in data_files:
+        images |= name_images(parse_coco(path, CocoImages))
+    if differing := [number for number in own | images if own.get(number) != images.get(number)]:
+        raise ConfigError(
+            f'{split}_evaluator.ann_file, {ann_file}, and the {split} data have different images '
+            f'for {len(differing)} ids, such as {differing[0]}. Name the annotation file of the '
+            f'{split} data in {split}_evaluator.ann_file'
+        )
 
-    classes = (CocoDataset.METAINFO | (dataset.get('metainfo') or {}))['classes']
-    return None if isinstance(classes, str) else classes
+
+def name_images(content: CocoImages) -> dict:
+    """Map the ids of the images to the names of their files, without folders."""
+    return {image.id: os.path.basename(image.file_name) for image in content.images}
 
 
-def check_images(content, ann_file, folder):
+def reads_coco(dataset: dict) -> bool:
+    """Whether a data set reads its annotation file as ``CocoDataset`` does."""
+    kind = find_type(dataset)
+    return inherits_from(kind, 'mmdet', 'CocoDataset') and (
+        kind.load_data_list.__qualname__ == 'CocoDataset.load_data_list'
+    )
+
+
+def loads_masks(dataset: dict) -> bool:
+    """Whether the pipeline of a data set loads the masks of objects."""
+    return any(
+        type_name(step) == 'LoadAnnotations' and step.get('with_mask', False)
+        for step in dataset.get('pipeline') or ()
+    )
+
+
+def check_images(content: CocoImages, ann_file: Path, folder: Path) -> None:
     """Check that the images that an annotation file names are there.
 
     Args:
-        content (dict): What is in the annotation file.
-        ann_file (Path): The annotation file.
-        folder (Path): Folder that the names of the images start from.
+        content: What is in the annotation file.
+        ann_file: The annotation file.
+        folder: Folder that the names of the images start from.
 
     Raises:
         ConfigError: If one is not.
     """
     names_by_folder = defaultdict(set)
-    for image in content['images']:
-        path = folder / image['file_name']
-        names_by_folder[path.parent].add(path.name)
+    for image in content.images:
+        parent, name = os.path.split(image.file_name)
+        names_by_folder[parent].add(name)
     missing = []
     for parent, names in names_by_folder.items():
-        entries = os.scandir(parent) if parent.is_dir() else ()
+        parent = folder / parent
         # A pipe in the place of an image would be waited for.
-        present = {entry.name for entry in entries if os.path.isfile(entry)}
+        entries = os.scandir(parent) if parent.is_dir() else ()
+        present = {entry.name for entry in entries if entry.is_file()}
         missing += [str(parent / name) for name in sorted(names - present)]
     if missing:
         raise ConfigError(
-            f'{ann_file} names {len(missing)} of {len(content["images"])} images that are not '
-            f'there, such as {missing[0]}: put the images into {folder}, or mend data_prefix'
+            f'{ann_file} names {len(missing)} of {len(content.images)} images that are not '
+            f'there, such as {missing[0]}: put the images into {folder}, or correct data_prefix'
         )

@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
-from mmevit.errors import ConfigError
-from mmevit.utils.configs import as_list, find_datasets, type_name
+from mmengine.registry import DefaultScope
 
-from .coco import check_coco, check_images, read_coco
+from mmevit.errors import ConfigError
+from mmevit.utils.configs import as_list, find_datasets, is_remote, type_name
+
+from .coco import check_coco, check_coco_metric, reads_coco
 
 DIGITS_CONFIGS = dict(
     mmdet='configs/retinanet_evit_m4_digits.py',
@@ -30,10 +32,12 @@ def check_data(cfg, split):
     if dataloader is None:
         return
     try:
-        for dataset in find_datasets(dataloader['dataset']):
-            check_dataset(dataset, split)
-        for evaluator in as_list(cfg.get(f'{split}_evaluator') or []):
-            check_evaluator(evaluator, split)
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+            datasets = list(find_datasets(dataloader['dataset']))
+            for dataset in datasets:
+                check_dataset(dataset, split)
+            for evaluator in as_list(cfg.get(f'{split}_evaluator') or []):
+                check_evaluator(evaluator, datasets, split)
     except ConfigError as error:
         digits_config = DIGITS_CONFIGS.get(cfg.get('default_scope'), DIGITS_CONFIGS['mmdet'])
         raise ConfigError(
@@ -53,9 +57,8 @@ def check_dataset(dataset, split):
     """
     root = dataset.get('data_root') or ''
     ann_file = dataset.get('ann_file') or ''
-    is_remote = dataset.get('backend_args') or '://' in root + ann_file
     is_downloaded = type_name(dataset) in SELF_DOWNLOADING and dataset.get('download', True)
-    if is_remote or is_downloaded:
+    if is_remote(dataset) or is_downloaded:
         return
     classes = (dataset.get('metainfo') or {}).get('classes')
     # mmengine only warns, and takes each letter for a class.
@@ -75,11 +78,8 @@ def check_dataset(dataset, split):
                 f'The {split} data is not whole, {path} is missing: what is expected is '
                 f'{" and ".join(map(str, paths))}'
             )
-    if type_name(dataset) == 'CocoDataset' and ann_file:
-        path = Path(root, ann_file)
-        content = read_coco(path, split)
-        check_coco(dataset, content, path)
-        check_images(content, path, Path(root, prefixes.get('img', '')))
+    if ann_file and reads_coco(dataset):
+        check_coco(dataset, Path(root, ann_file), Path(root, prefixes.get('img', '')), split)
 
 
 def fixed_layout(dataset, root):
@@ -110,17 +110,23 @@ def fixed_layout(dataset, root):
     return layouts.get(type_name(dataset), [])
 
 
-def check_evaluator(evaluator, split):
-    """Check that an evaluator's own annotation file, if it has one, is there.
+def check_evaluator(evaluator, datasets, split):
+    """Check that an evaluator's own annotation file, if it has one, is there and fits the data.
 
     Args:
         evaluator (dict): Config of a metric.
+        datasets (list[dict]): Configs of the data sets that it measures on.
         split (str): What it is for.
 
     Raises:
-        ConfigError: If it is missing.
+        ConfigError: If it is missing or does not fit.
     """
     ann_file = evaluator.get('ann_file') or ''
     is_local = ann_file and '://' not in ann_file and not evaluator.get('backend_args')
     if is_local and not os.path.exists(ann_file):
         raise ConfigError(f'{split}_evaluator.ann_file, {ann_file}, is missing')
+    if is_local and type_name(evaluator) == 'CocoMetric':
+        local = [dataset for dataset in datasets if reads_coco(dataset) and not is_remote(dataset)]
+        files = [Path(dataset.get('data_root') or '', dataset['ann_file']) for dataset in local]
+        is_known = len(local) == len(datasets)
+        check_coco_metric(Path(ann_file), datasets, files if is_known else [], split)

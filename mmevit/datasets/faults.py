@@ -3,11 +3,15 @@
 import math
 import os
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import mmcv
 import numpy as np
 from PIL import Image
+
+from .coco import Annotation, Category, CocoFile, MaskAnnotation, RunLengths
+from .coco import Image as ImageEntry
 
 # Larger images are taken as unreadable: a hundred of them in memory are 30 GB.
 MAX_PIXELS = 100_000_000
@@ -36,10 +40,14 @@ SAME_IMAGE_ID = Kind('image id that another image has', STOPS, 'fatal')
 SAME_ANNOTATION_ID = Kind('annotation id that another one has', STOPS, 'fatal')
 SAME_CATEGORY = Kind('category whose id or name another one has', STOPS, 'fatal')
 OTHER_ORDER = Kind('class in another order than in the annotation file', STOPS, 'fatal')
-NO_BOX = Kind('box that is not four finite numbers', STOPS, 'fatal')
-NO_IMAGE_SIZE = Kind('image whose height and width are not numbers', STOPS, 'fatal')
+OTHER_CLASSES = Kind('data sets whose classes differ', STOPS, 'fatal')
+INFINITE_BOX = Kind('box or area that is infinite', STOPS, 'fatal')
+NO_MASK = Kind('annotation without segmentation, for a pipeline that loads masks', STOPS, 'fatal')
+OTHER_MASK_SIZE = Kind('mask of another size than its image', STOPS, 'fatal')
+NOTHING_TO_LEARN = Kind(
+    'file whose annotations are all iscrowd, left out or of no class', STOPS, 'fatal'
+)
 NAN_BOX = Kind('box with NaN', LEFT_OUT)
-OTHER_MASK_SIZE = Kind('mask of another size than its image', 'ends training of masks')
 EMPTY_BOX = Kind('box or area of less than one pixel', LEFT_OUT)
 BOX_OUTSIDE = Kind('box outside its image', LEFT_OUT)
 UNKNOWN_IMAGE = Kind('annotation of an image that is not listed', LEFT_OUT)
@@ -118,58 +126,47 @@ class Faults:
         )
 
 
-def find_coco_faults(content, classes):
+def find_coco_faults(content: CocoFile, classes: Sequence[str]) -> Faults:
     """Find what is wrong in the content of a COCO annotation file.
 
     Args:
-        content (dict): Lists ``images``, ``categories`` and, but for a test set, ``annotations``,
-            whose entries have the fields of COCO.
-        classes (Sequence[str]): The classes of the data set, in order.
-
-    Returns:
-        Faults: What was found.
+        content: What was read; masks are checked if they were read.
+        classes: The classes of the data set, in order.
 
     Example:
-        >>> images = [dict(id=1, file_name=name, height=8, width=8) for name in ('a.png', 'b.png')]
-        >>> content = dict(images=images, categories=[dict(id=1, name='cat')])
+        >>> from mmevit.datasets.coco import Category, CocoFile, Image
+        >>> images = [Image(1, name, height=8, width=8) for name in ('a.png', 'b.png')]
+        >>> content = CocoFile(images, [Category(1, 'cat')])
         >>> find_coco_faults(content, ['cat']).describe([SAME_IMAGE_ID])
         '1 x image id that another image has (image 1)'
     """
     faults = Faults()
-    annotations = content.get('annotations') or []
     images = {}
-    for image in content['images']:
+    for image in content.images:
+        known = images.setdefault(image.id, image)
         # The same entry twice is one image to mmdet.
-        if images.setdefault(image['id'], image) != image:
-            faults.add(SAME_IMAGE_ID, f'image {image["id"]}')
-    for number, count in Counter(annotation['id'] for annotation in annotations).items():
-        if count > 1:
-            faults.add(SAME_ANNOTATION_ID, f'annotation {number}')
-    find_category_faults(content['categories'], classes, faults)
+        if known is not image and known != image:
+            faults.add(SAME_IMAGE_ID, f'image {image.id}')
     for image in images.values():
-        if kind := size_fault(image):
-            faults.add(kind, f'image {image["id"]}')
-    names = {category['id']: category['name'] for category in content['categories']}
-    usable = [
-        annotation
-        for annotation in annotations
-        if is_usable(annotation, images.get(annotation['image_id']), names, faults)
-    ]
-    if content.get('annotations') is not None:
-        find_unannotated(usable, images, names, classes, faults)
+        if min(image.height, image.width) <= 0:
+            faults.add(EMPTY_IMAGE, f'image {image.id}')
+    find_category_faults(content.categories, classes, faults)
+    if content.annotations is not None:
+        find_annotation_faults(content, images, classes, faults)
     return faults
 
 
-def find_category_faults(categories, classes, faults):
+def find_category_faults(
+    categories: Sequence[Category], classes: Sequence[str], faults: Faults
+) -> None:
     """Compare categories with the classes of a data set.
 
     mmdet numbers the categories that are among the classes as they stand in the file, so that a
     class that is missing, or stands elsewhere, would give all after it the name of another.
     """
-    names = [category['name'] for category in categories]
-    for value, count in Counter(category['id'] for category in categories).items():
-        if count > 1:
-            faults.add(SAME_CATEGORY, value)
+    names = [category.name for category in categories]
+    for value in list_repeated(category.id for category in categories):
+        faults.add(SAME_CATEGORY, value)
     for name in classes:
         if names.count(name) > 1:
             faults.add(SAME_CATEGORY, name)
@@ -185,97 +182,77 @@ def find_category_faults(categories, classes, faults):
             faults.add(MISSING_CLASS, name)
 
 
-def size_fault(image):
-    """Say what is wrong with the annotated size of an image.
-
-    Args:
-        image (dict): The image.
-
-    Returns:
-        Kind | None: What is, if anything.
-    """
-    sides = (image['height'], image['width'])
-    if not all(isinstance(side, (int, float)) for side in sides):
-        return NO_IMAGE_SIZE
-    return None if all(side > 0 for side in sides) else EMPTY_IMAGE
-
-
-def is_usable(annotation, image, names, faults):
-    """Find what is wrong with an annotation.
-
-    Args:
-        annotation (dict): The annotation.
-        image (dict | None): Its image, if that is listed.
-        names (dict): Names of the categories by their ids.
-        faults (Faults): Is added to.
-
-    Returns:
-        bool: Whether mmdet uses it.
-    """
-    name = f'annotation {annotation["id"]}'
-    if annotation.get('ignore'):
-        return False
-    if image is None:
-        faults.add(UNKNOWN_IMAGE, name)
-    elif annotation['category_id'] not in names:
-        faults.add(UNKNOWN_CATEGORY, name)
-    elif size_fault(image):
-        return False
-    elif kind := box_fault(annotation, image):
-        faults.add(kind, name)
-        return kind is BOX_ACROSS
-    elif has_other_size(annotation.get('segmentation'), image):
-        faults.add(OTHER_MASK_SIZE, name)
-    else:
-        return True
-    return False
-
-
-def box_fault(annotation, image):
-    """Say what is wrong with the box of an annotation.
-
-    Args:
-        annotation (dict): The annotation.
-        image (dict): Its image.
-
-    Returns:
-        Kind | None: What is, if anything.
-    """
-    box, sides = annotation['bbox'], (image['width'], image['height'])
-    numbers = (*box, annotation['area']) if isinstance(box, (list, tuple)) else ()
-    if len(numbers) != 5 or not all(isinstance(number, (int, float)) for number in numbers):
-        return NO_BOX
-    if any(map(math.isnan, numbers)):
-        return NAN_BOX
-    if any(map(math.isinf, numbers)):
-        return NO_BOX
-    left, top, width, height = box
-    if width < 1 or height < 1 or annotation['area'] <= 0:
-        return EMPTY_BOX
-    right, bottom = left + width, top + height
-    if min(right, sides[0]) <= max(left, 0) or min(bottom, sides[1]) <= max(top, 0):
-        return BOX_OUTSIDE
-    # Annotators round, by up to a pixel.
-    is_across = left < -1 or top < -1 or right > sides[0] + 1 or bottom > sides[1] + 1
-    return BOX_ACROSS if is_across else None
-
-
-def has_other_size(segmentation, image):
-    """Whether a run-length encoded mask is of another size than its image."""
-    is_encoded = isinstance(segmentation, dict) and 'size' in segmentation
-    return is_encoded and list(segmentation['size']) != [image['height'], image['width']]
-
-
-def find_unannotated(annotations, images, names, classes, faults):
-    """Find images and classes of which there are no annotations."""
-    annotated = {annotation['image_id'] for annotation in annotations}
+def find_annotation_faults(
+    content: CocoFile, images: dict, classes: Sequence[str], faults: Faults
+) -> None:
+    """Find annotations that mmdet leaves out or stops at, and images and classes without any."""
+    for number in list_repeated(annotation.id for annotation in content.annotations):
+        faults.add(SAME_ANNOTATION_ID, f'annotation {number}')
+    names = {category.id: category.name for category in content.categories}
+    empty = {number for number, image in images.items() if min(image.height, image.width) <= 0}
+    annotated, learnt = set(), set()
+    for annotation in content.annotations:
+        if annotation.ignore or annotation.image_id in empty:
+            continue
+        kind = annotation_fault(annotation, images.get(annotation.image_id), names)
+        if kind:
+            faults.add(kind, f'annotation {annotation.id}')
+        if kind is None or kind.consequence != LEFT_OUT:
+            annotated.add(annotation.image_id)
+            if not annotation.iscrowd:
+                learnt.add(names[annotation.category_id])
     for number in images:
         if number not in annotated:
             faults.add(NO_ANNOTATIONS, f'image {number}')
-    used = {names[annotation['category_id']] for annotation in annotations}
     for name in classes:
-        if name in names.values() and name not in used:
+        if name in names.values() and name not in learnt:
             faults.add(NO_EXAMPLES, name)
+    if content.annotations and learnt.isdisjoint(classes):
+        faults.add(NOTHING_TO_LEARN, f'{len(content.annotations)} annotations')
+
+
+def list_repeated(values: Iterable) -> list:
+    """List the values that occur more than once."""
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+def annotation_fault(annotation: Annotation, image: ImageEntry | None, names: dict) -> Kind | None:
+    """Say what is wrong with an annotation; ``names`` are those of the categories by their ids."""
+    if image is None:
+        return UNKNOWN_IMAGE
+    if annotation.category_id not in names:
+        return UNKNOWN_CATEGORY
+    kind = box_fault(annotation, image)
+    # Masks of boxes that are left out are not loaded.
+    if isinstance(annotation, MaskAnnotation) and kind in (None, BOX_ACROSS):
+        return mask_fault(annotation, image) or kind
+    return kind
+
+
+def box_fault(annotation: Annotation, image: ImageEntry) -> Kind | None:
+    """Say what is wrong with the box of an annotation."""
+    left, top, width, height = annotation.bbox
+    right, bottom = left + width, top + height
+    if not math.isfinite(right + bottom + annotation.area):
+        numbers = (*annotation.bbox, annotation.area)
+        return NAN_BOX if any(map(math.isnan, numbers)) else INFINITE_BOX
+    if width < 1 or height < 1 or annotation.area <= 0:
+        return EMPTY_BOX
+    if right <= 0 or bottom <= 0 or left >= image.width or top >= image.height:
+        return BOX_OUTSIDE
+    # Annotators round, by up to a pixel.
+    if left < -1 or top < -1 or right > image.width + 1 or bottom > image.height + 1:
+        return BOX_ACROSS
+    return None
+
+
+def mask_fault(annotation: MaskAnnotation, image: ImageEntry) -> Kind | None:
+    """Say what is wrong with the mask of an annotation."""
+    mask = annotation.segmentation
+    if not mask:
+        return NO_MASK
+    sizes = (None, [image.height, image.width])
+    return OTHER_MASK_SIZE if isinstance(mask, RunLengths) and mask.size not in sizes else None
 
 
 def find_image_faults(path, size=None):

@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 from packaging.version import Version
 
 from mmevit.checkpoint.fitting import leave_out_other_heads
+from mmevit.checks.classes import check_checkpoint_classes
 from mmevit.errors import CheckpointError, ConfigError, UserError, list_problems, shorten
 from mmevit.files import written_whole
 
@@ -154,25 +155,27 @@ class WholeCheckpointHook(Hook):
     """Refuse a checkpoint that does not fit the whole model, which mmengine would load in part."""
 
     def after_load_checkpoint(self, runner, checkpoint):
-        """Compare the checkpoint with the model."""
+        """Compare the checkpoint with the model, and its classes with those of the data."""
         check_fit(runner.model, checkpoint)
+        check_checkpoint_classes(checkpoint, runner.test_dataloader.dataset)
 
 
 @HOOKS.register_module()
 class TrainingWeightsHook(Hook):
     """Check the weights that training starts from.
 
-    To resume, the checkpoint must fit the whole model. Otherwise the weights of a head for other
-    classes are left out, with a warning.
+    To resume, the checkpoint must fit the whole model and have the classes of the data. Otherwise
+    the weights of a head for other classes are left out, with a warning.
     """
 
     # Before hooks that load the checkpoint too, as EMAHook does.
     priority = 'HIGH'
 
     def after_load_checkpoint(self, runner, checkpoint):
-        """Compare the checkpoint with the model."""
+        """Compare the checkpoint with the model and, to resume, with the data."""
         if runner.cfg.get('resume'):
             check_fit(runner.model, checkpoint)
+            check_checkpoint_classes(checkpoint, runner.train_dataloader.dataset)
         else:
             leave_out_other_heads(unwrap(runner.model), checkpoint)
 

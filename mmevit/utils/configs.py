@@ -54,3 +54,14 @@ def find_datasets(dataset):
             yield from find_datasets(part)
     else:
         yield dataset
+
+
+def is_remote(dataset: dict) -> bool:
+    """Whether the files of a data set are not on this machine.
+
+    Example:
+        >>> is_remote(dict(data_root='s3://bucket/coco'))
+        True
+    """
+    paths = (dataset.get('data_root') or '') + (dataset.get('ann_file') or '')
+    return bool(dataset.get('backend_args')) or '://' in paths

@@ -1,12 +1,14 @@
 import json
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
 from PIL import Image
 
 from mmevit.datasets import faults
+from mmevit.datasets.coco import CocoFile, CocoMaskFile
 from mmevit.datasets.faults import find_coco_faults, find_image_faults
 
 
@@ -27,6 +29,10 @@ def make_content(**changes):
     return content
 
 
+def find_faults(content, classes=('cat', 'dog'), layout=CocoFile):
+    return find_coco_faults(msgspec.convert(content, layout), classes)
+
+
 NAN, INF = math.nan, math.inf
 
 
@@ -37,15 +43,11 @@ NAN, INF = math.nan, math.inf
         (dict(annotations=dict(id=2)), faults.SAME_ANNOTATION_ID),
         (dict(categories=dict(id=2)), faults.SAME_CATEGORY),
         (dict(categories=dict(name='dog')), faults.SAME_CATEGORY),
-        (dict(images=dict(height='60')), faults.NO_IMAGE_SIZE),
         (dict(images=dict(width=0)), faults.EMPTY_IMAGE),
         (dict(annotations=dict(image_id=7)), faults.UNKNOWN_IMAGE),
         (dict(annotations=dict(category_id=7)), faults.UNKNOWN_CATEGORY),
-        (dict(annotations=dict(bbox=[1, 2, 3])), faults.NO_BOX),
-        (dict(annotations=dict(bbox='box')), faults.NO_BOX),
-        (dict(annotations=dict(bbox=['1', 2, 3, 4])), faults.NO_BOX),
-        (dict(annotations=dict(bbox=[1, 2, INF, 4])), faults.NO_BOX),
-        (dict(annotations=dict(area=None)), faults.NO_BOX),
+        (dict(annotations=dict(bbox=[1, 2, INF, 4])), faults.INFINITE_BOX),
+        (dict(annotations=dict(area=INF)), faults.INFINITE_BOX),
         (dict(annotations=dict(bbox=[NAN, 2, 3, 4])), faults.NAN_BOX),
         (dict(annotations=dict(bbox=[1, 2, 3, NAN])), faults.NAN_BOX),
         (dict(annotations=dict(bbox=[1, 2, 0, 4])), faults.EMPTY_BOX),
@@ -54,14 +56,10 @@ NAN, INF = math.nan, math.inf
         (dict(annotations=dict(bbox=[-30, 2, 20, 20])), faults.BOX_OUTSIDE),
         (dict(annotations=dict(bbox=[2, 61, 20, 20])), faults.BOX_OUTSIDE),
         (dict(annotations=dict(bbox=[-10, 2, 20, 20])), faults.BOX_ACROSS),
-        (
-            dict(annotations=dict(segmentation=dict(size=[80, 60], counts='a'))),
-            faults.OTHER_MASK_SIZE,
-        ),
     ],
 )
 def test_a_fault_is_counted_as_what_it_is(changes, kind):
-    found = find_coco_faults(make_content(**changes), ('cat', 'dog'))
+    found = find_faults(make_content(**changes))
     assert found.counts[kind] == 1
     others = {other for other in found.counts if other.severity != 'note'} - {kind}
     # What else it entails: another id leaves a gap, another name a class without a category.
@@ -70,7 +68,7 @@ def test_a_fault_is_counted_as_what_it_is(changes, kind):
 
 
 def test_a_file_without_faults_has_none():
-    assert not find_coco_faults(make_content(), ('cat', 'dog')).counts
+    assert not find_faults(make_content()).counts
 
 
 @pytest.mark.parametrize(
@@ -83,7 +81,7 @@ def test_a_file_without_faults_has_none():
     ],
 )
 def test_classes_that_mmdet_would_mistake_are_told_from_those_that_it_lacks(classes, kind):
-    assert kind in find_coco_faults(make_content(), classes).counts
+    assert kind in find_faults(make_content(), classes).counts
 
 
 @pytest.mark.parametrize(
@@ -104,7 +102,7 @@ def test_classes_that_mmdet_would_mistake_are_told_from_those_that_it_lacks(clas
 )
 def test_mmdet_leaves_out_what_is_said_to_be_left_out(box, tmp_path):
     content = make_content(annotations=dict(bbox=box))
-    found = find_coco_faults(content, ('cat', 'dog'))
+    found = find_faults(content)
     (tmp_path / 'a.json').write_text(json.dumps(content))
     dataset = CocoDataset(
         ann_file=str(tmp_path / 'a.json'),
@@ -114,6 +112,48 @@ def test_mmdet_leaves_out_what_is_said_to_be_left_out(box, tmp_path):
     )
     is_left_out = not dataset.get_data_info(0)['instances']
     assert is_left_out == bool(found.of('fault'))
+
+
+SQUARE = [[10, 10, 30, 10, 30, 40, 10, 40]]
+
+
+@pytest.mark.parametrize(
+    ('segmentation', 'kind'),
+    [
+        (dict(size=[80, 60], counts='a'), faults.OTHER_MASK_SIZE),
+        (dict(size=[60, 80], counts='a'), None),
+        (SQUARE, None),
+        ([], faults.NO_MASK),
+        (None, faults.NO_MASK),
+    ],
+)
+def test_masks_are_looked_at_for_a_pipeline_that_loads_them_only(segmentation, kind):
+    content = make_content()
+    for annotation in content['annotations']:
+        annotation['segmentation'] = SQUARE
+    content['annotations'][0]['segmentation'] = segmentation
+    assert not find_faults(content).counts
+    found = find_faults(content, layout=CocoMaskFile)
+    assert found.counts == ({kind: 1} if kind else {})
+    assert found.of('fatal') == ([kind] if kind else [])
+
+
+def test_annotations_without_segmentation_are_counted_for_masks():
+    found = find_faults(make_content(), layout=CocoMaskFile)
+    assert found.counts == {faults.NO_MASK: 3}
+
+
+@pytest.mark.parametrize('change', [dict(iscrowd=1), dict(bbox=[1, 2, 0, 0]), dict(ignore=1)])
+def test_annotations_of_which_none_is_learnt_are_fatal(change):
+    content = make_content()
+    for annotation in content['annotations'][:2]:
+        annotation.update(change)
+    found = find_faults(content)
+    assert not found.of('fatal') and found.counts[faults.NO_EXAMPLES] == 1
+    content['annotations'][2].update(change)
+    found = find_faults(content)
+    assert found.of('fatal') == [faults.NOTHING_TO_LEARN]
+    assert '3 annotations' in found.describe(found.of('fatal'))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 DETECTOR = 'configs/retinanet_evit_m4_digits.py'
+MASK_DETECTOR = 'configs/mask-rcnn_evit_m4_digits.py'
 CLASSIFIER = 'configs/evit_m0_digits.py'
 
 
@@ -20,11 +21,11 @@ def root(digits, tmp_path):
 def look_through(root, monkeypatch, tmp_path, capsys):
     """Run the command in this process; returns its status, its rows and what it printed."""
 
-    def run(config, *arguments, data_root=root):
+    def run(config, *arguments, data_root=root, options=()):
         splits = ('train', 'val', 'test')
-        options = [f'{split}_dataloader.dataset.data_root={data_root}' for split in splits]
+        roots = [f'{split}_dataloader.dataset.data_root={data_root}' for split in splits]
         out = tmp_path / 'faults.json'
-        arguments = [config, *arguments, '--out', out, '--cfg-options', *options]
+        arguments = [config, *arguments, '--out', out, '--cfg-options', *roots, *options]
         monkeypatch.setattr(sys, 'argv', ['check_dataset.py', *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
             runpy.run_path('tools/check_dataset.py', run_name='__main__')
@@ -79,7 +80,48 @@ def test_an_annotation_file_that_is_torn_is_told_beside_the_faults_of_others(loo
         'annotation file that cannot be read',
         'file that is empty',
     ]
-    assert 'is not a whole JSON file' in rows[0]['examples']
+    assert 'is not a valid JSON file' in rows[0]['examples']
+
+
+def edit_annotations(root, change, split='train'):
+    path = root / f'annotations/instances_{split}.json'
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_masks_that_a_mask_rcnn_would_not_find_are_counted(look_through, root):
+    def remove_masks(content):
+        for annotation in content['annotations'][:3]:
+            del annotation['segmentation']
+
+    edit_annotations(root, remove_masks)
+    status, rows, _ = look_through(DETECTOR, '--splits', 'train')
+    assert (status, rows[0]['fault']) == (0, 'none')
+    status, rows, _ = look_through(MASK_DETECTOR, '--splits', 'train')
+    assert status == 1
+    assert [(row['count'], row['fault'], row['severity']) for row in rows] == [
+        (3, 'annotation without segmentation, for a pipeline that loads masks', 'fatal')
+    ]
+
+
+def test_annotations_that_are_all_crowds_are_told(look_through, root):
+    def make_crowds(content):
+        for annotation in content['annotations']:
+            annotation['iscrowd'] = 1
+
+    edit_annotations(root, make_crowds)
+    status, rows, _ = look_through(DETECTOR, '--splits', 'train')
+    assert status == 1
+    assert rows[0]['fault'] == 'file whose annotations are all iscrowd, left out or of no class'
+
+
+def test_classes_that_differ_between_splits_are_told(look_through):
+    names = 'val_dataloader.dataset.metainfo.classes=[9,8,7,6,5,4,3,2,1,0]'
+    status, rows, _ = look_through(DETECTOR, options=[names])
+    assert status == 1
+    told = [row['examples'] for row in rows if row['fault'] == 'data sets whose classes differ']
+    assert len(told) == 1 and "Class 0 is '0' in the train data" in told[0]
 
 
 def test_class_folders_and_segments_are_looked_through_too(look_through, root):

@@ -1,0 +1,126 @@
+"""COCO annotation files, read for the fields that mmdet uses."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from mmevit.errors import ConfigError
+
+T = TypeVar('T')
+Id = int | float | str
+
+
+class Image(msgspec.Struct, gc=False):
+    """An entry of ``images``."""
+
+    id: Id
+    file_name: str
+    height: float
+    width: float
+
+
+class Category(msgspec.Struct, gc=False):
+    """An entry of ``categories``."""
+
+    id: Id
+    name: int | float | str
+
+
+class Annotation(msgspec.Struct, gc=False):
+    """An entry of ``annotations``; the box is left, top, width and height in pixels."""
+
+    id: Id
+    image_id: Id
+    category_id: Id
+    bbox: tuple[float, float, float, float]
+    area: float
+    iscrowd: Any = 0
+    ignore: Any = 0
+
+
+class Polygon(msgspec.Struct, array_like=True, gc=False):
+    """A polygon of a mask, whose coordinates are not kept."""
+
+
+class RunLengths(msgspec.Struct, gc=False):
+    """A run-length encoded mask, of which only the height and width are kept."""
+
+    size: Any = None
+
+
+class MaskAnnotation(Annotation, gc=False):
+    """An annotation with its mask."""
+
+    segmentation: RunLengths | list[Polygon] | None = None
+
+
+class CocoImages(msgspec.Struct):
+    """The content of an annotation file without annotations."""
+
+    images: list[Image]
+    categories: list[Category]
+
+
+class CocoFile(CocoImages):
+    """The content of an annotation file for boxes."""
+
+    annotations: list[Annotation] | None = None
+
+
+class CocoMaskFile(CocoFile):
+    """The content of an annotation file for masks."""
+
+    annotations: list[MaskAnnotation] | None = None
+
+
+def read_coco(ann_file: Path, split: str, with_masks: bool = False) -> CocoFile:
+    """Read a COCO annotation file and check its layout.
+
+    Args:
+        ann_file: The annotation file.
+        split: ``'train'``, ``'val'`` or ``'test'``; a test set needs no annotations.
+        with_masks: Whether to read ``segmentation`` too.
+
+    Raises:
+        ConfigError: If it is not valid JSON, or a list or a field is missing or of another type.
+    """
+    content = parse_coco(ann_file, CocoMaskFile if with_masks else CocoFile)
+    parts = ('images', 'categories') if split == 'test' else ('images', 'annotations', 'categories')
+    for part in parts:
+        if not getattr(content, part):
+            raise ConfigError(
+                f'{ann_file} has no {part}. A COCO annotation file is an object with the lists '
+                f'{", ".join(parts)}'
+            )
+    return content
+
+
+def parse_coco(ann_file: Path, layout: type[T]) -> T:
+    """Parse a COCO annotation file into one of the classes above.
+
+    Raises:
+        ConfigError: If it is not valid JSON, or a list or a field is missing or of another type.
+    """
+    try:
+        return parse_json(ann_file, layout)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"{ann_file} is not in COCO's layout: {error}. Correct it, or name a COCO annotation "
+            'file in dataset.ann_file'
+        ) from error
+    except ValueError as error:
+        raise ConfigError(
+            f'{ann_file} is not a valid JSON file ({error}). Copy or download it again'
+        ) from error
+
+
+def parse_json(path: Path, layout: type[T]) -> T:
+    """Parse a JSON file, in which numbers may be NaN or infinite as mmdet allows."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=layout)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        return msgspec.convert(json.loads(path.read_text()), type=layout)

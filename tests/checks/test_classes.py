@@ -1,0 +1,277 @@
+import contextlib
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+
+from mmevit.checks import check_config
+from mmevit.checks.classes import check_checkpoint_classes, check_classes
+from mmevit.checks.data import check_data
+from mmevit.engine import SafeCheckpointHook, WholeCheckpointHook
+from mmevit.errors import CheckpointError, ConfigError
+
+CONFIG = 'configs/retinanet_evit_m4_digits.py'
+DIGITS = tuple('0123456789')
+REVERSED = DIGITS[::-1]
+
+
+@pytest.fixture
+def root(digits, tmp_path):
+    """A copy of the digits that may be changed; the images are the same files."""
+    for part in ('train', 'val'):
+        (tmp_path / part).symlink_to(digits / part)
+    shutil.copytree(digits / 'annotations', tmp_path / 'annotations')
+    return tmp_path
+
+
+@pytest.fixture
+def cfg(root):
+    cfg = Config.fromfile(CONFIG)
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.data_root = f'{root}/'
+        if split != 'train':
+            cfg[f'{split}_evaluator'].ann_file = f'{root}/annotations/instances_val.json'
+    return cfg
+
+
+def change(path, function):
+    content = json.loads(path.read_text())
+    function(content)
+    path.write_text(json.dumps(content))
+
+
+def reverse(path):
+    change(path, lambda content: content['categories'].reverse())
+
+
+def renumber(content, offset):
+    for category in content['categories']:
+        category['id'] += offset
+    for annotation in content['annotations']:
+        annotation['category_id'] += offset
+
+
+def set_classes(cfg, classes, *splits):
+    for split in splits:
+        cfg[f'{split}_dataloader'].dataset.metainfo = dict(classes=classes)
+
+
+def test_classes_in_one_order_pass_whatever_the_ids_are(cfg, root):
+    change(root / 'annotations/instances_val.json', lambda content: renumber(content, 100))
+    check_config(cfg, ['train', 'val'])
+
+
+def test_a_file_in_another_order_is_refused_also_once_the_config_follows_it(cfg, root):
+    reverse(root / 'annotations/instances_val.json')
+    with pytest.raises(ConfigError, match='10 x class in another order'):
+        check_config(cfg, ['train', 'val'])
+    set_classes(cfg, REVERSED, 'val')
+    with pytest.raises(ConfigError, match="Class 0 is '0' in the train data .*, but '9' in the va"):
+        check_config(cfg, ['train', 'val'])
+    reverse(root / 'annotations/instances_train.json')
+    set_classes(cfg, REVERSED, 'train')
+    check_config(cfg, ['train', 'val'])
+
+
+def test_classes_of_a_split_that_is_not_used_are_warned_of(cfg, log):
+    check_classes(cfg, ['train', 'val'])
+    check_classes(cfg, [])
+    assert not log.read_text()
+    set_classes(cfg, ('cat', 'dog'), 'test')
+    check_classes(cfg, ['train', 'val'])
+    assert "Class 0 is '0' in the train data" in log.read_text()
+
+
+def test_every_set_of_a_concatenation_is_compared(cfg, root):
+    path = root / 'annotations/reversed.json'
+    shutil.copy(root / 'annotations/instances_train.json', path)
+    reverse(path)
+    one = cfg.train_dataloader.dataset
+    other = {**one, 'ann_file': 'annotations/reversed.json', 'metainfo': dict(classes=REVERSED)}
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[one, other])
+    with pytest.raises(ConfigError, match="'9' in the train data annotations/reversed.json"):
+        check_config(cfg, ['train'])
+
+
+def test_classes_from_a_file_and_from_a_type_are_compared_too(cfg, tmp_path):
+    (tmp_path / 'classes.txt').write_text('\n'.join(REVERSED))
+    set_classes(cfg, str(tmp_path / 'classes.txt'), 'val')
+    with pytest.raises(ConfigError, match="but '9' in the val data"):
+        check_classes(cfg, ['train', 'val'])
+    del cfg.val_dataloader.dataset['metainfo']
+    with pytest.raises(ConfigError, match="but 'person' in the val data"):
+        check_classes(cfg, ['train', 'val'])
+    # Its model is given the names as text.
+    cfg.val_dataloader.dataset.return_classes = True
+    check_classes(cfg, ['train', 'val'])
+
+
+def test_a_data_set_that_inherits_from_coco_is_checked(cfg, root):
+    reverse(root / 'annotations/instances_train.json')
+    cfg.train_dataloader.dataset.type = 'CityscapesDataset'
+    with pytest.raises(ConfigError, match='another order than in the annotation file'):
+        check_config(cfg, ['train'])
+
+
+def copy_of_val(cfg, root):
+    """A second annotation file of the validation images, which the metric reads."""
+    path = root / 'annotations/other.json'
+    shutil.copy(root / 'annotations/instances_val.json', path)
+    cfg.val_evaluator.ann_file = str(path)
+    return path
+
+
+def test_the_file_of_a_metric_needs_all_classes_in_order(cfg, root):
+    path = copy_of_val(cfg, root)
+    check_data(cfg, 'val')
+    change(path, lambda content: content['categories'].pop())
+    with pytest.raises(ConfigError, match="Class 9 is '9' in metainfo.classes, but missing in"):
+        check_data(cfg, 'val')
+    reverse(path)
+    with pytest.raises(ConfigError, match="Class 0 is '0' in metainfo.classes, but '8' in"):
+        check_data(cfg, 'val')
+
+
+def test_a_class_that_the_validation_file_has_not_is_refused(cfg, root):
+    """mmdet's metric would end in an IndexError once it is predicted."""
+    path = root / 'annotations/instances_val.json'
+    change(path, lambda content: content['categories'].pop())
+    with pytest.raises(ConfigError, match="Class 9 is '9' in metainfo.classes, but missing in"):
+        check_data(cfg, 'val')
+
+
+def test_a_metric_with_a_file_of_other_images_is_refused(cfg, root):
+    path = copy_of_val(cfg, root)
+    change(path, lambda content: content['images'][2].update(file_name='other.png'))
+    with pytest.raises(ConfigError, match='different images for 1 ids, such as 3'):
+        check_data(cfg, 'val')
+    cfg.val_evaluator.ann_file = f'{root}/annotations/instances_train.json'
+    with pytest.raises(ConfigError, match='different images for 8 ids'):
+        check_data(cfg, 'val')
+
+
+def evaluate_truth(truth, ann_file):
+    """AP by mmdet's metric of boxes that are true, with labels in the order of the digits."""
+    from mmdet.evaluation import CocoMetric
+
+    content = json.loads(truth.read_text())
+    names = {category['id']: category['name'] for category in content['categories']}
+    metric = CocoMetric(ann_file=str(ann_file))
+    metric.dataset_meta = dict(classes=DIGITS)
+    for image in content['images']:
+        boxes = [each for each in content['annotations'] if each['image_id'] == image['id']]
+        corners = torch.tensor([each['bbox'] for each in boxes], dtype=torch.float)
+        corners[:, 2:] += corners[:, :2]
+        labels = torch.tensor([DIGITS.index(names[each['category_id']]) for each in boxes])
+        found = dict(bboxes=corners, scores=torch.ones(len(boxes)), labels=labels)
+        shape = (image['height'], image['width'])
+        metric.process({}, [dict(pred_instances=found, img_id=image['id'], ori_shape=shape)])
+    return metric.evaluate(len(content['images']))['coco/bbox_mAP']
+
+
+def test_two_files_of_other_ids_and_orders_score_right_or_are_refused(cfg, root):
+    truth = root / 'annotations/instances_val.json'
+    path = copy_of_val(cfg, root)
+    change(path, lambda content: renumber(content, 100))
+    check_data(cfg, 'val')
+    assert evaluate_truth(truth, path) == 1
+    reverse(path)
+    assert evaluate_truth(truth, path) < 0.5
+    with pytest.raises(ConfigError, match="Class 0 is '0' in metainfo.classes, but '9' in"):
+        check_data(cfg, 'val')
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ('train/cat', 'train/cow', 'train/dog', 'val/cow', 'val/dog'):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / '1.png').touch()
+    return tmp_path
+
+
+def folder_cfg(root, **options):
+    return Config(
+        dict(default_scope='mmpretrain')
+        | {
+            f'{split}_dataloader': dict(
+                dataset=dict(type='CustomDataset', data_root=str(root), data_prefix=split) | options
+            )
+            for split in ('train', 'val')
+        }
+    )
+
+
+def test_class_folders_in_one_split_only_are_refused(folders):
+    with pytest.raises(ConfigError, match="Class 0 is 'cat' in the train data, but 'cow' in"):
+        check_classes(folder_cfg(folders), ['train', 'val'])
+    with pytest.raises(ConfigError, match='class folders cow, dog, .* is cat, cow, dog'):
+        check_classes(folder_cfg(folders, classes=['cat', 'cow', 'dog']), ['train', 'val'])
+    (folders / 'val/ant').mkdir()
+    (folders / 'val/ant/1.png').touch()
+    cfg = folder_cfg(folders, metainfo=dict(classes=('a', 'b', 'c')))
+    with pytest.raises(ConfigError, match="Class 0 is 'cat' .* but 'ant' in .*class folders"):
+        check_classes(cfg, ['train', 'val'])
+
+
+def test_the_same_class_folders_pass_and_mmpretrain_numbers_them_alike(folders):
+    (folders / 'val/cat').mkdir()
+    cfg = folder_cfg(folders)
+    check_classes(cfg, ['train', 'val'])
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        train, val = (
+            DATASETS.build(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'val')
+        )
+    assert train.metainfo['classes'] == val.metainfo['classes'] == ('cat', 'cow', 'dog')
+    assert [val.get_gt_labels().tolist(), train.get_gt_labels().tolist()] == [[1, 2], [0, 1, 2]]
+
+
+def test_classes_in_another_order_than_their_folders_are_refused(folders):
+    cfg = folder_cfg(folders, classes=['dog', 'cow', 'cat'])
+    with pytest.raises(ConfigError, match='class folders cat, cow, dog, .* is dog, cow, cat'):
+        check_classes(cfg, ['train'])
+
+
+@pytest.mark.parametrize(
+    'meta', [dict(dataset_meta=dict(classes=DIGITS)), dict(CLASSES=list(DIGITS))], ids=str
+)
+def test_the_classes_of_a_checkpoint_are_compared_with_the_data(meta):
+    def data(*metas):
+        return SimpleNamespace(metainfo=list(metas) if len(metas) > 1 else metas[0])
+
+    checkpoint = dict(meta=meta)
+    check_checkpoint_classes(checkpoint, data(dict(classes=DIGITS)))
+    check_checkpoint_classes(checkpoint, data({}))
+    check_checkpoint_classes({}, data(dict(classes=REVERSED)))
+    with pytest.raises(CheckpointError, match="Class 0 is '0' in the checkpoint, but '9' in the"):
+        check_checkpoint_classes(checkpoint, data(dict(classes=REVERSED)))
+    with pytest.raises(CheckpointError, match='but missing in the data'):
+        check_checkpoint_classes(checkpoint, data(dict(classes=DIGITS), dict(classes=DIGITS[:9])))
+
+
+@pytest.mark.parametrize(
+    ('hook', 'is_resumed', 'is_refused'),
+    [
+        (WholeCheckpointHook(), False, True),
+        (SafeCheckpointHook(), True, True),
+        # In fine-tuning the classes may be others.
+        (SafeCheckpointHook(), False, False),
+    ],
+)
+def test_evaluation_and_resuming_with_other_classes_are_refused(hook, is_resumed, is_refused):
+    model = torch.nn.Linear(1, 1)
+    dataloader = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=REVERSED)))
+    runner = SimpleNamespace(
+        model=model,
+        _resume=is_resumed,
+        _train_loop=SimpleNamespace(dataloader=dataloader),
+        train_dataloader=dataloader,
+        test_dataloader=dataloader,
+    )
+    meta = dict(dataset_meta=dict(classes=DIGITS))
+    checkpoint = dict(meta=meta, state_dict=model.state_dict())
+    with pytest.raises(CheckpointError) if is_refused else contextlib.nullcontext():
+        hook.after_load_checkpoint(runner, checkpoint)
