@@ -5,13 +5,17 @@ from torch import nn
 
 from mmevit.errors import ConfigError
 
+# Height and width of the example of a dynamic size. The largest strides and windows leave several
+# pixels and windows of it: torch.export takes a map of one pixel for one that is always so.
+EXAMPLE_SIZE = (1056, 1184)
+
 
 def make_program(network, inputs, dynamic, dtype):
     """Export a network with ``torch.export``.
 
     Args:
         network (nn.Module): The network, which is changed.
-        inputs (tuple[Tensor]): Images (N, 3, H, W), perhaps followed by others (N, ...).
+        inputs (tuple[Tensor]): Images (N, C, H, W), perhaps followed by others (N, ...).
         dynamic (Collection[str]): Which of ``'batch'`` and ``'size'`` may change.
         dtype (str): Type that it computes in.
 
@@ -39,6 +43,7 @@ def make_program(network, inputs, dynamic, dtype):
     if 'size' in dynamic:
         # A map of one pixel has no telling layout, and so no size that may change.
         network.to(memory_format=torch.contiguous_format)
+        inputs = (inputs[0].new_zeros(*inputs[0].shape[:2], *EXAMPLE_SIZE), *inputs[1:])
     if 'batch' in dynamic:
         # A batch of one would be taken for one that is always so.
         inputs = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
