@@ -1,5 +1,8 @@
 """Exporting to a program of PyTorch's, from which others are made."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -89,17 +92,28 @@ class PyTorchSession:
 
     Args:
         module (Callable): What the file holds.
-        num_threads (int): CPU threads, of all that PyTorch does.
+        num_threads (int): CPU threads to run on.
     """
 
     def __init__(self, module, num_threads):
-        torch.set_num_threads(num_threads)
-        self.module = module
+        self.module, self.num_threads = module, num_threads
 
     @torch.no_grad()
     def __call__(self, *inputs):
         """Map input tensors to a tuple of tensors."""
-        return as_tuple(self.module(*inputs))
+        with pytorch_threads(self.num_threads):
+            return as_tuple(self.module(*inputs))
+
+
+@contextmanager
+def pytorch_threads(count: int) -> Iterator[None]:
+    """Set the number of PyTorch's CPU threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def as_tuple(tensors):
