@@ -198,15 +198,6 @@ def test_what_cannot_be_exported_is_refused_in_one_sentence(change, message, net
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
-def test_a_compiled_package_is_loaded_only_if_trusted(network, tmp_path):
-    path, images = tmp_path / 'm0.pt2', torch.rand(1, 3, 32, 32)
-    export(network, images, path, 'aoti', dynamic=())
-    with pytest.raises(UserError, match='holds native code'):
-        load_exported(path)
-    assert compare(network, load_exported(path, trust=True), (images,)) < 1e-5
-
-
 def test_native_code_is_refused_before_the_file_is_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(torch._inductor, 'aoti_load_package', lambda path: pytest.fail('loaded'))
     (tmp_path / 'model.pt2').write_bytes(b'native code')
@@ -226,15 +217,12 @@ def test_a_session_leaves_the_number_of_pytorchs_threads(network, tmp_path):
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize('channels', [1, 4])
-def test_networks_of_other_channels_than_three_are_counted_and_exported(
-    channels, randomised, tmp_path
-):
-    network = Backbone(fold(randomised('m0', in_channels=channels))).eval()
-    assert count_input_channels(network) == channels
-    path = tmp_path / 'm0.onnx'
+@pytest.mark.slow
+def test_a_network_of_four_channels_is_exported_with_a_dynamic_size(randomised, tmp_path):
+    network = Backbone(fold(randomised('m0', in_channels=4))).eval()
+    path, channels = tmp_path / 'm0.onnx', count_input_channels(network)
     export(network, torch.rand(1, channels, 64, 64), path, 'onnx', dynamic=('batch', 'size'))
-    assert compare(network, load_exported(path), (torch.rand(2, channels, 96, 70),)) < 1e-5
+    assert compare(network, load_exported(path), (torch.rand(2, 4, 96, 70),)) < 1e-5
 
 
 def test_what_cannot_be_loaded_is_refused_in_one_sentence(tmp_path):
