@@ -1,10 +1,12 @@
 import runpy
 import sys
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 from making_models import save_model
+from mmengine.registry import DefaultScope
 from mmpretrain.models import ImageClassifier
 from PIL import Image
 from torch.nn.functional import interpolate
@@ -122,6 +124,7 @@ def test_the_command_reads_images_of_any_number_of_channels_as_the_config_says(
         ],
     )
     cfg.dump(tmp_path / 'config.py')
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())  # as in a new process
     names = ('config.py', 'model.pth', 'image.png')
     arguments = ['grad_cam.py', *(str(tmp_path / name) for name in names)]
     monkeypatch.setattr(sys, 'argv', [*arguments, '--out', str(tmp_path / 'maps.png')])

@@ -5,6 +5,7 @@ import argparse
 import cv2
 import torch
 from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 from mmpretrain import ImageClassificationInferencer
 
@@ -49,7 +50,8 @@ def main():
     inferencer = ImageClassificationInferencer(cfg, args.checkpoint)
     classifier = inferencer.model
     check_fit(classifier, CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu'))
-    # Not the inferencer's own reading of images, which always gives three channels.
+    # The inferencer's own reading of images always gives three channels.
+    init_default_scope('mmpretrain')
     pipeline = Compose(find_test_pipeline(cfg))
     inputs = torch.cat([preprocess(pipeline, classifier, image) for image in args.images])
     maps, scores = grad_cam(classifier, inputs, stages=range(len(classifier.backbone.stages)))
