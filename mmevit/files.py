@@ -1,42 +1,50 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmevit.errors import UserError
 
 # What the folders are called in which files are half written.
 UNFINISHED = '.unfinished-'
+# Writing to a full disk fails with one of these, and no file name.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What pictures to write may end in.
 PICTURES = ('.png', '.svg', '.pdf')
 
 
 @contextlib.contextmanager
-def written_whole(destination):
-    """Give a path to write to, which takes the place of ``destination`` if the block succeeds.
+def written_whole(destination: str | Path) -> Iterator[Path]:
+    """Yield a path to write to, which replaces ``destination`` if the block succeeds.
 
     Args:
-        destination (str | Path): The file or folder to be; its parent is made if need be.
+        destination: The file or Core ML package to write. Its parent directory is created. No
+            directory is replaced, except a Core ML package by another one.
 
     Yields:
-        Path: A path of that name on the same disk. What else the block writes beside it comes
-        along.
+        A path of the same name on the same disk. Other files that the block writes next to it are
+        moved too.
 
     Raises:
-        UserError: If the system does not let it be written.
+        UserError: If ``destination`` is a directory or cannot be written. Other errors of the block
+            pass through.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with written_whole(folder + '/new/a.txt') as path:
-        ...         _ = path.write_text('whole')
+        ...         _ = path.write_text('complete')
         ...     open(folder + '/new/a.txt').read()
-        'whole'
+        'complete'
     """
     destination = Path(destination)
+    if os.path.isdir(destination) and not is_core_ml_package(destination):
+        raise UserError(f'{destination} is an existing directory. Give another file name.')
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=UNFINISHED) as folder:
@@ -44,12 +52,30 @@ def written_whole(destination):
             yield part
             # What others wait for comes last.
             for written in sorted(Path(folder).iterdir(), key=lambda path: path == part):
-                replaced = destination.parent / written.name
-                if replaced.is_dir():
-                    shutil.rmtree(replaced)
-                os.replace(written, replaced)
+                replace(written, destination.parent / written.name)
     except OSError as error:
+        if not is_of_writing(error, destination):
+            raise
         raise UserError(f'{destination} cannot be written ({error}).') from error
+
+
+def replace(written: Path, destination: Path) -> None:
+    """Move a file, or a Core ML package, to where another one may be."""
+    if written.is_dir() and is_core_ml_package(destination):
+        destination.rename(written.with_suffix('.replaced'))
+    os.replace(written, destination)
+
+
+def is_core_ml_package(path: Path) -> bool:
+    """Whether a directory is a Core ML package."""
+    return path.suffix == '.mlpackage' and (path / 'Manifest.json').is_file()
+
+
+def is_of_writing(error: OSError, destination: Path) -> bool:
+    """Whether writing ``destination`` failed, and not something else in the block."""
+    path = Path(str(error.filename))
+    folders = (destination.parent, *destination.parent.parents)
+    return error.errno in DISK_FULL or UNFINISHED in str(path) or path in folders
 
 
 def remove_leftovers(folder):

@@ -213,6 +213,21 @@ def test_a_form_that_a_network_cannot_take_is_a_row(monkeypatch):
         benchmark([find_model('backbone::m0')], ['traced'], QUICK, 'backbone::m0:traced')
 
 
+def test_the_allocator_of_the_process_is_left_alone_unless_asked_for(monkeypatch):
+    monkeypatch.setattr(
+        'mmevit.benchmark.measuring.keep_freed_memory', lambda: pytest.fail('it was changed')
+    )
+    benchmark(
+        [find_model('backbone::m0')], ['eager'], Setting(1, size=(64, 64), rounds=1, seconds=0)
+    )
+
+
+def test_networks_of_other_channels_than_three_are_timed():
+    model = Model('one channel', 'efficientvit-m0', {'backbone': dict(in_channels=1)})
+    (row,) = benchmark([model], ['folded'], Setting(1, size=(64, 64), rounds=1, seconds=0))
+    assert row['difference'] < 1e-4 and row['speed'] > 0
+
+
 def test_threads_are_put_back():
     before = torch.get_num_threads()
     benchmark(

@@ -14,7 +14,7 @@ from mmevit.checks.data import check_data
 from mmevit.deploy import TARGETS, export, load_exported, try_to_fold
 from mmevit.deploy.evaluation import TASKS
 from mmevit.deploy.exporting import choose_dynamic, compare
-from mmevit.deploy.networks import network_of
+from mmevit.deploy.networks import count_input_channels, network_of
 from mmevit.engine import ConfigError
 from mmevit.engine.hooks import check_fit
 from mmevit.engine.launch import (
@@ -92,7 +92,15 @@ def main():
     if is_detector and args.dtype == 'int8' and 'size' not in dynamic:
         raise ConfigError('int8 looks at images of all sizes: give --dynamic batch size.')
 
-    inputs = make_inputs(is_detector, args.batch_size, args.size or guess_size(cfg))
+    size = args.size or guess_size(cfg)
+    if min(size) < 32:
+        raise ConfigError(
+            f'The images are {size[0]}x{size[1]} pixels, and exported files take 32 pixels and up. '
+            'Give a larger --size.'
+        )
+    num_channels = count_input_channels(network)
+    check_normalization(cfg, num_channels)
+    inputs = make_inputs(is_detector, (args.batch_size, num_channels, *size))
     batches = calibration_batches(cfg, model, args.calibration_images, is_detector)
     metadata = describe(args, cfg, checkpoint, inputs, dynamic)
     print(f'Exporting to {args.out}; compiling takes minutes for aoti, about one for the others.')
@@ -153,10 +161,22 @@ def choose_wanted(args, is_detector):
     return {'batch', 'size'} if is_detector else None
 
 
-def make_inputs(is_detector, batch_size, size):
-    """Make example inputs: noise, and for detectors the sizes inside the padding."""
-    images = torch.randn(batch_size, 3, *size, generator=torch.Generator().manual_seed(0))
-    return (images, torch.tensor([size] * batch_size).float()) if is_detector else (images,)
+def check_normalization(cfg: mmengine.Config, num_channels: int) -> None:
+    """Check that there is a mean and a standard deviation for each channel, or one for all."""
+    for name in ('mean', 'std'):
+        values = (cfg.model.get('data_preprocessor') or {}).get(name)
+        if values is not None and len(values) not in (1, num_channels):
+            raise ConfigError(
+                f'data_preprocessor.{name} has {len(values)} values, but the model takes images of '
+                f'{num_channels} channels. Give a value for each channel.'
+            )
+
+
+def make_inputs(is_detector: bool, shape: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+    """Make example inputs: noise (N, C, H, W), and for detectors the sizes inside the padding."""
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    sizes = torch.tensor([shape[2:]] * shape[0]).float()
+    return (images, sizes) if is_detector else (images,)
 
 
 def describe(args, cfg, checkpoint, inputs, dynamic):
@@ -184,7 +204,7 @@ def describe(args, cfg, checkpoint, inputs, dynamic):
         classes=checkpoint.get('meta', {}).get('dataset_meta', {}).get('classes'),
         input=dict(
             shape=shape,
-            channels='RGB' if is_rgb else 'BGR',
+            channels={1: 'GRAY', 3: 'RGB' if is_rgb else 'BGR'}.get(shape[1]),
             mean=preprocessor.get('mean'),
             std=preprocessor.get('std'),
             pad_size_divisor=preprocessor.get('pad_size_divisor', 1),
@@ -203,7 +223,7 @@ def calibration_batches(cfg, model, num_images, is_detector):
         is_detector (bool): Whether the sizes inside the padding are inputs too.
 
     Yields:
-        tuple[Tensor]: One image, (1, 3, H, W), normalised, and its size (1, 2).
+        tuple[Tensor]: One image, (1, C, H, W), normalised, and its size (1, 2).
     """
     for batch in sample_images(cfg, model, 'train', num_images):
         sizes = torch.tensor([sample.img_shape[:2] for sample in batch['data_samples']]).float()
@@ -223,7 +243,7 @@ def check(args, network, path, inputs, dynamic):
     Raises:
         ConfigError: If they differ by more than the type explains.
     """
-    session = load_exported(path)
+    session = load_exported(path, trust=True)
     if args.to == 'coreml' and platform.system() != 'Darwin':
         operators = ', '.join(f'{n} {name}' for name, n in session.operators.most_common())
         print(f'Inputs {session.inputs}, outputs {session.outputs}, operators: {operators}.')
@@ -251,10 +271,11 @@ def check(args, network, path, inputs, dynamic):
 
 def other_inputs(inputs, dynamic):
     """Make example inputs of another batch and size, as far as these are dynamic."""
-    batch_size, _, height, width = inputs[0].shape
+    batch_size, num_channels, height, width = inputs[0].shape
     if 'size' in dynamic:
         height, width = height + 33, width + 70
-    return make_inputs(len(inputs) > 1, batch_size + ('batch' in dynamic), (height, width))
+    batch_size += 'batch' in dynamic
+    return make_inputs(len(inputs) > 1, (batch_size, num_channels, height, width))
 
 
 if __name__ == '__main__':

@@ -90,7 +90,7 @@ def main():
                 '--deploy and --launcher are for checkpoints: an exported file is folded already, '
                 'and runs in one process.'
             )
-        evaluate_exported(cfg, args.checkpoint)
+        evaluate_exported(cfg, args.checkpoint, args.trust_checkpoint)
     if args.amp:
         if cfg.get('default_scope') == 'mmdet' and get_device() == 'cpu':
             raise ConfigError("--amp needs a GPU for detectors: on CPUs mmcv's nms takes float32.")

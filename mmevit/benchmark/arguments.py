@@ -48,5 +48,6 @@ def make_setting(args, **others):
         device=args.device,
         rounds=args.rounds,
         seed=args.seed,
-        **others,
+        # The process is the tool's own.
+        **{'keep_memory': True, **others},
     )

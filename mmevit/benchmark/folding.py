@@ -17,7 +17,7 @@ def fold_all(network, images):
 
     Args:
         network (Flat): The network.
-        images (Tensor): One image, (1, 3, H, W), to find out what follows what.
+        images (Tensor): One image, (1, C, H, W), to find out what follows what.
 
     Returns:
         Flat: The folded copy.
@@ -38,7 +38,7 @@ def fold_batch_norms(network, images):
 
     Args:
         network (nn.Module): The network, which is changed.
-        images (Tensor): One image, (1, 3, H, W).
+        images (Tensor): One image, (1, C, H, W).
 
     Example:
         >>> import torch
@@ -67,7 +67,7 @@ def find_pairs(network, images):
 
     Args:
         network (nn.Module): The network.
-        images (Tensor): One image, (1, 3, H, W).
+        images (Tensor): One image, (1, C, H, W).
 
     Returns:
         list[tuple[nn.Module, nn.Module]]: Layers and batch norms, each of which is in one pair.

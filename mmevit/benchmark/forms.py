@@ -41,7 +41,7 @@ def make(form, network, folded, images, setting, folder):
         form (str): See :func:`split_form`.
         network (Flat): The network.
         folded (Flat): The same, folded.
-        images (Tensor): A batch, (N, 3, H, W).
+        images (Tensor): A batch, (N, C, H, W).
         setting (Setting): How it is run.
         folder (str): Where to write files.
 
@@ -96,7 +96,7 @@ def make_exported(target, network, folded, images, dtype, setting, folder):
         raise ConfigError(f'{target} runs on the CPU here.')
     path = Path(tempfile.mkdtemp(dir=folder), 'network' + TARGETS[target])
     export(folded, images, path, target, dynamic=(), dtype=dtype, batches=[(images,)])
-    return partial(load_exported(path, setting.threads), images)
+    return partial(load_exported(path, setting.threads, trust=True), images)
 
 
 def convert(network, images, dtype, channels_last):

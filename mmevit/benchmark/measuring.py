@@ -20,6 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmevit.compatibility import attention_as_products
 from mmevit.deploy.exporting import largest_difference
+from mmevit.deploy.networks import count_input_channels
+from mmevit.deploy.programs import pytorch_threads
 from mmevit.errors import ConfigError, one_line
 
 from .folding import fold_all
@@ -45,7 +47,7 @@ class Setting:
             Defaults to 0.25.
         seed (int): Seed of weights, images and the order of the turns. Defaults to 0.
         keep_memory (bool): Whether the process keeps the memory that it frees, which is steadier.
-            Defaults to True.
+            This changes the allocator for the rest of the process. Defaults to False.
     """
 
     batch_size: int = 16
@@ -56,7 +58,7 @@ class Setting:
     rounds: int = 20
     seconds: float = 0.25
     seed: int = 0
-    keep_memory: bool = True
+    keep_memory: bool = False
 
 
 @dataclasses.dataclass
@@ -178,20 +180,20 @@ def check(models, forms, setting, baseline):
 @contextmanager
 def process_settings(setting):
     """Set the threads of PyTorch and what compiling needs for the time of a benchmark."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(setting.threads)
     # Beyond some compiled networks, PyTorch would run further ones eagerly without a word.
     dynamo = torch._dynamo.config
     names = ['recompile_limit', 'accumulated_recompile_limit']
     if not hasattr(dynamo, names[0]):
         names = ['cache_size_limit']  # its name before PyTorch 2.6
     limits = dict.fromkeys(names, 1000)
-    try:
-        with dynamo.patch(limits), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with (
+        pytorch_threads(setting.threads),
+        dynamo.patch(limits),
+        torch.no_grad(),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter('ignore')
+        yield
 
 
 def show_progress(items, description):
@@ -241,7 +243,7 @@ def make_ready(model, setting):
         setting (Setting): How it is run.
 
     Returns:
-        tuple[Flat, Tensor]: The network, in evaluation mode, and random images, (N, 3, H, W).
+        tuple[Flat, Tensor]: The network, in evaluation mode, and random images, (N, C, H, W).
 
     Raises:
         ConfigError: If the network cannot be built, or not run at this size.
@@ -249,7 +251,7 @@ def make_ready(model, setting):
     size = setting.size or (model.size, model.size)
     torch.manual_seed(setting.seed)
     network = Flat(build(model.name, model.options)).eval()
-    images = torch.randn(setting.batch_size, 3, *size)
+    images = torch.randn(setting.batch_size, count_input_channels(network), *size)
     try:
         with torch.no_grad():
             calibrate(network, size)
@@ -298,7 +300,7 @@ def count_macs(network, images):
 
     Args:
         network (nn.Module): The network.
-        images (Tensor): One image, (1, 3, H, W).
+        images (Tensor): One image, (1, C, H, W).
 
     Returns:
         int: The multiply-accumulates.

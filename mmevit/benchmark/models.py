@@ -8,6 +8,7 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmevit.deploy.networks import count_input_channels
 from mmevit.engine.launch import build_model, read_config
 from mmevit.errors import ConfigError, one_line
 from mmevit.models import EfficientViT
@@ -184,7 +185,7 @@ class Flat(nn.Module):
         self.model = model
 
     def forward(self, images):
-        """Map images (N, 3, H, W) to a tuple of tensors."""
+        """Map images (N, C, H, W) to a tuple of tensors."""
         arguments = {}
         if isinstance(self.model, BaseModel):
             arguments['mode'] = 'tensor'
@@ -228,7 +229,7 @@ def calibrate(network, size):
             nn.init.normal_(norm.bias, std=0.1)
         norm.momentum = 1.0
         norm.train()
-    network(torch.randn(2, 3, *size))
+    network(torch.randn(2, count_input_channels(network), *size))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

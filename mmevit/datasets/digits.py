@@ -9,8 +9,12 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from mmevit.errors import shorten
+
 CLASSES = tuple(str(digit) for digit in range(10))
 NUM_VAL_DIGITS = 360
+# Lists the files of a set, one a line: only a folder of these files and no others is replaced.
+MARKER = '.mmevit-digits'
 
 
 def prepare_digits(root, num_train=600, num_val=160, image_size=192, seed=0, force=False):
@@ -23,6 +27,7 @@ def prepare_digits(root, num_train=600, num_val=160, image_size=192, seed=0, for
         root/{train,val}/000001.png                   scenes
         root/segments/{train,val}/000001.png          a class a pixel: 0 nothing, 1 digit 0, ...
         root/classification/{train,val}/7/0001.png    one digit an image, a folder a class
+        root/.mmevit-digits                           list of these files
 
     Args:
         root (str | Path): Folder to make.
@@ -30,11 +35,11 @@ def prepare_digits(root, num_train=600, num_val=160, image_size=192, seed=0, for
         num_val (int): Number of validation scenes, at least 1. Defaults to 160.
         image_size (int): Height and width of a scene in pixels, at least 64. Defaults to 192.
         seed (int): Seed of the split and the scenes. Defaults to 0.
-        force (bool): Whether to replace digits that are there already. Defaults to False.
+        force (bool): Whether to replace digits that this function wrote. Defaults to False.
 
     Raises:
-        FileExistsError: If the folder is there and ``force`` is not given, or if it holds
-            something else.
+        FileExistsError: If the folder exists and ``force`` is False, or if it contains any file
+            that this function did not write.
         ValueError: If a scene would be too small for its digits, or there would be none.
 
     Example:
@@ -53,6 +58,7 @@ def prepare_digits(root, num_train=600, num_val=160, image_size=192, seed=0, for
         ):
             write_class_folders(folder / 'classification' / split, digits, labels)
             write_scenes(folder, split, digits, labels, num_scenes, image_size, seed)
+        (folder / MARKER).write_text('\n'.join(list_files(folder)))
 
 
 @contextlib.contextmanager
@@ -67,13 +73,10 @@ def whole_folder(root, force):
         Path: An empty folder on the same disk.
 
     Raises:
-        FileExistsError: If ``root`` is there and ``force`` is False, or it holds no digits.
+        FileExistsError: If ``root`` exists and ``force`` is False, or it contains other files than
+            the digits.
     """
-    if root.is_file() or (root.is_dir() and any(root.iterdir())):
-        if not (root / 'annotations/instances_train.json').is_file():
-            raise FileExistsError(f'{root} holds something else than digits: name another folder.')
-        if not force:
-            raise FileExistsError(f'{root} exists already: give --force to replace it.')
+    check_replaceable(root, force)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f'.{root.name}-') as scratch:
         new = Path(scratch, 'new')
@@ -88,6 +91,37 @@ def whole_folder(root, force):
             if old.exists() and not root.exists():
                 old.rename(root)
             raise
+
+
+def check_replaceable(root: Path, force: bool) -> None:
+    """Refuse to replace a folder that contains anything else than digits."""
+    if root.is_file():
+        raise FileExistsError(f'{root} is a file. Give another folder.')
+    files = list_files(root)
+    if not files:
+        return
+    marker = root / MARKER
+    if not marker.is_file():
+        raise FileExistsError(
+            f'{root} was not written by prepare_digits.py (it has no {MARKER}). Give another '
+            'folder, or delete this one yourself.'
+        )
+    if others := sorted({*files} - {MARKER, *marker.read_text().splitlines()}):
+        raise FileExistsError(
+            f'{root} contains {shorten(others)}, which prepare_digits.py did not write. Move your '
+            'files elsewhere, or give another folder.'
+        )
+    if not force:
+        raise FileExistsError(f'{root} already exists. Give --force to replace it.')
+
+
+def list_files(folder: Path) -> list[str]:
+    """List the files in a folder and its subfolders, links included, relative to it."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob('*')
+        if path.is_symlink() or not path.is_dir()
+    )
 
 
 def split_digits(seed):

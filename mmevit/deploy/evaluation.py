@@ -14,18 +14,19 @@ from .exporting import load_exported
 TASKS = dict(mmpretrain='classification', mmdet='detection')
 
 
-def evaluate_exported(cfg, path):
+def evaluate_exported(cfg, path, trust=False):
     """Have a config evaluate an exported file.
 
     Args:
         cfg (Config): Config of a classifier or a detector, whose model is replaced; the images are
             read and normalised as it says.
         path (str): The file.
+        trust (bool): Whether the file may hold native code. Defaults to False.
 
     Raises:
         ConfigError: If the file holds something else, such as a backbone.
     """
-    task = load_exported(path).metadata.get('task')
+    task = load_exported(path, trust=trust).metadata.get('task')
     expected = TASKS.get(cfg.get('default_scope'))
     if task not in TASKS.values() or task != expected:
         raise ConfigError(
@@ -36,7 +37,7 @@ def evaluate_exported(cfg, path):
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     # As mmpretrain's classifiers complete it.
     preprocessor.setdefault('type', 'ClsDataPreprocessor')
-    model = dict(file=path, data_preprocessor=preprocessor)
+    model = dict(file=path, trust=trust, data_preprocessor=preprocessor)
     if task == 'classification':
         cfg.model = dict(type='ExportedClassifier', head=cfg.model.head, **model)
     else:
@@ -51,18 +52,19 @@ class ExportedModel(BaseModel):
     Args:
         file (str): The file, see :func:`mmevit.deploy.load_exported`.
         data_preprocessor (dict): Config of what normalises and stacks the images.
+        trust (bool): Whether the file may hold native code. Defaults to False.
     """
 
-    def __init__(self, file, data_preprocessor):
+    def __init__(self, file, data_preprocessor, trust=False):
         super().__init__(data_preprocessor)
-        self.session = load_exported(file)
+        self.session = load_exported(file, trust=trust)
         self.batch_size, _, *self.size = self.session.metadata['input']['shape']
 
     def run(self, images, *others):
         """Run the file on any number of images, even if it takes only one.
 
         Args:
-            images (Tensor): (N, 3, H, W).
+            images (Tensor): (N, C, H, W).
             *others (Tensor): Further inputs (N, ...).
 
         Returns:
@@ -103,7 +105,7 @@ class ExportedClassifier(ExportedModel):
         self.head = MODELS.build(head)
 
     def forward(self, inputs, data_samples=None, mode='predict'):
-        """Classify images (N, 3, H, W), normalised; as mmpretrain's classifiers do."""
+        """Classify images (N, C, H, W), normalised; as mmpretrain's classifiers do."""
         (scores,) = self.run(inputs)
         return self.head._get_predictions(scores, data_samples)
 
@@ -113,7 +115,7 @@ class ExportedDetector(ExportedModel):
     """An exported detector in mmdet's loop; see :class:`ExportedModel`."""
 
     def forward(self, inputs, data_samples=None, mode='predict'):
-        """Detect in images (N, 3, H, W), normalised; as mmdet's detectors do."""
+        """Detect in images (N, C, H, W), normalised; as mmdet's detectors do."""
         sizes = inputs.new_tensor([sample.img_shape[:2] for sample in data_samples])
         if None not in self.size:
             # Images smaller than the file takes are padded, as those of a batch are.

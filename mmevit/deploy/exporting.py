@@ -1,6 +1,7 @@
 """Exporting a network to a file that runs elsewhere, and checking that it gives the same."""
 
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
@@ -28,7 +29,7 @@ def export(
             maps the inputs to a tensor or a tuple of tensors, whose names are its
             ``output_names``, if it has these.
         inputs (Tensor | tuple[Tensor]): Example inputs, of which the first is images
-            (N, 3, H, W). Use a batch of two or more for a dynamic one.
+            (N, C, H, W). Use a batch of two or more for a dynamic one.
         path (str | Path): File to write, with the suffix of the target in ``TARGETS``. A file that
             is there is replaced once the new one is whole.
         target (str): ``'onnx'``, ``'openvino'``, ``'coreml'``, ``'torchscript'`` or ``'aoti'``, a
@@ -92,25 +93,33 @@ def choose_dynamic(target, dynamic=None):
     return dynamic
 
 
-def load_exported(path, num_threads=None):
+def load_exported(
+    path: str | Path, num_threads: int | None = None, trust: bool = False
+) -> Callable[..., tuple[torch.Tensor, ...]]:
     """Load an exported file for running.
 
     Args:
-        path (str | Path): The file.
-        num_threads (int, optional): CPU threads to run on. Defaults to those of PyTorch.
+        path: The file.
+        num_threads: CPU threads to run on. Defaults to PyTorch's number of threads.
+        trust: Whether to load files that hold native code, those of ``'aoti'``.
 
     Returns:
-        Callable: Maps input tensors to a tuple of tensors. Its ``metadata`` is what
-        :func:`export` was given.
+        Maps input tensors to a tuple of tensors. Its ``metadata`` is what :func:`export` was given.
 
     Raises:
-        ConfigError: If it is missing, of no known kind, or cannot be read.
+        ConfigError: If the file is missing, cannot be read, has an unknown suffix, or holds native
+            code and ``trust`` is False.
     """
     targets = {suffix: target for target, suffix in TARGETS.items()}
     if Path(path).suffix not in targets:
         raise ConfigError(f'{path} must end in {", ".join(targets)} to be run.')
     if not Path(path).exists():
         raise ConfigError(f'The exported file {path} is missing: tools/export.py writes them.')
+    if Path(path).suffix == TARGETS['aoti'] and not trust:
+        raise ConfigError(
+            f'{path} holds native code, which runs when it is loaded. If you know where it comes '
+            'from, give the tools --trust-checkpoint, or load_exported() trust=True.'
+        )
     module = find_target(targets[Path(path).suffix])
     try:
         return module.Session(str(path), num_threads or torch.get_num_threads())

@@ -38,6 +38,11 @@ def network_of(model, part='model'):
     return Classifier(model).eval()
 
 
+def count_input_channels(network: nn.Module) -> int:
+    """Number of channels of the images that a network takes: those of its first convolution."""
+    return next(part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d))
+
+
 class Classifier(nn.Module):
     """Images to the scores of the classes before softmax.
 
@@ -52,7 +57,7 @@ class Classifier(nn.Module):
         self.model = model
 
     def forward(self, images):
-        """Map images (N, 3, H, W), normalised, to scores (N, num_classes)."""
+        """Map images (N, C, H, W), normalised, to scores (N, num_classes)."""
         return self.model(images, mode='tensor')
 
 
@@ -69,7 +74,7 @@ class Backbone(nn.Module):
         self.output_names = tuple(f'stage_{index}' for index in backbone.out_indices)
 
     def forward(self, images):
-        """Map images (N, 3, H, W), normalised, to a tuple of maps (N, C_i, H_i, W_i)."""
+        """Map images (N, C, H, W), normalised, to a tuple of maps (N, C_i, H_i, W_i)."""
         return self.backbone(images)
 
 
@@ -125,7 +130,7 @@ class AnchorDetector(nn.Module):
         """Detect.
 
         Args:
-            images (Tensor): (N, 3, H, W), normalised, and padded at the bottom and the right.
+            images (Tensor): (N, C, H, W), normalised, and padded at the bottom and the right.
             image_sizes (Tensor): (N, 2), float, height and width inside the padding.
 
         Returns:

@@ -1,9 +1,16 @@
 """Exporting to a program of PyTorch's, from which others are made."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
 from mmevit.errors import ConfigError
+
+# Height and width of the example of a dynamic size. The largest strides and windows leave several
+# pixels and windows of it: torch.export takes a map of one pixel for one that is always so.
+EXAMPLE_SIZE = (1056, 1184)
 
 
 def make_program(network, inputs, dynamic, dtype):
@@ -11,7 +18,7 @@ def make_program(network, inputs, dynamic, dtype):
 
     Args:
         network (nn.Module): The network, which is changed.
-        inputs (tuple[Tensor]): Images (N, 3, H, W), perhaps followed by others (N, ...).
+        inputs (tuple[Tensor]): Images (N, C, H, W), perhaps followed by others (N, ...).
         dynamic (Collection[str]): Which of ``'batch'`` and ``'size'`` may change.
         dtype (str): Type that it computes in.
 
@@ -39,6 +46,7 @@ def make_program(network, inputs, dynamic, dtype):
     if 'size' in dynamic:
         # A map of one pixel has no telling layout, and so no size that may change.
         network.to(memory_format=torch.contiguous_format)
+        inputs = (inputs[0].new_zeros(*inputs[0].shape[:2], *EXAMPLE_SIZE), *inputs[1:])
     if 'batch' in dynamic:
         # A batch of one would be taken for one that is always so.
         inputs = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
@@ -84,17 +92,28 @@ class PyTorchSession:
 
     Args:
         module (Callable): What the file holds.
-        num_threads (int): CPU threads, of all that PyTorch does.
+        num_threads (int): CPU threads to run on.
     """
 
     def __init__(self, module, num_threads):
-        torch.set_num_threads(num_threads)
-        self.module = module
+        self.module, self.num_threads = module, num_threads
 
     @torch.no_grad()
     def __call__(self, *inputs):
         """Map input tensors to a tuple of tensors."""
-        return as_tuple(self.module(*inputs))
+        with pytorch_threads(self.num_threads):
+            return as_tuple(self.module(*inputs))
+
+
+@contextmanager
+def pytorch_threads(count: int) -> Iterator[None]:
+    """Set the number of PyTorch's CPU threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def as_tuple(tensors):

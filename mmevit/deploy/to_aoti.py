@@ -32,7 +32,7 @@ class Session(PyTorchSession):
 
     Args:
         path (str): The file.
-        num_threads (int): CPU threads, of all that PyTorch does.
+        num_threads (int): CPU threads to run on.
     """
 
     def __init__(self, path, num_threads):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmevit.errors import CheckpointError, list_problems
+from mmevit.errors import CheckpointError, UserError, list_problems
 
 from .attention import WindowAttention
 from .layers import FFN, ConvNorm, Residual, ResidualDepthwise, SqueezeExcite
@@ -180,8 +180,15 @@ class EfficientViT(BaseModule):
         Returns:
             tuple[Tensor]: One (N, embed_dims[i], ceil(H / s), ceil(W / s)) map for each index i,
             with s = 16, 32, 64.
+
+        Raises:
+            UserError: If a side is below 32 pixels, in bfloat16 on a CPU.
         """
+        size = x.shape[2:]
         x = self.stem(x)
+        # Not the dtype of the images, which is float32 under autocast.
+        if x.dtype == torch.bfloat16 and x.device.type == 'cpu' and not torch.jit.is_tracing():
+            check_bfloat16_size(*size)
         outputs = []
         for index, stage in enumerate(self.stages):
             for layer in stage:
@@ -561,3 +568,12 @@ class SandwichBlock(nn.Sequential):
                 self.add_module(f'depthwise{index}', depthwise)
             ffn = FFN(channels, ratio=ffn_ratio, **common)
             self.add_module(f'ffn{index}', Residual(ffn, drop_path_rate))
+
+
+def check_bfloat16_size(height: int, width: int) -> None:
+    """Refuse small images: PyTorch's bfloat16 convolutions give NaN there on CPUs with AMX."""
+    if height < 32 or width < 32:
+        raise UserError(
+            f'Images of {height}x{width} pixels are too small for bfloat16 on a CPU. Use float32, '
+            'or images of 32x32 pixels and up.'
+        )

@@ -1,6 +1,14 @@
+import runpy
+import sys
+from collections import OrderedDict
+
+import numpy as np
 import pytest
 import torch
+from making_models import save_model
+from mmengine.registry import DefaultScope
 from mmpretrain.models import ImageClassifier
+from PIL import Image
 from torch.nn.functional import interpolate
 
 from mmevit.analysis import grad_cam, plot_grad_cams
@@ -92,3 +100,48 @@ def test_picture_has_a_row_for_each_image_and_a_column_for_each_stage():
     ]
     shown = figure.axes[5].images[1].get_array()
     torch.testing.assert_close(torch.as_tensor(shown.data), maps[0][1])
+
+
+@pytest.mark.parametrize(('channels', 'mode'), [(1, 'L'), (3, 'RGB'), (4, 'RGBA')])
+def test_the_command_reads_images_of_any_number_of_channels_as_the_config_says(
+    channels, mode, tmp_path, monkeypatch, own_loading
+):
+    shape = (112, 112, channels)  # the size of the config, which resizes nothing then
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels.squeeze()).save(tmp_path / 'image.png')
+    color_type = {1: 'grayscale', 3: 'color', 4: 'unchanged'}[channels]
+    cfg = save_model(
+        'evit_m0_digits',
+        tmp_path / 'model.pth',
+        model__backbone__in_channels=channels,
+        data_preprocessor__mean=[100.0] * channels,
+        data_preprocessor__std=[50.0] * channels,
+        data_preprocessor__to_rgb=False,
+        test_dataloader__dataset__pipeline=[
+            dict(type='LoadImageFromFile', color_type=color_type),
+            dict(type='Resize', scale=(112, 112)),
+            dict(type='PackInputs'),
+        ],
+    )
+    cfg.dump(tmp_path / 'config.py')
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())  # as in a new process
+    names = ('config.py', 'model.pth', 'image.png')
+    arguments = ['grad_cam.py', *(str(tmp_path / name) for name in names)]
+    monkeypatch.setattr(sys, 'argv', [*arguments, '--out', str(tmp_path / 'maps.png')])
+    tool = runpy.run_path('tools/analysis/grad_cam.py')
+    seen = {}
+    tool['main'].__globals__['grad_cam'] = lambda *args, **kwargs: (
+        seen.update(classifier=args[0], inputs=args[1]) or grad_cam(*args, **kwargs)
+    )
+    tool['main']()
+    assert (tmp_path / 'maps.png').is_file()
+
+    # OpenCV has blue first, and alpha last.
+    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
+    images = torch.tensor(pixels[..., order]).permute(2, 0, 1)[None].float()
+    torch.testing.assert_close(seen['inputs'], (images - 100) / 50)
+    shown = tool['plain_images'](seen['classifier'], seen['inputs'])
+    images = torch.tensor(pixels).permute(2, 0, 1)[None] / 255
+    if channels != 3:
+        images = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(shown, images)

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mmevit.datasets import prepare_digits
-from mmevit.datasets.digits import split_digits
+from mmevit.datasets.digits import MARKER, split_digits
 
 TOOL = Path(__file__).parents[2] / 'tools/prepare_digits.py'
 SMALL = dict(num_train=3, num_val=2, image_size=96)
@@ -87,21 +87,57 @@ def test_digits_are_not_overwritten_without_force(tmp_path):
     root = tmp_path / 'digits'
     root.mkdir()
     prepare_digits(root, **SMALL)  # an empty folder is no loss
-    (root / 'mine').write_text('mine')
     before = digest(root)
     with pytest.raises(FileExistsError, match='--force'):
         prepare_digits(root, **SMALL)
     assert digest(root) == before
-    prepare_digits(root, force=True, **SMALL)
+    prepare_digits(root, force=True, seed=1, **SMALL)
+    assert digest(root) != before
     names = sorted(path.name for path in root.iterdir())
-    assert names == ['annotations', 'classification', 'segments', 'train', 'val']
+    assert names == [MARKER, 'annotations', 'classification', 'segments', 'train', 'val']
     assert [path.name for path in tmp_path.iterdir()] == ['digits']
+
+
+def add_foreign_image(root):
+    (root / 'train/mine.png').write_text('mine')
+
+
+def add_link(root):
+    (root / 'val/mine').symlink_to(root / 'train')
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (add_foreign_image, r'contains train/mine\.png, which'),
+        (add_link, 'contains val/mine, which'),
+        (lambda root: (root / MARKER).unlink(), f'it has no {MARKER}'),
+    ],
+    ids=['image', 'link', 'no-marker'],
+)
+def test_digits_with_foreign_files_are_not_replaced_even_with_force(tmp_path, change, message):
+    root = tmp_path / 'digits'
+    prepare_digits(root, **SMALL)
+    change(root)
+    before = digest(root)
+    with pytest.raises(FileExistsError, match=message):
+        prepare_digits(root, force=True, **SMALL)
+    assert digest(root) == before
+
+
+def test_a_foreign_coco_data_set_is_not_replaced_even_with_force(tmp_path):
+    annotations = tmp_path / 'coco/annotations/instances_train.json'
+    annotations.parent.mkdir(parents=True)
+    annotations.write_text('{}')
+    with pytest.raises(FileExistsError, match=r'was not written by prepare_digits\.py'):
+        prepare_digits(tmp_path / 'coco', force=True, **SMALL)
+    assert annotations.read_text() == '{}'
 
 
 def test_what_is_not_digits_is_not_overwritten_even_with_force(tmp_path):
     (tmp_path / 'thesis.tex').write_text('mine')
-    for root in (tmp_path, tmp_path / 'thesis.tex'):
-        with pytest.raises(FileExistsError, match='something else'):
+    for root, message in ((tmp_path, 'was not written by'), (tmp_path / 'thesis.tex', 'is a file')):
+        with pytest.raises(FileExistsError, match=message):
             prepare_digits(root, force=True, **SMALL)
     assert (tmp_path / 'thesis.tex').read_text() == 'mine'
 

@@ -9,7 +9,7 @@ from needing import needs_refusal
 
 from mmevit.deploy import TARGETS, export, fold, load_exported
 from mmevit.deploy.exporting import compare, largest_difference
-from mmevit.deploy.networks import Backbone
+from mmevit.deploy.networks import Backbone, count_input_channels
 from mmevit.errors import UserError
 
 METADATA = dict(task='features', input=dict(mean=[1.5, 2.0, 3.0]))
@@ -39,7 +39,7 @@ def test_an_export_of_dynamic_size_agrees_at_sizes_the_windows_do_not_divide(
     target, network, tmp_path
 ):
     path = tmp_path / f'm0{TARGETS[target]}'
-    images = torch.rand(2, 3, 160, 224)
+    images = torch.rand(1, 3, 32, 32)  # the smallest, with maps of one pixel
     export(network, images, path, target, dynamic=('batch', 'size'))
     session = load_exported(path)
     for shape in ((1, 3, 32, 32), (3, 3, 33, 470), (1, 3, 320, 320)):
@@ -81,7 +81,7 @@ def test_a_file_for_one_size_pads_only_where_the_windows_do_not_divide(
 @pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 1e-5), ('bfloat16', 1e-1)])
 def test_a_compiled_package_takes_other_batches(dtype, tolerance, network, tmp_path):
     export(network, torch.rand(2, 3, 96, 64), tmp_path / 'm0.pt2', 'aoti', dtype=dtype)
-    session = load_exported(tmp_path / 'm0.pt2')
+    session = load_exported(tmp_path / 'm0.pt2', trust=True)
     for batch in (1, 2, 5):
         assert compare(network, session, (torch.rand(batch, 3, 96, 64),)) < tolerance
 
@@ -91,7 +91,7 @@ def test_a_compiled_package_runs_without_this_package(network, tmp_path):
     path = tmp_path / 'm0.pt2'
     images = torch.rand(3, 3, 64, 64)
     export(network, images, path, 'aoti', dynamic=(), metadata=METADATA)
-    session = load_exported(path)
+    session = load_exported(path, trust=True)
     assert session.metadata == METADATA
     assert compare(network, session, (images,)) < 1e-5
 
@@ -198,6 +198,33 @@ def test_what_cannot_be_exported_is_refused_in_one_sentence(change, message, net
     assert list(tmp_path.iterdir()) == []
 
 
+def test_native_code_is_refused_before_the_file_is_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch._inductor, 'aoti_load_package', lambda path: pytest.fail('loaded'))
+    (tmp_path / 'model.pt2').write_bytes(b'native code')
+    with pytest.raises(UserError, match=r'model\.pt2 holds native code.*--trust-checkpoint'):
+        load_exported(tmp_path / 'model.pt2')
+
+
+def test_a_session_leaves_the_number_of_pytorchs_threads(network, tmp_path):
+    path, images = tmp_path / 'm0.torchscript', torch.rand(1, 3, 64, 64)
+    export(network, images, path, 'torchscript')
+    before, inside = torch.get_num_threads(), []
+    session = load_exported(path, num_threads=before + 1)
+    module = session.module
+    session.module = lambda *inputs: inside.append(torch.get_num_threads()) or module(*inputs)
+    session(images)
+    assert inside == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.slow
+def test_a_network_of_four_channels_is_exported_with_a_dynamic_size(randomised, tmp_path):
+    network = Backbone(fold(randomised('m0', in_channels=4))).eval()
+    path, channels = tmp_path / 'm0.onnx', count_input_channels(network)
+    export(network, torch.rand(1, channels, 64, 64), path, 'onnx', dynamic=('batch', 'size'))
+    assert compare(network, load_exported(path), (torch.rand(2, 4, 96, 70),)) < 1e-5
+
+
 def test_what_cannot_be_loaded_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r'must end in \.onnx'):
         load_exported('model.pth')
@@ -206,4 +233,4 @@ def test_what_cannot_be_loaded_is_refused_in_one_sentence(tmp_path):
     for suffix in ('.onnx', '.xml', '.torchscript', '.pt2'):
         (tmp_path / f'torn{suffix}').write_bytes(b'not a model')
         with pytest.raises(UserError, match=f'torn{suffix} cannot be loaded: '):
-            load_exported(tmp_path / f'torn{suffix}')
+            load_exported(tmp_path / f'torn{suffix}', trust=True)

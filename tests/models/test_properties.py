@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+
+from mmevit.errors import UserError
 
 # Of the largest value of a map; bfloat16 keeps three digits, through dozens of layers.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 0.2}
@@ -152,6 +154,8 @@ def test_any_arguments_give_what_the_paper_says(
     folded,
     seed,
 ):
+    # Smaller ones are refused.
+    assume(dtype != torch.bfloat16 or min(size) >= 32)
     torch.manual_seed(seed)
     model = randomised(
         arch, window_sizes=window_sizes, in_channels=in_channels, out_indices=out_indices
@@ -171,3 +175,17 @@ def test_any_arguments_give_what_the_paper_says(
         assert actual.dtype == dtype and actual.shape == expected[index].shape
         error = (actual.double() - expected[index]).abs().max() / expected[index].abs().max()
         assert error < TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize('autocast', [False, True], ids=['bfloat16', 'autocast'])
+def test_images_below_32_pixels_are_refused_in_bfloat16_on_a_cpu(randomised, autocast):
+    model = randomised('m0').eval()
+    model.switch_to_deploy()
+    if not autocast:
+        model.bfloat16()
+    dtype = torch.float32 if autocast else torch.bfloat16
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        for size in ((42, 1), (31, 64)):
+            with pytest.raises(UserError, match='too small for bfloat16'):
+                model(torch.rand(1, 3, *size, dtype=dtype))
+        assert all(map_.isfinite().all() for map_ in model(torch.rand(1, 3, 32, 32, dtype=dtype)))

@@ -5,7 +5,10 @@ import sys
 import onnx
 import pytest
 from making_models import save_model
+from mmengine.config import Config
 
+from mmevit.deploy import load_exported
+from mmevit.deploy.evaluation import evaluate_exported
 from mmevit.errors import ConfigError, UserError
 
 
@@ -126,12 +129,61 @@ def test_a_file_that_differs_is_not_kept_and_the_one_before_is(classifier, tmp_p
     assert file.read_text() == 'the one before'
 
 
+@pytest.fixture
+def save_classifier(tmp_path):
+    """Make a checkpoint, and the options of the config, of images of other channels than three."""
+
+    def save(channels):
+        options = {
+            'model.backbone.in_channels': channels,
+            'data_preprocessor.mean': [100.0] * channels,
+            'data_preprocessor.std': [50.0] * channels,
+        }
+        names = {name.replace('.', '__'): value for name, value in options.items()}
+        save_model('evit_m0_digits', tmp_path / 'model.pth', **names)
+        texts = [f'{name}={value}'.replace(' ', '') for name, value in options.items()]
+        return tmp_path / 'model.pth', ['--cfg-options', *texts]
+
+    return save
+
+
+@pytest.mark.parametrize(('channels', 'order'), [(1, 'GRAY'), (4, None)])
+def test_other_numbers_of_channels_than_three_are_exported(
+    channels, order, save_classifier, run_export, tmp_path
+):
+    checkpoint, options = save_classifier(channels)
+    file = tmp_path / 'model.torchscript'
+    arguments = ['configs/evit_m0_digits.py', checkpoint, '--to', 'torchscript', '--out', file]
+    run_export(*arguments, *options)
+    metadata = load_exported(file).metadata['input']
+    assert metadata['shape'] == [None, channels, 112, 112]
+    assert metadata['channels'] == order
+    assert metadata['mean'] == [100.0] * channels
+
+
+def test_a_mean_of_another_length_than_the_channels_is_refused(save_classifier, run_export):
+    checkpoint, options = save_classifier(1)
+    options[2] = 'data_preprocessor.mean=[100.0,100.0,100.0]'
+    with pytest.raises(ConfigError, match='mean has 3 values, but the model takes .* 1 channels'):
+        run_export('configs/evit_m0_digits.py', checkpoint, *options)
+
+
+def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
+    (tmp_path / 'model.pt2').write_bytes(b'native code')
+    cfg = Config.fromfile('configs/evit_m0_digits.py')
+    with pytest.raises(ConfigError, match=r'model\.pt2 holds native code'):
+        evaluate_exported(cfg, tmp_path / 'model.pt2')
+    with pytest.raises(ConfigError, match=r'model\.pt2 cannot be loaded'):
+        evaluate_exported(cfg, tmp_path / 'model.pt2', trust=True)
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
         (['--to', 'aoti'], 'Detectors go to onnx and openvino as a whole: for aoti give'),
         (['--dtype', 'int8'], 'The train data is not whole'),
         (['--out', 'model.pt'], 'model.pt must end in .onnx'),
+        (['--size', '16'], 'The images are 16x16 pixels, and exported files take 32 pixels'),
         (['--size', '0'], '--size takes a side, or a height and a width'),
         (['--batch-size', '0'], '--batch-size take 1 or more'),
         (['--cfg-options', 'test_dataloader=None'], 'it has no test_dataloader'),

@@ -4,6 +4,8 @@ import argparse
 
 import cv2
 import torch
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 from mmpretrain import ImageClassificationInferencer
 
@@ -17,6 +19,7 @@ from mmevit.engine.launch import (
     one_sentence_errors,
     read_config,
 )
+from mmevit.engine.sampling import find_test_pipeline
 from mmevit.files import PICTURES, check_ending, written_whole
 from mmevit.utils.configs import type_name
 
@@ -47,7 +50,10 @@ def main():
     inferencer = ImageClassificationInferencer(cfg, args.checkpoint)
     classifier = inferencer.model
     check_fit(classifier, CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu'))
-    inputs = torch.cat([preprocess(inferencer, image) for image in args.images])
+    # The inferencer's own reading of images always gives three channels.
+    init_default_scope('mmpretrain')
+    pipeline = Compose(find_test_pipeline(cfg))
+    inputs = torch.cat([preprocess(pipeline, classifier, image) for image in args.images])
     maps, scores = grad_cam(classifier, inputs, stages=range(len(classifier.backbone.stages)))
     titles = [describe(inferencer.classes, image_scores) for image_scores in scores]
     figure = plot_grad_cams(plain_images(classifier, inputs), maps, titles)
@@ -56,24 +62,18 @@ def main():
     print(f'The maps of {len(inputs)} images: {args.out}')
 
 
-def preprocess(inferencer, image):
-    """Make an image file what the network takes.
-
-    Args:
-        inferencer (ImageClassificationInferencer): Holds the pipeline and the model.
-        image (str): The file.
-
-    Returns:
-        Tensor: (1, C, H, W).
+def preprocess(pipeline: Compose, classifier: torch.nn.Module, image: str) -> torch.Tensor:
+    """Read an image file as a test image, (1, C, H, W).
 
     Raises:
         ConfigError: If the image cannot be read.
     """
     try:
-        (data,) = inferencer.preprocess([image])
-    except (OSError, ValueError, cv2.error) as error:
+        data = pipeline(dict(img_path=image))
+    # mmcv asserts that OpenCV has decoded an image.
+    except (OSError, ValueError, AssertionError, cv2.error) as error:
         raise ConfigError(f'The image {image} cannot be read ({type(error).__name__}).') from error
-    return inferencer.model.data_preprocessor(data)['inputs']
+    return classifier.data_preprocessor(pseudo_collate([data]))['inputs']
 
 
 def describe(classes, scores):
@@ -82,10 +82,15 @@ def describe(classes, scores):
     return f'{classes[label] if classes else int(label)} ({probability:.0%})'
 
 
-def plain_images(classifier, inputs):
-    """Undo the normalisation: RGB from 0 to 1."""
+def plain_images(classifier: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Undo the normalisation: (N, 3, H, W), RGB from 0 to 1; the mean of other than 3 channels."""
     preprocessor = classifier.data_preprocessor
-    return (inputs * preprocessor.std + preprocessor.mean) / 255
+    # A preprocessor that does not normalise has neither.
+    std, mean = getattr(preprocessor, 'std', 1), getattr(preprocessor, 'mean', 0)
+    images = (inputs * std + mean) / 255
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    return images if preprocessor.to_rgb else images.flip(1)
 
 
 if __name__ == '__main__':
