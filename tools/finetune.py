@@ -16,6 +16,9 @@ from mmevit.models import EfficientViT
 from mmevit.models.efficientvit import likely_arch, likely_windows, select_weights
 from mmevit.utils.configs import type_name
 
+# Where launchers other than torchrun say how many processes there are; mmengine does so later.
+WORLD_SIZES = dict(slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
+
 
 def parse_args():
     """Parse the command line."""
@@ -115,7 +118,7 @@ def set_data(cfg, args):
         for steps in (adapt(steps, args) for steps in cfg.tta_pipeline[-1].transforms)
         if steps
     ]
-    set_batch_size(cfg.train_dataloader, args.batch_size, len(train))
+    set_batch_size(cfg.train_dataloader, args.batch_size, len(train), args.launcher)
     return classes
 
 
@@ -138,18 +141,19 @@ def adapt(pipeline, args):
     return [step for step in pipeline if not (args.no_flip and type_name(step) == 'RandomFlip')]
 
 
-def set_batch_size(dataloader, batch_size, num_images):
+def set_batch_size(dataloader, batch_size, num_images, launcher):
     """Choose no more images a step than there are, since a batch that is not full is left out.
 
     Args:
         dataloader (dict): Config of the data loader, which is changed.
         batch_size (int | None): The size that was asked for.
         num_images (int): Number of images that all processes share.
+        launcher (str): What started the processes.
 
     Raises:
         ConfigError: If a batch would be of one image, on which batch norm cannot train.
     """
-    num_processes = int(os.environ.get('WORLD_SIZE', 1))
+    num_processes = int(os.environ.get(WORLD_SIZES.get(launcher, 'WORLD_SIZE'), 1))
     batch_size = min(batch_size or dataloader.batch_size, num_images // num_processes)
     if batch_size < 2:
         raise ConfigError(

@@ -119,8 +119,8 @@ def strip_wrappers(state_dict: dict) -> dict:
     prefix = min(prefixes, key=len)
     if len(prefixes) > 1 or not PREFIXES.issuperset(prefix.split('.')[:-1]):
         raise CheckpointError(
-            f'The names of the weights start with {" or ".join(sorted(prefixes))}. Save them '
-            f'without: {{name.removeprefix({prefix!r}): weight for name, weight in '
+            f'The names of the weights start with {" or ".join(map(repr, sorted(prefixes)))}. Save '
+            f'them without: {{name.removeprefix({prefix!r}): weight for name, weight in '
             f'weights.items() if name.startswith({prefix!r})}}.'
         )
     return {name.removeprefix(prefix): value for name, value in state_dict.items()}

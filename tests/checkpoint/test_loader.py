@@ -436,7 +436,7 @@ def test_an_unknown_prefix_is_named(prefix, tmp_path):
     torch.save(weights, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError) as caught:
         loader.load_from_evit(f'evit://{tmp_path}/a.pth')
-    assert f'a.pth: The names of the weights start with {prefix}' in str(caught.value)
+    assert f'a.pth: The names of the weights start with {prefix!r}' in str(caught.value)
     code = str(caught.value).partition('Save them without: ')[2].rstrip('.')
     assert eval(code, dict(weights=weights)).keys() == EfficientViT('m0').state_dict().keys()
 
