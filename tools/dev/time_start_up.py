@@ -81,7 +81,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Make the data, run the commands, and print the minimum of each, which other processes disturb least."""
+    """Make the data, run the commands, and print the minima, which are disturbed least."""
     args = parse_args()
     folder = args.folder.resolve()
     make_split(folder, 'train', args.images, args.boxes)
