@@ -100,7 +100,7 @@ def main():
     if args.tta:
         enable_tta(cfg)
 
-    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='WholeCheckpointHook')]
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='WholeCheckpointHook')]
     if args.deploy:
         cfg.custom_hooks.append(dict(type='FoldHook'))
     # Without its file's name, the config is kept beside the one that training kept, not over it.
@@ -122,7 +122,7 @@ def enable_drawing(cfg, args):
     Raises:
         ConfigError: If the config has no visualization hook.
     """
-    hook = cfg.get('default_hooks', {}).get('visualization')
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise ConfigError(
             '--show and --show-dir need default_hooks.visualization in the config, such as '
@@ -181,7 +181,7 @@ def finds_masks(cfg):
     """Whether a detector has a head for masks, or is measured by some."""
     heads = (cfg.model, cfg.model.get('roi_head') or {})
     return any(head.get('mask_head') for head in heads) or any(
-        'segm' in evaluator.get('metric', ()) or 'Panoptic' in type_name(evaluator)
+        'segm' in (evaluator.get('metric') or ()) or 'Panoptic' in type_name(evaluator)
         for evaluator in as_list(cfg.test_evaluator)
     )
 

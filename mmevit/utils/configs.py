@@ -54,3 +54,36 @@ def find_datasets(dataset):
             yield from find_datasets(part)
     else:
         yield dataset
+
+
+def convert_sizes(cfg):
+    """Make tuples of the lists of whole numbers in all pipelines of a config, such as of a size.
+
+    JSON, YAML and ``--cfg-options`` have lists only, but transforms of mmcv want tuples.
+
+    Args:
+        cfg (dict): A config or a part of one, which is changed.
+
+    Example:
+        >>> cfg = dict(test_pipeline=[dict(type='Resize', scale=[64, 32])])
+        >>> convert_sizes(cfg)
+        >>> cfg['test_pipeline'][0]['scale']
+        (64, 32)
+    """
+    for key, value in cfg.items():
+        if 'pipeline' in key:
+            cfg[key] = with_tuples(value)
+        else:
+            for part in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(part, dict):
+                    convert_sizes(part)
+
+
+def with_tuples(value):
+    """Copy a value with tuples for its lists of whole numbers."""
+    if isinstance(value, dict):
+        return type(value)({key: with_tuples(part) for key, part in value.items()})
+    if not isinstance(value, (list, tuple)):
+        return value
+    is_size = value and all(type(part) is int for part in value)
+    return (tuple if is_size else type(value))(map(with_tuples, value))
