@@ -187,7 +187,7 @@ def test_a_schedule_that_depends_on_metrics_stays_with_a_warning(make_runner):
 
 
 @pytest.mark.parametrize(
-    ('optimizer', 'message'),
+    ('optimizer', 'name'),
     [
         (
             dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.1),
@@ -199,11 +199,11 @@ def test_a_schedule_that_depends_on_metrics_stays_with_a_warning(make_runner):
         ),
     ],
 )
-def test_the_state_of_another_optimizer_is_refused(make_runner, optimizer, message):
+def test_the_state_of_another_optimizer_is_refused(make_runner, optimizer, name):
     first = make_runner('old')
     first.train()
     path = Path(first.work_dir, '5.pth')
-    with pytest.raises(CheckpointError, match=f'Cannot resume: {message}.*load_from=CHECKPOINT'):
+    with pytest.raises(CheckpointError, match=f'of the config, {name}, has.*load_from=CHECKPOINT'):
         make_runner('new', optimizer=optimizer, load_from=path).train()
 
 
