@@ -81,7 +81,8 @@ def main():
     needs = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg')
     cfg = load_config(args, splits, needs)
     is_exported = Path(args.checkpoint).suffix in TARGETS.values()
-    cfg.load_from = None if is_exported else args.checkpoint
+    # A config that a resumed run has kept would have the training resumed.
+    cfg.resume, cfg.load_from = False, None if is_exported else args.checkpoint
     check_checkpoint(cfg.load_from)
     check_config(cfg, splits)
     if is_exported:
@@ -104,7 +105,7 @@ def main():
     if args.deploy:
         cfg.custom_hooks.append(dict(type='FoldHook'))
     # Without its file's name, the config is kept beside the one that training kept, not over it.
-    runner = build_runner(Config(cfg.to_dict()))
+    runner = build_runner(Config(cfg._to_lazy_dict()))
     if args.out and args.out_item != 'metrics':
         runner.test_evaluator.metrics.append(make_dump(cfg, args.out))
     metrics = runner.test()

@@ -20,7 +20,7 @@ from mmengine.utils import import_modules_from_strings
 
 from mmevit.checks.batches import check_batch_sizes
 from mmevit.errors import ConfigError, UserError, one_line, reraise_as_config_error
-from mmevit.utils.configs import convert_sizes, find_datasets, type_name
+from mmevit.utils.configs import convert_sizes, find_datasets, find_library, type_name
 
 from .checkpointing import save_safely
 from .cpu_processes import join_cpu_processes
@@ -179,9 +179,10 @@ def read_config(path, options, needs=()):
     except Exception as error:
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())
         raise ConfigError(f'The config {path} cannot be read: {reason}') from error
-    with reraise_as_config_error():
+    if cfg.get('custom_imports'):
         # Outside of the above, so that an error in a module of the user keeps its traceback.
-        import_modules_from_strings(**(cfg.get('custom_imports') or {}))
+        with reraise_as_config_error():
+            import_modules_from_strings(**cfg.custom_imports)
     if options is not None:
         try:
             cfg.merge_from_dict(options)
@@ -190,7 +191,10 @@ def read_config(path, options, needs=()):
     missing = [name for name in needs if cfg.get(name) is None]
     if missing:
         raise ConfigError(f'{path} is no whole config: it has no {", ".join(missing)}.')
-    convert_sizes(cfg)
+    with reraise_as_config_error():  # This imports what a config in Python style names.
+        convert_sizes(cfg._cfg_dict)
+        if cfg.get('default_scope') is None:
+            cfg.default_scope = find_library(cfg.get('model') or {})
     return cfg
 
 

@@ -56,13 +56,33 @@ def find_datasets(dataset):
         yield dataset
 
 
-def convert_sizes(cfg):
+def find_library(cfg):
+    """Name the OpenMMLab library of a model whose type is a class, as in configs in Python style.
+
+    Args:
+        cfg (dict): Config of a model.
+
+    Returns:
+        str | None: The library, such as ``'mmdet'``; of a class of the user, that of its base.
+
+    Example:
+        >>> from mmengine.model import BaseModel
+        >>> find_library(dict(type=BaseModel))
+        'mmengine'
+    """
+    kind = cfg.get('type')
+    packages = [base.__module__.partition('.')[0] for base in getattr(kind, '__mro__', ())]
+    return next((package for package in packages if package.startswith('mm')), None)
+
+
+def convert_sizes(cfg, in_pipeline=False):
     """Make tuples of the lists of whole numbers in all pipelines of a config, such as of a size.
 
     JSON, YAML and ``--cfg-options`` have lists only, but transforms of mmcv want tuples.
 
     Args:
-        cfg (dict): A config or a part of one, which is changed.
+        cfg (dict | list): A config or a part of one, which is changed.
+        in_pipeline (bool): Whether it is a part of a pipeline. Defaults to False.
 
     Example:
         >>> cfg = dict(test_pipeline=[dict(type='Resize', scale=[64, 32])])
@@ -70,20 +90,14 @@ def convert_sizes(cfg):
         >>> cfg['test_pipeline'][0]['scale']
         (64, 32)
     """
-    for key, value in cfg.items():
-        if 'pipeline' in key:
-            cfg[key] = with_tuples(value)
-        else:
-            for part in value if isinstance(value, (list, tuple)) else [value]:
-                if isinstance(part, dict):
-                    convert_sizes(part)
-
-
-def with_tuples(value):
-    """Copy a value with tuples for its lists of whole numbers."""
-    if isinstance(value, dict):
-        return type(value)({key: with_tuples(part) for key, part in value.items()})
-    if not isinstance(value, (list, tuple)):
-        return value
-    is_size = value and all(type(part) is int for part in value)
-    return (tuple if is_size else type(value))(map(with_tuples, value))
+    for key, value in list(cfg.items() if isinstance(cfg, dict) else enumerate(cfg)):
+        is_inside = in_pipeline or 'pipeline' in str(key)
+        is_list = isinstance(value, list)
+        if is_inside and is_list and value and all(type(part) is int for part in value):
+            cfg[key] = tuple(value)
+        elif is_list or isinstance(value, dict):
+            convert_sizes(value, is_inside)
+        elif isinstance(value, tuple):
+            for part in value:
+                if isinstance(part, (dict, list)):
+                    convert_sizes(part, is_inside)
