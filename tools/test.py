@@ -129,6 +129,8 @@ def enable_drawing(cfg, args):
             '--show and --show-dir need default_hooks.visualization in the config, such as '
             "dict(type='DetVisualizationHook') for mmdet."
         )
+    if cfg.get('visualizer') is None:
+        raise ConfigError('--show and --show-dir need a visualizer, but the config has none.')
     # A relative folder would be taken below the work directory by mmdet, but not by mmpretrain.
     folder = os.path.abspath(args.show_dir) if args.show_dir else None
     hook.update(interval=args.interval, show=args.show, wait_time=args.wait_time)

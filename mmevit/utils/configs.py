@@ -57,22 +57,24 @@ def find_datasets(dataset):
 
 
 def find_library(cfg):
-    """Name the OpenMMLab library of a model whose type is a class, as in configs in Python style.
+    """Name the OpenMMLab library of a model whose type has its module, as in Python-style configs.
 
     Args:
-        cfg (dict): Config of a model.
+        cfg (dict): Config of a model; its ``type`` is a class, or a string with a module.
 
     Returns:
         str | None: The library, such as ``'mmdet'``; of a class of the user, that of its base.
 
     Example:
-        >>> from mmengine.model import BaseModel
-        >>> find_library(dict(type=BaseModel))
-        'mmengine'
+        >>> find_library(dict(type='mmdet.models.RetinaNet'))
+        'mmdet'
     """
     kind = cfg.get('type')
-    packages = [base.__module__.partition('.')[0] for base in getattr(kind, '__mro__', ())]
-    return next((package for package in packages if package.startswith('mm')), None)
+    modules = [base.__module__ for base in getattr(kind, '__mro__', ())]
+    if isinstance(kind, str):
+        modules = [kind.rpartition('.')[0]]
+    packages = [module.partition('.')[0] for module in modules]
+    return next((name for name in packages if name.startswith('mm') and name != 'mmevit'), None)
 
 
 def convert_sizes(cfg, in_pipeline=False):
