@@ -5,13 +5,18 @@ Ends with 0 if all works, with 1 if something does not.
 
 import importlib
 import platform
-import re
 import sys
 import warnings
 from importlib.util import find_spec
 
 import mmevit
-from mmevit.compatibility import LIBRARIES, Library, check_libraries, installed_distribution
+from mmevit.compatibility import (
+    LIBRARIES,
+    Library,
+    check_libraries,
+    cpu_capability,
+    installed_distribution,
+)
 from mmevit.errors import UserError, one_line
 from mmevit.version import __version__
 
@@ -102,9 +107,9 @@ def check_devices():
 
     for device in kinds_of_devices():
         torch.ones(2, 2, device=device).mm(torch.ones(2, 2, device=device)).cpu()
-    # torch.backends.cpu, which knows it too, is younger than PyTorch 2.0.
-    instructions = re.findall('CPU capability usage: (.+)', torch.__config__.show())
-    devices = [', '.join(['CPU', *instructions, f'{torch.get_num_threads()} threads'])]
+    devices = [
+        ', '.join(filter(None, ['CPU', cpu_capability(), f'{torch.get_num_threads()} threads']))
+    ]
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         devices.append(f'GPU {index}, {gpu.name}, {gpu.total_memory / 2**30:.1f} GiB')

@@ -1,5 +1,6 @@
 """Check the libraries that mmevit stands on, before one of them fails in a less helpful way."""
 
+import re
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -102,3 +103,11 @@ def attention_as_products():
 
         return sdp_kernel(enable_flash=False, enable_mem_efficient=False)
     return sdpa_kernel(SDPBackend.MATH)
+
+
+def cpu_capability() -> str:
+    """Instruction set that PyTorch uses on this CPU, such as ``AVX512``; empty if unknown."""
+    import torch
+
+    # torch.backends.cpu.get_cpu_capability() is missing before PyTorch 2.1.
+    return ' '.join(re.findall('CPU capability usage: (.+)', torch.__config__.show()))

@@ -1,8 +1,33 @@
 """Errors whose message is one sentence for the user; the tools end with it."""
 
 import contextlib
-import pickle
+import sys
 import traceback
+
+# What constructors and registries raise for wrong names and arguments. A RuntimeError is not among
+# them: PyTorch raises it for devices, processes and memory.
+CONFIG_FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+LIBRARIES = {
+    'mmcv',
+    'mmdet',
+    'mmengine',
+    'mmevit',
+    'mmpretrain',
+    'mmseg',
+    'numpy',
+    'timm',
+    'torch',
+    'torchvision',
+}
 
 
 class UserError(ValueError):
@@ -40,25 +65,38 @@ def one_line(error):
 
 
 @contextlib.contextmanager
-def told_as_config_errors():
-    """Say of all that goes wrong inside a block that the config is at fault.
+def reraise_as_config_error():
+    """Raise :class:`ConfigError` for what OpenMMLab or PyTorch raise for wrong names and arguments.
+
+    All else keeps its type and its traceback: errors of devices, processes, disks, downloads and
+    checkpoints, and those from modules of other packages, such as the user's own.
 
     Raises:
-        ConfigError: In the place of what a library raises; a disk, a download or a checkpoint that
-            fail are no fault of the config.
+        ConfigError: In place of such an error, with its place.
     """
     try:
         yield
-    # Such as a full disk, a download, or a checkpoint.
-    except (UserError, OSError, pickle.UnpicklingError):
+    except UserError:
         raise
-    # What a constructor raises depends on what it is of.
-    except Exception as error:
+    except CONFIG_FAULTS as error:
+        if raised_by_others(error):
+            raise
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(
-            f'The config asks for what cannot be: {one_line(error)} ({place.filename}, line '
+            f'Cannot build from the config: {one_line(error)} ({place.filename}, line '
             f'{place.lineno}).'
         ) from error
+
+
+def raised_by_others(error: BaseException | None) -> bool:
+    """Whether code outside this package and its libraries took part in raising an error."""
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            package = frame.f_globals.get('__name__', '').partition('.')[0]
+            if package not in LIBRARIES and package not in sys.stdlib_module_names:
+                return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def list_problems(names_by_problem):

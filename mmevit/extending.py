@@ -33,6 +33,7 @@ REGISTERED = (
     (TRANSFORMS, 'datasets.loading', ('LoadReadableImage',), ()),
     (HOOKS, 'engine.checkpointing', ('SafeCheckpointHook',), ()),
     (HOOKS, 'engine.randomness', ('ResumableRandomnessHook',), ()),
+    (HOOKS, 'engine.schedule', ('ConfigScheduleHook',), ()),
     (
         HOOKS,
         'engine.hooks',

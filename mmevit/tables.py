@@ -68,7 +68,8 @@ def write_table(rows, columns, note, path):
         UserError: If it ends otherwise, or cannot be written.
     """
     check_ending(path, TABLES)
-    with written_whole(path) as unfinished, unfinished.open('w', newline='') as file:
+    mode = dict(mode='w', newline='', encoding='utf-8')
+    with written_whole(path) as unfinished, unfinished.open(**mode) as file:
         if unfinished.suffix == '.md':
             file.write(f'{note}\n\n{format_table(rows, columns)}\n')
         elif unfinished.suffix == '.json':

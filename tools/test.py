@@ -81,7 +81,8 @@ def main():
     needs = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg')
     cfg = load_config(args, splits, needs)
     is_exported = Path(args.checkpoint).suffix in TARGETS.values()
-    cfg.load_from = None if is_exported else args.checkpoint
+    # A config that a resumed run has kept would have the training resumed.
+    cfg.resume, cfg.load_from = False, None if is_exported else args.checkpoint
     check_checkpoint(cfg.load_from)
     check_config(cfg, splits)
     if is_exported:
@@ -100,11 +101,11 @@ def main():
     if args.tta:
         enable_tta(cfg)
 
-    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='WholeCheckpointHook')]
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='WholeCheckpointHook')]
     if args.deploy:
         cfg.custom_hooks.append(dict(type='FoldHook'))
     # Without its file's name, the config is kept beside the one that training kept, not over it.
-    runner = build_runner(Config(cfg.to_dict()))
+    runner = build_runner(Config(cfg._to_lazy_dict()))
     if args.out and args.out_item != 'metrics':
         runner.test_evaluator.metrics.append(make_dump(cfg, args.out))
     metrics = runner.test()
@@ -122,12 +123,14 @@ def enable_drawing(cfg, args):
     Raises:
         ConfigError: If the config has no visualization hook.
     """
-    hook = cfg.get('default_hooks', {}).get('visualization')
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise ConfigError(
             '--show and --show-dir need default_hooks.visualization in the config, such as '
             "dict(type='DetVisualizationHook') for mmdet."
         )
+    if cfg.get('visualizer') is None:
+        raise ConfigError('--show and --show-dir need a visualizer, but the config has none.')
     # A relative folder would be taken below the work directory by mmdet, but not by mmpretrain.
     folder = os.path.abspath(args.show_dir) if args.show_dir else None
     hook.update(interval=args.interval, show=args.show, wait_time=args.wait_time)
@@ -181,7 +184,7 @@ def finds_masks(cfg):
     """Whether a detector has a head for masks, or is measured by some."""
     heads = (cfg.model, cfg.model.get('roi_head') or {})
     return any(head.get('mask_head') for head in heads) or any(
-        'segm' in evaluator.get('metric', ()) or 'Panoptic' in type_name(evaluator)
+        'segm' in (evaluator.get('metric') or ()) or 'Panoptic' in type_name(evaluator)
         for evaluator in as_list(cfg.test_evaluator)
     )
 

@@ -72,7 +72,7 @@ def apply_flags(cfg, args):
     if args.resume is not None:
         resume_from(cfg, None if args.resume == 'auto' else args.resume)
     if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise ConfigError(
                 '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the batch '
                 'size over all GPUs that its learning rate was chosen for.'

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mmevit.compatibility import cpu_capability
 from mmevit.errors import ConfigError
 from mmevit.files import PICTURES, check_ending, written_whole
 from mmevit.tables import join_cells
@@ -140,7 +141,7 @@ def processor(device):
         name = re.search('model name\\s*: (.*)', Path('/proc/cpuinfo').read_text())[1]
     except (OSError, TypeError):
         name = platform.processor() or platform.machine()
-    return f'{name} ({torch.backends.cpu.get_cpu_capability()})'
+    return f'{name} ({cpu_capability()})'
 
 
 def write_plot(rows, setting, path):

@@ -2,7 +2,7 @@
 
 import os
 
-from mmevit.errors import told_as_config_errors
+from mmevit.errors import reraise_as_config_error
 
 from .classes import check_classes
 from .data import check_data
@@ -18,7 +18,7 @@ from .schedule import check_schedule
 __all__ = ['check_config']
 
 
-@told_as_config_errors()
+@reraise_as_config_error()
 def check_config(cfg, splits):
     """Check that devices, model and data are what a config takes them to be.
 

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from mmevit.errors import ConfigError
+from mmevit.utils.configs import type_name
 
 from .boxes import select_boxes
 
@@ -117,7 +118,7 @@ class AnchorDetector(nn.Module):
             type(head).__name__ not in HEADS
             or type(head.bbox_coder).__name__ != 'DeltaXYWHBBoxCoder'
             or not head.use_sigmoid_cls
-            or nms.get('type') != 'nms'
+            or type_name(nms) != 'nms'
             or self.test_cfg.get('min_bbox_size', -1) != 0
         ):
             raise ConfigError(

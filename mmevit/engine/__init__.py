@@ -19,6 +19,7 @@ from .hooks import (
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .mixed_precision import Bfloat16OptimWrapper
 from .randomness import ResumableRandomnessHook
+from .schedule import ConfigScheduleHook
 
 __all__ = [
     'AdaptiveClipAmpOptimWrapper',
@@ -29,6 +30,7 @@ __all__ = [
     'CheckpointError',
     'CompileHook',
     'ConfigError',
+    'ConfigScheduleHook',
     'InvalidLossHook',
     'LayerDecayOptimWrapperConstructor',
     'ResumableRandomnessHook',

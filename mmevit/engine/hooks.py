@@ -14,6 +14,11 @@ from mmevit.checks.classes import check_checkpoint_classes
 from mmevit.errors import CheckpointError, ConfigError, UserError, list_problems, shorten
 from mmevit.files import written_whole
 
+# PyTorch's first loss scale, 2**16, is below 1 after so many skipped steps.
+MAX_OVERFLOWS = 17
+# The smallest normal number of float16: gradients of 2**30 would not overflow.
+MIN_LOSS_SCALE = 2**-14
+
 
 @HOOKS.register_module()
 class CompileHook(Hook):
@@ -77,31 +82,50 @@ class InvalidLossHook(Hook):
     """End training at a loss that is infinite or no number, before it is in a checkpoint.
 
     mmengine trains on with weights that are no numbers, and mmdet's hook looks at every 50th loss
-    and does not tell the images. The tools add it; elsewhere::
+    and does not tell the images. In float16 with dynamic loss scaling, up to
+    :data:`MAX_OVERFLOWS` invalid losses in a row are tolerated, since the scaler skips steps with
+    invalid gradients and lowers the scale. The tools add it; elsewhere::
 
         custom_hooks = [dict(type='InvalidLossHook')]
     """
 
+    num_overflows = 0
+
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        """Look at the losses.
+        """Look at the losses, and at the loss scale.
 
         Raises:
-            UserError: If one is not finite; it names the iteration, the images and the checkpoint
-                to go on from.
+            UserError: If a loss is not finite; it names the iteration, the images and the
+                checkpoint to go on from. If every step overflows.
         """
+        scale = dynamic_loss_scale(runner.optim_wrapper)
+        if scale is not None and scale < MIN_LOSS_SCALE:
+            raise UserError(
+                f'The loss scale has fallen to {scale:g} in iteration {runner.iter + 1}: gradients '
+                'overflow in every step, and no weights are updated. Train in bfloat16 '
+                '(optim_wrapper.dtype=bfloat16) or float32, or lower the learning rate.'
+            )
         losses = {
             name: torch.as_tensor(value).detach().float().mean().item()
             for name, value in outputs.items()
             if 'loss' in name
         }
         if all(map(math.isfinite, losses.values())):
+            self.num_overflows = 0
+            return
+        values = ', '.join(f'{name} {value:g}' for name, value in losses.items())
+        self.num_overflows += 1
+        if scale is not None and self.num_overflows <= MAX_OVERFLOWS:
+            runner.logger.warning(
+                f'The loss is not finite in iteration {runner.iter + 1} ({values}). Dynamic loss '
+                f'scaling skips the step if the gradients are not either, its scale is {scale:g}.'
+            )
             return
         samples = (data_batch.get('data_samples') if isinstance(data_batch, dict) else None) or []
         # Those of several views of an image come in a dict.
         samples = sum(samples.values(), []) if isinstance(samples, dict) else samples
         images = [str(sample.get('img_path', sample.get('sample_idx'))) for sample in samples]
         runner.logger.error(f'The images of iteration {runner.iter + 1}: {", ".join(images)}')
-        values = ', '.join(f'{name} {value:g}' for name, value in losses.items())
         checkpoint = runner.message_hub.runtime_info.get('last_ckpt')
         hint = f'go on from {checkpoint} by --resume' if checkpoint else 'no checkpoint was written'
         raise UserError(
@@ -109,6 +133,23 @@ class InvalidLossHook(Hook):
             f'({values}), of the images {shorten(images)}: lower the learning rate, clip gradients '
             f'by optim_wrapper.clip_grad, or mend the data; {hint}.'
         )
+
+
+def dynamic_loss_scale(wrapper):
+    """Current loss scale of float16 training with dynamic loss scaling.
+
+    Args:
+        wrapper (OptimWrapper): Any optimizer wrapper.
+
+    Returns:
+        float | None: The scale, or None in other precisions or with a fixed scale.
+    """
+    scaler = getattr(wrapper, 'loss_scaler', None)
+    is_fixed = getattr(wrapper, '_scale_update_param', None) is not None
+    is_half = getattr(wrapper, 'cast_dtype', None) in (None, torch.float16)
+    return (
+        scaler.get_scale() if scaler and scaler.is_enabled() and is_half and not is_fixed else None
+    )
 
 
 @HOOKS.register_module()

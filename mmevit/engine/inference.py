@@ -139,12 +139,28 @@ def simplify_test_data(cfg):
         raise ConfigError('The config is no whole one: it has no test_dataloader.')
     cfg = copy.deepcopy(cfg)
     dataset = next(find_datasets(cfg.test_dataloader.dataset))
+    dataset.pipeline = dataset.get('pipeline') or []
+    use_short_names(dataset.pipeline, cfg.get('default_scope'))
     # As tools/test.py leaves it in the configs that it keeps.
     if load := find_step(dataset.pipeline, 'LoadReadableImage'):
         load.pop('on_error', None)
         load.type = 'LoadImageFromFile'
     cfg.test_dataloader.dataset = dataset
     return cfg
+
+
+def use_short_names(pipeline, library):
+    """Name the transforms as inferencers look for them, where a config has classes or full names.
+
+    Args:
+        pipeline (list[dict]): Configs of transforms, which are changed.
+        library (str | None): The library in which names are looked up.
+    """
+    with TRANSFORMS.switch_scope_and_registry(library) as registry:
+        for step in pipeline:
+            kind = registry.get(step.type) if isinstance(step.type, str) else step.type
+            if registry.get(type_name(step)) is kind:
+                step.type = type_name(step)
 
 
 def find_step(pipeline, name):

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import io
 import os
 import pickle
 import sys
@@ -15,13 +16,16 @@ from mmengine.device import get_device
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, RUNNERS, DefaultScope
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 
-from mmevit.errors import ConfigError, UserError, one_line, told_as_config_errors
-from mmevit.utils.configs import find_datasets, type_name
+from mmevit.checks.batches import check_batch_sizes
+from mmevit.errors import ConfigError, UserError, one_line, reraise_as_config_error
+from mmevit.utils.configs import convert_sizes, find_datasets, find_library, type_name
 
 from .checkpointing import save_safely
 from .cpu_processes import join_cpu_processes
 from .mixed_precision import train_in_bfloat16
+from .schedule import by_name
 
 # Where launchers other than torchrun say which of its machine's processes this is.
 LOCAL_RANKS = dict(slurm='SLURM_LOCALID', mpi='OMPI_COMM_WORLD_LOCAL_RANK')
@@ -137,6 +141,10 @@ def load_config(args, splits, needs):
         dataloader = cfg.get(f'{split}_dataloader')
         if dataloader is None:
             continue
+        if not dataloader.get('dataset'):
+            raise ConfigError(
+                f'Incomplete config {args.config}: {split}_dataloader has no dataset.'
+            )
         for dataset in find_datasets(dataloader.dataset):
             load_readable_images(dataset, on_error='skip' if split == 'train' else 'blank')
         # mmpretrain's configs count on its tools for this; mmdet's say it themselves.
@@ -168,11 +176,18 @@ def read_config(path, options, needs=()):
     if not is_installed and not os.path.isfile(path):
         raise ConfigError(f'The config {path} is missing: the ones here are in configs/.')
     try:
-        cfg = get_config(path) if is_installed else Config.fromfile(path)
+        if is_installed:
+            cfg = get_config(path)
+        else:
+            cfg = Config.fromfile(path, import_custom_modules=False)
     # A config is code, and raises what it likes.
     except Exception as error:
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())
         raise ConfigError(f'The config {path} cannot be read: {reason}') from error
+    if cfg.get('custom_imports'):
+        # Outside of the above, so that an error in a module of the user keeps its traceback.
+        with reraise_as_config_error():
+            import_modules_from_strings(**cfg.custom_imports)
     if options is not None:
         try:
             cfg.merge_from_dict(options)
@@ -181,6 +196,10 @@ def read_config(path, options, needs=()):
     missing = [name for name in needs if cfg.get(name) is None]
     if missing:
         raise ConfigError(f'{path} is no whole config: it has no {", ".join(missing)}.')
+    with reraise_as_config_error():  # This imports what a config in Python style names.
+        convert_sizes(cfg._cfg_dict)
+        if cfg.get('default_scope') is None:
+            cfg.default_scope = find_library(cfg.get('model') or {})
     return cfg
 
 
@@ -191,7 +210,7 @@ def load_readable_images(dataset, on_error):
         dataset (ConfigDict): Config of a data set, whose pipeline is replaced.
         on_error (str): What becomes of such an image, see :class:`LoadReadableImage`.
     """
-    if 'pipeline' in dataset:
+    if dataset.get('pipeline'):
         readable = dict(type='LoadReadableImage', on_error=on_error)
         dataset.pipeline = [
             {**step, **readable} if type_name(step) == 'LoadImageFromFile' else step
@@ -226,7 +245,8 @@ def build_model(cfg):
     """
     if cfg.get('data_preprocessor') is not None:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine')
+    with scope, reraise_as_config_error():
         return MODELS.build(cfg.model)
 
 
@@ -240,19 +260,50 @@ def build_trainer(cfg):
         Runner: The runner.
     """
     save_safely(cfg)
-    hooks = ('ResumableRandomnessHook', 'InvalidLossHook', 'TrainingWeightsHook')
+    hooks = (
+        'ResumableRandomnessHook',
+        'ConfigScheduleHook',
+        'InvalidLossHook',
+        'TrainingWeightsHook',
+    )
     # The config that a work directory keeps has them already.
     others = [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook) not in hooks]
     cfg.custom_hooks = [*others, *(dict(type=name) for name in hooks)]
     runner = build_runner(cfg)
     if not isinstance(runner, Runner):  # one with a strategy of its own
         return runner
-    with told_as_config_errors():
+    with reraise_as_config_error():
         # Otherwise built when training starts, in this order.
         runner.train_loop  # noqa: B018
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
         runner.val_loop  # noqa: B018
+    count_accumulated_batches(runner)
+    check_batch_sizes(runner)
     return runner
+
+
+def count_accumulated_batches(runner):
+    """Have ``auto_scale_lr`` count every batch that is accumulated for an update.
+
+    Args:
+        runner (Runner): The runner, with its optimizer built.
+
+    Raises:
+        ConfigError: If several optimizers accumulate different numbers of batches.
+    """
+    scaling = runner.auto_scale_lr or {}
+    counts = {wrapper._accumulative_counts for wrapper in by_name(runner.optim_wrapper).values()}
+    if not scaling.get('enable') or counts == {1}:
+        return
+    if len(counts) > 1:
+        raise ConfigError(
+            f'auto_scale_lr is enabled, but the optimizers have accumulative_counts '
+            f'{sorted(counts)}. Make them equal, or set the learning rates without auto_scale_lr.'
+        )
+    (count,) = counts
+    runner.logger.info(f'auto_scale_lr: each update sees {count} accumulated batches.')
+    # mmengine divides the batch size of all processes by this.
+    runner.auto_scale_lr = {**scaling, 'base_batch_size': scaling['base_batch_size'] / count}
 
 
 def build_runner(cfg):
@@ -269,13 +320,17 @@ def build_runner(cfg):
         train_in_bfloat16(cfg)
     if on_cpu and cfg.launcher == 'pytorch':
         join_cpu_processes(cfg)
-    with told_as_config_errors():
+    with reraise_as_config_error():
         return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 @contextlib.contextmanager
 def one_sentence_errors():
     """End the program with the sentence of a :class:`UserError` rather than with a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of classes and files may have characters that the console does not have.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
     try:
         yield
     except UserError as error:
@@ -298,4 +353,4 @@ def one_sentence_errors():
         if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             sys.exit(f'error: Nothing more can be written ({error}): make room, and try again.')
         traceback.print_exc()
-        sys.exit(f'error: {one_line(error)} (the lines above tell where)')
+        sys.exit(f'error: {one_line(error)} (see the traceback above)')

@@ -1,6 +1,7 @@
 """Randomness that depends on where in training it is drawn, and on nothing that ran before."""
 
 import random
+from enum import IntEnum
 from itertools import count, islice
 from typing import NamedTuple
 
@@ -27,15 +28,34 @@ class ResumableRandomnessHook(Hook):
 
     # Before what draws in the same places.
     priority = 'VERY_HIGH'
-    saved_length = None
+    # Of the epoch in which a run was resumed.
+    num_done = 0
 
     def before_save_checkpoint(self, runner, checkpoint):
         """Keep the length of an epoch, by which to tell where in it a checkpoint was saved."""
-        checkpoint['meta']['batches_per_epoch'] = len(runner.train_dataloader)
+        loader = runner.train_dataloader
+        length = getattr(loader.batch_sampler, 'full_length', len(loader))
+        checkpoint['meta']['batches_per_epoch'] = length
 
     def after_load_checkpoint(self, runner, checkpoint):
-        """Take note of that length."""
-        self.saved_length = checkpoint.get('meta', {}).get('batches_per_epoch')
+        """Restart the epoch if it has another length now, at the iteration where it then begins."""
+        if not runner._resume or not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            return
+        meta, length = checkpoint['meta'], len(runner.train_dataloader)
+        begin, saved_length = meta['epoch'] * length, meta.get('batches_per_epoch')
+        if saved_length != length:
+            # A checkpoint of the last iteration is saved before its epoch counts as done.
+            is_done = saved_length and meta['iter'] == (meta['epoch'] + 1) * saved_length
+            iteration = begin + length if is_done else begin
+            if meta['iter'] != iteration:
+                runner.logger.info(
+                    f'An epoch has {length} iterations, but {saved_length or "others"} in the '
+                    f'checkpoint. Training continues at iteration {iteration}, where its epoch '
+                    f'{"ends" if is_done else "begins"}, instead of {meta["iter"]}.'
+                )
+                checkpoint.pop('gradients', None)
+            meta['iter'] = iteration
+        self.num_done = meta['iter'] - begin
 
     def before_train(self, runner):
         """Number the samples, and seed each where it is loaded."""
@@ -58,11 +78,8 @@ class ResumableRandomnessHook(Hook):
         """Begin the numbers where the epoch begins, or where it was left."""
         endless = getattr(runner.train_loop, 'dataloader_iterator', None)
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            done = runner.iter - runner.epoch * len(self.batches)
-            # With other data or another number of processes, there is no such place.
-            is_known = self.saved_length == len(self.batches) and done > 0
-            first = done if is_known else 0
-            self.batches.begin((runner.seed, runner.epoch), first, num_skipped=first)
+            done, self.num_done = self.num_done, 0
+            self.batches.begin((runner.seed, runner.epoch), done, num_skipped=done)
         elif endless is None or can_skip(endless):
             self.batches.begin((runner.seed, 0), first=runner.iter)
         elif endless._iterator is None:
@@ -71,7 +88,7 @@ class ResumableRandomnessHook(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         """Seed what the model draws."""
-        seed_all(runner.seed, runner.iter, runner.rank)
+        seed_all(runner.seed, Stream.MODEL, runner.iter, runner.rank)
 
 
 def can_skip(endless):
@@ -97,13 +114,15 @@ class NumberedBatches:
 
     def __init__(self, batch_sampler, rank, world_size):
         self.batch_sampler, self.rank, self.world_size = batch_sampler, rank, world_size
+        self.full_length, self.num_skipped = len(batch_sampler), 0
 
     def __getattr__(self, name):
         # For those who ask for its sampler or the size of its batches.
         return getattr(self.batch_sampler, name)
 
     def __len__(self):
-        return len(self.batch_sampler)
+        # Without those that are left out, so that hooks find the end of the epoch.
+        return self.full_length - self.num_skipped
 
     def begin(self, seed, first, num_skipped=0):
         """Set what the next pass over the batches is.
@@ -158,24 +177,36 @@ class SeededSamples:
 
     def load(self, index, seed):
         """Load a sample."""
-        seed_all(*seed)
+        run_seed, *place = seed
+        seed_all(run_seed, Stream.SAMPLE, *place)
         return self.dataset[index]
 
 
-def seed_all(*seed):
+class Stream(IntEnum):
+    """What random numbers are for; each has seeds of its own."""
+
+    SAMPLE = 0
+    MODEL = 1
+
+
+def seed_all(seed, stream, *place):
     """Seed Python, NumPy and PyTorch.
 
     Args:
-        *seed (int): Numbers, 0 or more; where any differs, all that is drawn does.
+        seed (int): The seed of the run, 0 or more.
+        stream (Stream): What the numbers are for.
+        *place (int): Where in training, 0 or more each, all but the last below 2**32.
 
     Example:
-        >>> seed_all(0, 7)
+        >>> seed_all(0, Stream.MODEL, 7)
         >>> first = random.random()
-        >>> seed_all(0, 8)
+        >>> seed_all(0, Stream.MODEL, 8)
         >>> first == random.random()
         False
     """
-    for_python, for_numpy, for_torch = np.random.SeedSequence(seed).generate_state(3)
+    # Unlike the entropy, which is padded with zeros, keys that end in other zeros differ.
+    sequence = np.random.SeedSequence(seed, spawn_key=(stream, *place))
+    for_python, for_numpy, for_torch = sequence.generate_state(3)
     random.seed(int(for_python))
     np.random.seed(for_numpy)
     # torch.manual_seed takes a quarter of a millisecond where a GPU might yet be used.

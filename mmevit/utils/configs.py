@@ -65,3 +65,54 @@ def is_remote(dataset: dict) -> bool:
     """
     paths = (dataset.get('data_root') or '') + (dataset.get('ann_file') or '')
     return bool(dataset.get('backend_args')) or '://' in paths
+
+
+def find_library(cfg):
+    """Name the OpenMMLab library of a model whose type has its module, as in Python-style configs.
+
+    Args:
+        cfg (dict): Config of a model; its ``type`` is a class, or a string with a module.
+
+    Returns:
+        str | None: The library, such as ``'mmdet'``; of a class of the user, that of its base.
+
+    Example:
+        >>> find_library(dict(type='mmdet.models.RetinaNet'))
+        'mmdet'
+    """
+    kind = cfg.get('type')
+    modules = [base.__module__ for base in getattr(kind, '__mro__', ())]
+    if isinstance(kind, str):
+        modules = [kind.rpartition('.')[0]]
+    packages = [module.partition('.')[0] for module in modules]
+    return next((name for name in packages if name.startswith('mm') and name != 'mmevit'), None)
+
+
+def convert_sizes(cfg, key='', in_pipeline=False):
+    """Make tuples of the lists of two whole numbers in all pipelines of a config, such as of sizes.
+
+    JSON, YAML and ``--cfg-options`` have lists only, but transforms of mmcv want tuples. A list
+    under a plural, such as ``scales=[640, 704]``, holds alternatives and stays a list.
+
+    Args:
+        cfg (object): A config or a part of one.
+        key (str): Its name. Defaults to none.
+        in_pipeline (bool): Whether it is a part of a pipeline. Defaults to False.
+
+    Returns:
+        object: The config, changed in place, or the tuple that a size has become.
+
+    Example:
+        >>> convert_sizes(dict(test_pipeline=[dict(type='Resize', scale=[64, 32])]))
+        {'test_pipeline': [{'type': 'Resize', 'scale': (64, 32)}]}
+    """
+    in_pipeline = in_pipeline or 'pipeline' in key
+    if isinstance(cfg, dict):
+        for name, value in cfg.items():
+            cfg[name] = convert_sizes(value, str(name), in_pipeline)
+    elif isinstance(cfg, (list, tuple)):
+        is_pair = len(cfg) == 2 and all(type(part) is int for part in cfg)
+        parts = [convert_sizes(part, in_pipeline=in_pipeline) for part in cfg]
+        is_size = in_pipeline and is_pair and not key.endswith('s')
+        return tuple(parts) if is_size else type(cfg)(parts)
+    return cfg

@@ -1,12 +1,18 @@
 import copy
+import logging
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.optim import AmpOptimWrapper, build_optim_wrapper
+from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch import nn
 
+from mmevit.engine.hooks import MAX_OVERFLOWS, InvalidLossHook
 from mmevit.engine.mixed_precision import train_in_bfloat16
+from mmevit.errors import UserError
 from mmevit.models import EfficientViT
 
 
@@ -123,3 +129,72 @@ def test_halves_of_a_batch_that_are_accumulated_train_as_the_whole(batches):
     actual, _, _ = train(model, halves, 'OptimWrapper', accumulative_counts=2)
     for ours, wanted in zip(actual.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=1e-9)
+
+
+@pytest.fixture
+def make_scaled(monkeypatch):
+    """Make mmengine's wrapper for float16, with PyTorch's scaler for CPUs."""
+    scaler = getattr(torch.amp, 'GradScaler', None)
+    if scaler is None:
+        pytest.skip('This PyTorch has no loss scaling on a CPU.')
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', partial(scaler, 'cpu'))
+
+    def make(**options):
+        model = nn.Linear(2, 1)
+        wrapper = make_wrapper(model, 'AmpOptimWrapper', **options)
+        runner = SimpleNamespace(
+            optim_wrapper=wrapper,
+            iter=0,
+            epoch=0,
+            logger=logging.getLogger('test'),
+            message_hub=SimpleNamespace(runtime_info={}),
+        )
+        hook = InvalidLossHook()
+
+        def step(factor, gradient=1.0):
+            """Train with a loss and a gradient multiplied by numbers that may be infinite."""
+            loss = model(torch.ones(1, 2)).sum().exp()
+            loss.register_hook(lambda value: value * gradient)
+            loss = loss * factor
+            wrapper.update_params(loss)
+            hook.after_train_iter(runner, runner.iter, {}, dict(loss=loss.detach()))
+            runner.iter += 1
+            return wrapper.loss_scaler.get_scale()
+
+        return model, step
+
+    return make
+
+
+def test_an_overflow_that_loss_scaling_skips_does_not_end_training(make_scaled):
+    model, step = make_scaled(loss_scale='dynamic')
+    assert step(1.0) == 2**16
+    before = model.weight.detach().clone()
+    assert step(float('inf')) == 2**15
+    assert torch.equal(model.weight, before)
+    assert step(1.0) == 2**15
+    assert not torch.equal(model.weight, before)
+
+
+def test_overflows_in_a_row_end_training(make_scaled):
+    _, step = make_scaled(loss_scale='dynamic')
+    for number in range(MAX_OVERFLOWS):
+        assert step(float('nan')) == 2.0 ** (15 - number)
+    with pytest.raises(UserError, match=f'not finite in iteration {MAX_OVERFLOWS + 1} of epoch 1'):
+        step(float('nan'))
+
+
+@pytest.mark.parametrize('options', [dict(loss_scale=512.0), dict(dtype='bfloat16')], ids=str)
+def test_an_invalid_loss_ends_training_where_no_scale_can_fall(make_scaled, options):
+    _, step = make_scaled(**options)
+    with pytest.raises(UserError, match='not finite in iteration 1'):
+        step(float('inf'))
+
+
+def test_training_in_which_every_gradient_overflows_ends(make_scaled):
+    _, step = make_scaled(loss_scale='dynamic')
+    for _ in range(30):
+        step(1.0, gradient=float('inf'))
+    with pytest.raises(UserError, match='loss scale has fallen to 3.*gradients overflow in every'):
+        step(1.0, gradient=float('inf'))

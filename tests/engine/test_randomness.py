@@ -1,9 +1,17 @@
+import random
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import BatchSampler
 
-from mmevit.engine.randomness import NumberedBatches, SeededSamples
+from mmevit.engine.randomness import (
+    NumberedBatches,
+    SeededIndex,
+    SeededSamples,
+    Stream,
+    seed_all,
+)
 
 
 class Draws:
@@ -62,3 +70,30 @@ def number(batches):
     numbered = NumberedBatches(batches, 0, 1)
     numbered.begin((0, 0), 0)
     return list(numbered)
+
+
+@pytest.mark.parametrize(
+    ('first', 'second'),
+    [
+        # The sample at place 5 of epoch 3, and what the model draws in iteration 3 on process 5.
+        ((Stream.SAMPLE, 3, 5), (Stream.MODEL, 3, 5)),
+        ((Stream.SAMPLE, 3, 5), (Stream.SAMPLE, 3, 5, 0)),
+        ((Stream.SAMPLE, 0, 0), (Stream.MODEL, 0, 0)),
+        ((Stream.SAMPLE, 0, 1), (Stream.MODEL, 0)),
+        ((Stream.SAMPLE, 1, 2**32), (Stream.SAMPLE, 1, 0)),
+    ],
+)
+@pytest.mark.parametrize('seed', [0, 3, 2**31 - 1])
+def test_samples_and_steps_of_the_model_never_share_a_seed(seed, first, second):
+    drawn = []
+    for place in (first, second):
+        seed_all(seed, *place)
+        drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))
+    assert all(ours != other for ours, other in zip(*drawn, strict=True))
+
+
+def test_samples_are_drawn_from_their_stream():
+    ((index, seed),) = number([[7]])[0]
+    ((_, drawn, _),) = SeededSamples(Draws())([SeededIndex(index, seed)])
+    seed_all(0, Stream.SAMPLE, *seed[1:])
+    assert drawn == np.random.rand()

@@ -229,9 +229,12 @@ def test_an_evaluation_that_was_killed_is_made_up_for(train):
     assert len(counts(train('resumed', 3))) == len(counts(undisturbed)) == 3
 
 
-def test_nothing_is_left_out_where_epochs_have_another_length_now(train):
+def test_an_epoch_of_another_length_begins_where_it_does_in_a_run_of_that_length(train, capsys):
     train('run', 2)
-    assert train('run', 3, batch_size=5).iter == 10 + 4
+    runner = train('run', 3, batch_size=5)
+    # Two epochs are done, of four batches each in this run.
+    assert runner.iter == 3 * 4 == runner.max_iters
+    assert 'Training continues at iteration 8, where its epoch begins' in capsys.readouterr().out
 
 
 def test_random_numbers_do_not_depend_on_the_number_of_workers(train):

@@ -82,7 +82,7 @@ def test_there_are_more_than_two_hundred_kinds_of_bad_input(bad_inputs, tmp_path
     [
         (dict(), 1, ['error: no such file'], 'refused'),
         (dict(), 2, ['tool.py: error: no such flag'], 'refused'),
-        (dict(), 1, ['Traceback', 'error: no (the lines above tell where)'], 'told after a trace'),
+        (dict(), 1, ['Traceback', 'error: no (see the traceback above)'], 'told after a trace'),
         (dict(), 1, ['Traceback', 'KeyError: 7'], 'TRACEBACK'),
         (dict(), 0, ['done'], 'ACCEPTED'),
         (dict(), None, [], 'HANGS'),

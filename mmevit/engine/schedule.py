@@ -1,0 +1,212 @@
+"""Resuming with the learning-rate schedule of the current config."""
+
+import warnings
+
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from mmevit.errors import CheckpointError, shorten
+
+# Attributes of mmengine's schedulers that change from step to step; all others are settings.
+STATE = {
+    '_global_step',
+    '_last_value',
+    'best',
+    'cooldown_counter',
+    'last_step',
+    'num_bad_epochs',
+    'verbose',
+}
+
+
+@HOOKS.register_module()
+class ConfigScheduleHook(Hook):
+    """Follow the schedule of the config after a resume, not the one in the checkpoint.
+
+    mmengine restores schedulers and optimizer settings from the checkpoint, so that changed
+    settings, such as a larger ``max_epochs``, have no effect. If they differ, this hook replays the
+    schedule of the config up to the resumed iteration: learning rates are those of an uninterrupted
+    run with the new config. The tools add it; elsewhere::
+
+        custom_hooks = [dict(type='ConfigScheduleHook')]
+    """
+
+    def after_load_checkpoint(self, runner, checkpoint):
+        """Replace schedulers and optimizer settings in the checkpoint if the config has others.
+
+        Raises:
+            CheckpointError: If the checkpoint is of another optimizer or other parameter groups.
+        """
+        if not isinstance(runner, Runner) or not runner._resume or 'optimizer' not in checkpoint:
+            return
+        wrappers, saved_wrappers = by_name(runner.optim_wrapper), checkpoint['optimizer']
+        schedulers, saved = runner.param_schedulers or [], checkpoint.get('param_schedulers') or []
+        if not isinstance(runner.optim_wrapper, OptimWrapperDict):
+            saved_wrappers, schedulers, saved = {'': saved_wrappers}, {'': schedulers}, {'': saved}
+        meta, changes = checkpoint['meta'], []
+        for name, wrapper in wrappers.items():
+            check_optimizer(wrapper.optimizer, saved_wrappers.get(name, {}))
+            steps = [meta['epoch' if one.by_epoch else 'iter'] for one in schedulers[name]]
+            changes += list_schedule_changes(schedulers[name], saved.get(name, []), steps)
+            changes += list_group_changes(wrapper, saved_wrappers[name], schedulers[name])
+        if not changes:
+            return
+        every = sum(schedulers.values(), [])
+        if any(getattr(scheduler, 'need_val_args', False) for scheduler in every):
+            runner.logger.warning(
+                f'The schedule of the config differs from that of the checkpoint '
+                f'({shorten(changes)}), but ReduceOnPlateau depends on past metrics. Training '
+                'continues with the schedule of the checkpoint.'
+            )
+            return
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        replay(every, meta['iter'], meta['epoch'], len(runner.train_dataloader) if by_epoch else 0)
+        for name, wrapper in wrappers.items():
+            saved[name] = [scheduler.state_dict() for scheduler in schedulers[name]]
+            for group, own in paired_groups(wrapper, saved_wrappers[name]):
+                group.update({key: value for key, value in own.items() if key != 'params'})
+        checkpoint['param_schedulers'] = saved.get('', saved)
+        rates = sorted({group['lr'] for group in next(iter(wrappers.values())).param_groups})
+        runner.logger.info(
+            'The schedule follows the config, which differs from that of the checkpoint: '
+            f'{shorten(changes)}. The learning rate is {rates[-1]:.4g}.'
+        )
+
+
+def by_name(wrapper):
+    """Optimizer wrappers by name; a single one has an empty name."""
+    return dict(wrapper.items()) if isinstance(wrapper, OptimWrapperDict) else {'': wrapper}
+
+
+def check_optimizer(optimizer, saved):
+    """Check that the state of an optimizer can be restored.
+
+    Args:
+        optimizer: The optimizer of the config.
+        saved (dict): The state dict of the optimizer in the checkpoint.
+
+    Raises:
+        CheckpointError: If it is of another kind or has other parameter groups.
+    """
+    hint = (
+        'Resume with the settings of the checkpoint, or start from its weights by --cfg-options '
+        'load_from=CHECKPOINT instead of --resume.'
+    )
+    own, theirs = optimizer.param_groups, saved.get('param_groups', [])
+    sizes = [[len(group['params']) for group in groups] for groups in (own, theirs)]
+    if sizes[0] != sizes[1]:
+        counts = [f'{sum(size)} parameters in {len(size)} groups' for size in sizes]
+        raise CheckpointError(
+            f'Cannot resume: the optimizer of the checkpoint has {counts[1]}, that of the config '
+            f'{counts[0]}. {hint}'
+        )
+    names, saved_names = (
+        {key for key, value in groups[0].items() if is_setting(key, value)}
+        for groups in (own, theirs)
+    )
+    if names != saved_names:
+        raise CheckpointError(
+            f'Cannot resume: the optimizer of the config, {type(optimizer).__name__}, has the '
+            f'settings {shorten(sorted(names))}, that of the checkpoint '
+            f'{shorten(sorted(saved_names))}. {hint}'
+        )
+
+
+def is_setting(key, value):
+    """Whether an entry of a parameter group tells kinds of optimizers apart.
+
+    Flags such as ``foreach`` vary with the version of PyTorch, and schedulers add their own values.
+    """
+    is_flag = value is None or isinstance(value, bool)
+    return not is_flag and key != 'params' and not key.startswith(('initial_', 'max_', 'min_'))
+
+
+def list_schedule_changes(schedulers, saved, steps):
+    """List what differs between the schedulers of the config and those of the checkpoint.
+
+    Args:
+        schedulers (list[_ParamScheduler]): The schedulers of the config, before training.
+        saved (list[dict]): The state dicts in the checkpoint.
+        steps (list[int]): How many steps each scheduler has done at the resumed iteration.
+
+    Returns:
+        list[str]: The differences.
+    """
+    if len(schedulers) != len(saved):
+        return [f'{len(saved)} -> {len(schedulers)} schedulers']
+    changes = []
+    for scheduler, theirs, step in zip(schedulers, saved, steps, strict=True):
+        kind, own = type(scheduler).__name__, scheduler.state_dict()
+        for key in sorted((own.keys() | theirs.keys()) - STATE):
+            if own.get(key) != theirs.get(key):
+                changes.append(describe(f'{kind}.{key}', theirs.get(key), own.get(key)))
+        if theirs['_global_step'] != step:
+            changes.append(describe(f'{kind} step', theirs['_global_step'], step))
+    return changes
+
+
+def list_group_changes(wrapper, saved, schedulers):
+    """List the settings of an optimizer that no scheduler changes and the checkpoint has otherwise.
+
+    Args:
+        wrapper (OptimWrapper): The optimizer wrapper of the config.
+        saved (dict): Its state dict in the checkpoint.
+        schedulers (list[_ParamScheduler]): The schedulers of the optimizer.
+
+    Returns:
+        list[str]: The differences, each once.
+    """
+    scheduled = {scheduler.param_name for scheduler in schedulers}
+    return list(
+        dict.fromkeys(
+            describe(key, theirs[key], own[key])
+            for theirs, own in paired_groups(wrapper, saved)
+            for key in own.keys() & theirs.keys() - scheduled
+            if is_setting(key, own[key]) and own[key] != theirs[key]
+        )
+    )
+
+
+def paired_groups(wrapper, saved):
+    """Pair the parameter groups of a checkpoint with those of an optimizer wrapper."""
+    theirs = [*saved['param_groups']]
+    if saved.get('base_param_settings'):
+        theirs.append(saved['base_param_settings'])
+    return list(zip(theirs, wrapper.param_groups, strict=False))
+
+
+def describe(name, old, new):
+    """Describe a change; of lists that are as long as each other, the first item that differs."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = next(pair for pair in zip(old, new, strict=True) if pair[0] != pair[1])
+    old, new = (sorted(value) if isinstance(value, dict) else value for value in (old, new))
+    return f'{name} {old} -> {new}'
+
+
+def replay(schedulers, iterations, epochs, epoch_length):
+    """Step schedulers as training does up to an iteration.
+
+    Args:
+        schedulers (list[_ParamScheduler]): The schedulers, before training.
+        iterations (int): Number of iterations.
+        epochs (int): Number of epochs.
+        epoch_length (int): Iterations in an epoch, 0 in a loop without epochs.
+    """
+    every_epoch = [scheduler for scheduler in schedulers if scheduler.by_epoch]
+    every_iteration = [scheduler for scheduler in schedulers if not scheduler.by_epoch]
+    with warnings.catch_warnings():
+        # PyTorch's and mmengine's schedulers expect a step of the optimizer before each of theirs.
+        warnings.simplefilter('ignore')
+        for _ in range(epochs):
+            step(every_iteration, epoch_length)
+            step(every_epoch, 1)
+        step(every_iteration, iterations - epochs * epoch_length)
+
+
+def step(schedulers, times):
+    """Step schedulers in turn."""
+    for _ in range(times):
+        for scheduler in schedulers:
+            scheduler.step()

@@ -1,0 +1,239 @@
+"""After a resume, learning rates are those of an uninterrupted run with the current config."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.dataset import BaseDataset
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, HOOKS, MODELS
+from mmengine.runner import Runner
+from torch import nn
+
+from mmevit.engine.launch import count_accumulated_batches
+from mmevit.errors import CheckpointError
+
+
+@DATASETS.register_module()
+class Zeros(BaseDataset):
+    """Twenty samples."""
+
+    def load_data_list(self):
+        return [dict(inputs=torch.zeros(2)) for _ in range(20)]
+
+
+@MODELS.register_module()
+class OneLayer(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, inputs, sample_idx=None, mode='tensor'):
+        return dict(loss=self.layer(torch.stack(inputs)).square().mean())
+
+
+@HOOKS.register_module()
+class RecordingRates(Hook):
+    """Note the settings of the optimizer in each iteration."""
+
+    def __init__(self, rates):
+        self.rates = rates
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        groups = runner.optim_wrapper.param_groups
+        self.rates[runner.iter] = [(group['lr'], group['weight_decay']) for group in groups]
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.ends = getattr(self, 'ends', 0) + self.end_of_epoch(runner.train_dataloader, batch_idx)
+
+
+COSINE = [
+    dict(type='LinearLR', start_factor=0.01, end=1, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', eta_min=1e-5, begin=1, convert_to_iter_based=True),
+]
+STEPS = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=6),
+    dict(type='MultiStepLR', by_epoch=True, milestones=[1, 3], gamma=0.1),
+]
+
+
+@pytest.fixture
+def make_runner(tmp_path):
+    def make(
+        name,
+        schedule=COSINE,
+        epochs=4,
+        iters=None,
+        batch_size=4,
+        save_every=5,
+        load_from=None,
+        optimizer=None,
+        **options,
+    ):
+        optimizer = optimizer or dict(type='AdamW', lr=1e-3, weight_decay=0.05)
+        loop = dict(type='IterBasedTrainLoop', max_iters=iters) if iters else None
+        rates = {}
+        hooks = ('ResumableRandomnessHook', 'ConfigScheduleHook')
+        runner = Runner.from_cfg(
+            dict(
+                model=dict(type='OneLayer'),
+                work_dir=str(tmp_path / name),
+                train_dataloader=dict(
+                    dataset=dict(type='Zeros'),
+                    sampler=dict(type='InfiniteSampler' if iters else 'DefaultSampler'),
+                    batch_size=batch_size,
+                    collate_fn=dict(type='pseudo_collate'),
+                ),
+                train_cfg=loop or dict(by_epoch=True, max_epochs=epochs),
+                optim_wrapper=dict(
+                    optimizer=optimizer,
+                    paramwise_cfg=dict(custom_keys=dict(bias=dict(lr_mult=0.5, decay_mult=0.0))),
+                ),
+                param_scheduler=schedule,
+                default_hooks=dict(
+                    checkpoint=dict(
+                        type='SafeCheckpointHook',
+                        interval=save_every,
+                        by_epoch=False,
+                        filename_tmpl='{}.pth',
+                    )
+                ),
+                custom_hooks=[
+                    *(dict(type=hook) for hook in hooks),
+                    dict(type='RecordingRates', rates=rates),
+                ],
+                randomness=dict(seed=0),
+                resume=bool(load_from),
+                load_from=load_from and str(load_from),
+                experiment_name=f'{tmp_path.name}-{name}',
+                **options,
+            )
+        )
+        runner.recording = next(h for h in runner.hooks if isinstance(h, RecordingRates))
+        runner.rates = runner.recording.rates
+        return runner
+
+    return make
+
+
+def read_log(runner):
+    (path,) = Path(runner.work_dir).glob('*/*.log')
+    return path.read_text()
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'saved', 'begin'),
+    [
+        # Epochs have five iterations of four samples.
+        (dict(epochs=2), dict(epochs=4), 10, 10),
+        (dict(epochs=4), dict(epochs=3), 5, 5),
+        (dict(epochs=2), dict(epochs=4), 7, 7),
+        (dict(), dict(batch_size=5), 10, 8),
+        (dict(), dict(batch_size=2), 7, 10),
+        (dict(schedule=STEPS), dict(schedule=STEPS, batch_size=2), 5, 10),
+        (dict(schedule=STEPS), dict(schedule=COSINE), 10, 10),
+        (dict(schedule=COSINE), dict(schedule=None), 10, 10),
+        (dict(schedule=None), dict(schedule=STEPS), 10, 10),
+        (
+            dict(schedule=STEPS),
+            dict(schedule=[STEPS[0], {**STEPS[1], 'milestones': [2, 3]}]),
+            10,
+            10,
+        ),
+        (dict(), dict(schedule=[{**COSINE[0], 'start_factor': 0.5}, COSINE[1]]), 3, 3),
+        (dict(), dict(optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05)), 10, 10),
+        (dict(), dict(optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.5)), 10, 10),
+        (dict(), dict(auto_scale_lr=dict(enable=True, base_batch_size=8)), 10, 10),
+        (
+            dict(schedule=dict(type='PolyLR', by_epoch=False), iters=10),
+            dict(schedule=dict(type='PolyLR', by_epoch=False), iters=20),
+            10,
+            10,
+        ),
+    ],
+    ids=str,
+)
+def test_resumed_learning_rates_are_those_of_a_full_run_of_the_config(
+    make_runner, old, new, saved, begin
+):
+    full, first = make_runner('full', **new), make_runner('old', save_every=saved, **old)
+    full.train(), first.train()
+    resumed = make_runner('new', load_from=Path(first.work_dir, f'{saved}.pth'), **new)
+    resumed.train()
+    assert list(resumed.rates) == list(range(begin, full.iter))
+    for iteration, rates in resumed.rates.items():
+        torch.testing.assert_close(rates, full.rates[iteration], rtol=1e-12, atol=0)
+    assert 'The schedule follows the config' in read_log(resumed)
+
+
+def test_without_changes_the_schedule_of_the_checkpoint_is_kept(make_runner):
+    first = make_runner('old')
+    first.train()
+    resumed = make_runner('new', load_from=Path(first.work_dir, '10.pth'))
+    resumed.train()
+    assert 'The schedule' not in read_log(resumed)
+
+
+def test_a_schedule_that_depends_on_metrics_stays_with_a_warning(make_runner):
+    plateau = dict(type='ReduceOnPlateauLR', monitor='loss')
+    first = make_runner('old', schedule=plateau)
+    first.train()
+    other = dict(plateau, patience=3)
+    resumed = make_runner('new', schedule=other, load_from=Path(first.work_dir, '10.pth'))
+    resumed.train()
+    message = 'patience 10 -> 3), but ReduceOnPlateau depends on past metrics'
+    assert message in read_log(resumed)
+
+
+@pytest.mark.parametrize(
+    ('optimizer', 'name'),
+    [
+        (
+            dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.1),
+            'the optimizer of the config, SGD, has',
+        ),
+        (
+            dict(type='Adadelta', lr=0.1, weight_decay=0.1),
+            'the optimizer of the config, Adadelta, has',
+        ),
+    ],
+)
+def test_the_state_of_another_optimizer_is_refused(make_runner, optimizer, name):
+    first = make_runner('old')
+    first.train()
+    path = Path(first.work_dir, '5.pth')
+    with pytest.raises(CheckpointError, match=f'of the config, {name}, has.*load_from=CHECKPOINT'):
+        make_runner('new', optimizer=optimizer, load_from=path).train()
+
+
+def test_other_parameter_groups_are_refused(make_runner, monkeypatch):
+    first = make_runner('old')
+    first.train()
+    runner = make_runner('new', load_from=Path(first.work_dir, '5.pth'))
+    runner.model.layer.bias = None
+    with pytest.raises(CheckpointError, match='has 2 parameters in 2 groups, that of the config 1'):
+        runner.train()
+
+
+def test_the_end_of_a_resumed_epoch_is_found(make_runner):
+    first = make_runner('old', save_every=7)
+    first.train()
+    assert first.recording.ends == 4
+    resumed = make_runner('new', load_from=Path(first.work_dir, '7.pth'))
+    resumed.train()
+    assert resumed.recording.ends == 3
+
+
+@pytest.mark.parametrize(('batch_size', 'count'), [(8, 1), (4, 2), (2, 4)])
+def test_automatic_scaling_counts_accumulated_batches(make_runner, batch_size, count):
+    scaling = dict(enable=True, base_batch_size=8)
+    runner = make_runner('run', batch_size=batch_size, auto_scale_lr=scaling, schedule=None)
+    runner.optim_wrapper['accumulative_counts'] = count
+    runner.train_loop  # noqa: B018
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    count_accumulated_batches(runner)
+    runner.train()
+    # One update sees eight images, for which the learning rate was chosen.
+    assert runner.optim_wrapper.param_groups[0]['lr'] == 1e-3
+    assert runner.cfg.auto_scale_lr == scaling
