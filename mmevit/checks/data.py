@@ -7,6 +7,7 @@ from mmevit.errors import ConfigError
 from mmevit.utils.configs import as_list, find_datasets, type_name
 
 from .coco import check_coco, check_images, read_coco
+from .labels import check_labels
 
 DIGITS_CONFIGS = dict(
     mmdet='configs/retinanet_evit_m4_digits.py',
@@ -32,6 +33,7 @@ def check_data(cfg, split):
     try:
         for dataset in find_datasets(dataloader['dataset']):
             check_dataset(dataset, split)
+            check_labels(cfg, dataset, split)
         for evaluator in as_list(cfg.get(f'{split}_evaluator') or []):
             check_evaluator(evaluator, split)
     except ConfigError as error:

@@ -8,6 +8,7 @@ from .adaptive_clipping import (
     AdaptiveClipOptimWrapper,
 )
 from .checkpointing import SafeCheckpointHook
+from .data_hooks import InvalidLabelsHook, UnreadableImagesHook
 from .hooks import (
     ChannelsLastHook,
     CompileHook,
@@ -28,10 +29,12 @@ __all__ = [
     'CheckpointError',
     'CompileHook',
     'ConfigError',
+    'InvalidLabelsHook',
     'InvalidLossHook',
     'LayerDecayOptimWrapperConstructor',
     'ResumableRandomnessHook',
     'SafeCheckpointHook',
     'TrainingCurveHook',
+    'UnreadableImagesHook',
     'WholeCheckpointHook',
 ]

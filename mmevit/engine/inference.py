@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmevit.datasets.class_folders import SUFFIXES as IMAGE_SUFFIXES
 from mmevit.errors import ConfigError
 from mmevit.files import written_whole
-from mmevit.utils.configs import find_datasets, type_name
+from mmevit.utils.configs import find_datasets, find_step, type_name
 
 from .hooks import check_fit
 from .video import VIDEO_SUFFIXES, Frames, open_writer
@@ -145,11 +145,6 @@ def simplify_test_data(cfg):
         load.type = 'LoadImageFromFile'
     cfg.test_dataloader.dataset = dataset
     return cfg
-
-
-def find_step(pipeline, name):
-    """Find a step of a pipeline by its type, or None."""
-    return next((step for step in pipeline if type_name(step) == name), None)
 
 
 def make_loader(cfg):

@@ -16,11 +16,13 @@ from mmengine.hub import get_config
 from mmengine.registry import MODELS, RUNNERS, DefaultScope
 from mmengine.runner import Runner
 
+from mmevit.checks.labels import refuse_empty_datasets
 from mmevit.errors import ConfigError, UserError, one_line, told_as_config_errors
 from mmevit.utils.configs import find_datasets, type_name
 
 from .checkpointing import save_safely
 from .cpu_processes import join_cpu_processes
+from .data_hooks import add_data_hooks
 from .mixed_precision import train_in_bfloat16
 
 
@@ -244,9 +246,11 @@ def build_trainer(cfg):
         return runner
     with told_as_config_errors():
         # Otherwise built when training starts, in this order.
-        runner.train_loop  # noqa: B018
+        with refuse_empty_datasets('train'):
+            runner.train_loop  # noqa: B018
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-        runner.val_loop  # noqa: B018
+        with refuse_empty_datasets('val'):
+            runner.val_loop  # noqa: B018
     return runner
 
 
@@ -259,6 +263,7 @@ def build_runner(cfg):
     Returns:
         Runner: The runner.
     """
+    add_data_hooks(cfg)
     on_cpu = get_device() == 'cpu'
     if on_cpu:
         train_in_bfloat16(cfg)

@@ -34,6 +34,11 @@ def as_list(cfg):
     return [cfg] if isinstance(cfg, dict) else cfg
 
 
+def find_step(pipeline, name):
+    """Find a step of a pipeline by its type, or None."""
+    return next((step for step in pipeline if type_name(step) == name), None)
+
+
 def find_datasets(dataset):
     """Yield the configs of the data sets that a wrapper such as ``RepeatDataset`` stands around.
 
