@@ -73,7 +73,10 @@ def check_class_labels(dataset: dict, split: str, num_classes: int | None):
     from mmengine.dataset import BaseDataset
     from mmpretrain.datasets import CustomDataset
 
-    kind = dataset['type'] if isinstance(dataset['type'], type) else DATASETS.get(dataset['type'])
+    kind = dataset['type']
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
     read = getattr(kind, 'load_data_list', None)
     prefix = dataset.get('data_prefix') or dataset.get('split') or ''
     prefix = prefix.get('img_path') or '' if isinstance(prefix, dict) else prefix
