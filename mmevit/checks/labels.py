@@ -203,9 +203,9 @@ def refuse_empty_datasets(split):
         if 'need at least one array to concatenate' not in str(error):
             raise
         raise ConfigError(
-            f'The {split} data have no images, or filter_cfg leaves none of them. Check ann_file, '
-            'data_prefix, file suffixes and metainfo.classes, and min_size and filter_empty_gt of '
-            'filter_cfg.'
+            f'The {split} data set has no images, or filter_cfg removes all of them. Check '
+            'ann_file, data_prefix, file suffixes and metainfo.classes, and min_size and '
+            'filter_empty_gt of filter_cfg.'
         ) from error
 
 

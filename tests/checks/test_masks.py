@@ -87,7 +87,7 @@ def test_segmentation_maps_that_are_missing_or_corrupt_are_refused(root):
 
 
 def test_no_segmentation_images_at_all_are_refused(root):
-    with pytest.raises(ConfigError, match='The train data have no images'):
+    with pytest.raises(ConfigError, match='The train data set has no images'):
         check(root, **{'train_dataloader.dataset.img_suffix': '.jpeg'})
 
 
@@ -211,7 +211,7 @@ def test_images_that_are_all_filtered_out_are_told(digits):
         data_prefix=dict(img=str(digits / 'train')),
         metainfo=dict(classes=tuple('0123456789')),
     )
-    message = 'The train data have no images, or filter_cfg'
+    message = 'The train data set has no images, or filter_cfg'
     with pytest.raises(ConfigError, match=message), refuse_empty_datasets('train'):
         CocoDataset(**settings, filter_cfg=dict(filter_empty_gt=True, min_size=1000))
     with pytest.raises(ValueError, match='another'), refuse_empty_datasets('train'):
