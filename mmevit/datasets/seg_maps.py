@@ -6,7 +6,7 @@ import mmcv
 import numpy as np
 from PIL import Image
 
-from .faults import CLOSED_FILE, EMPTY_FILE, MISSING_FILE, Kind, is_closed
+from .faults import CLOSED_FILE, MISSING_FILE, Kind, is_closed
 
 ENDS = 'ends training'
 BROKEN_MAP = Kind('segmentation map that cannot be decoded', ENDS)
@@ -40,8 +40,6 @@ def find_seg_map_faults(
         return [(MISSING_FILE, path)]
     if is_closed(path):
         return [(CLOSED_FILE, path)]
-    if os.path.getsize(path) == 0:
-        return [(EMPTY_FILE, path)]
     try:
         pixels = mmcv.imread(path, 'unchanged', backend=backend).squeeze()
     # What a decoder raises at hostile bytes depends on the backend and the format.

@@ -94,7 +94,7 @@ def test_class_folders_and_segments_are_looked_through_too(look_through, root):
     ]
     (root / 'segments/val/000001.png').write_bytes(b'')
     status, rows, _ = look_through('configs/semantic-fpn_evit_m4_digits.py', '--splits', 'val')
-    assert [row['fault'] for row in rows if row['severity'] == 'fault'] == ['file that is empty']
+    assert [row['fault'] for row in rows] == ['segmentation map that cannot be decoded']
 
 
 def convert(folder, mode):
