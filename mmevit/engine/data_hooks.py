@@ -88,7 +88,7 @@ class UnreadableImagesHook(Hook):
         Raises:
             UserError: If it is too large.
         """
-        self.add_to(metrics, runner.val_dataloader.dataset)
+        self.add_to(metrics, runner, runner.val_dataloader.dataset)
 
     def after_test_epoch(self, runner, metrics=None):
         """Add the count to the metrics.
@@ -96,13 +96,16 @@ class UnreadableImagesHook(Hook):
         Raises:
             UserError: If it is too large.
         """
-        self.add_to(metrics, runner.test_dataloader.dataset)
+        self.add_to(metrics, runner, runner.test_dataloader.dataset)
 
-    def add_to(self, metrics, dataset):
+    def add_to(self, metrics, runner, dataset):
         """Add the count to the metrics."""
         count, num_images = self.count(dataset)
-        if num_images:
+        # An empty dict tells that there is nothing by which a checkpoint could be the best.
+        if num_images and metrics:
             metrics['unreadable_images'] = count
+        elif num_images:
+            runner.logger.info(f'unreadable_images: {count} of {num_images}')
 
     def count(self, dataset) -> tuple[int, int]:
         """Count the unreadable images of all processes, and the images.

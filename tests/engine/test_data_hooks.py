@@ -31,13 +31,15 @@ class MeanPixel(BaseModel):
 
 
 class Brightness(BaseMetric):
-    """The mean of the predictions."""
+    """The mean of the predictions, or none."""
+
+    is_measured = True
 
     def process(self, data_batch, data_samples):
         self.results += data_samples
 
     def compute_metrics(self, results):
-        return dict(brightness=float(np.mean(results)))
+        return dict(brightness=float(np.mean(results))) if self.is_measured else {}
 
 
 @pytest.fixture
@@ -111,6 +113,15 @@ def test_workers_that_persist_count_each_evaluation_anew(make_runner):
 def test_data_without_faults_count_nothing(make_runner):
     runner = make_runner(0)
     assert runner.val() == dict(brightness=100, unreadable_images=0)
+
+
+def test_where_nothing_is_measured_there_is_still_no_metric(make_runner, monkeypatch, tmp_path):
+    monkeypatch.setattr(Brightness, 'is_measured', False)
+    runner = make_runner(3, unreadable_images=dict(max_share=0.25))
+    # By a metric that is there, a best checkpoint would be chosen.
+    assert runner.val() == {}
+    log = next((tmp_path / 'work').glob('*/*.log')).read_text()
+    assert ' unreadable_images: 3 of 12\n' in log
 
 
 @pytest.mark.parametrize('run', ['train', 'val'])

@@ -87,9 +87,8 @@ def test_corrupt_images_do_not_end_training_and_are_named(trained):
     assert f'{root}/train/000003.png cannot be read and is skipped' in first
     assert 'Epoch(train) [1]  unreadable_images: 1 of 16' in first
     for output in (first, second):
-        (line,) = (line for line in output.splitlines() if 'bbox_mAP: ' in line)
-        assert ' unreadable_images: 1 ' in line
-    assert f'{root}/val/000002.png cannot be read and is taken as a blank image' in first
+        # A metric, or where nothing is found and mmdet has none, a line of its own.
+        assert ' unreadable_images: 1' in output.split('is taken as a blank image')[1]
 
 
 @pytest.fixture(scope='module')
