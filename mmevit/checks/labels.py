@@ -26,12 +26,15 @@ def check_labels(cfg, dataset: dict, split: str):
 
     Args:
         cfg (Config): Config of any library; only what mmpretrain and mmseg read is checked.
-        dataset: Config of a data set on a local disk.
+        dataset: Config of a data set; one on remote storage is not checked.
         split: What it is for.
 
     Raises:
         ConfigError: If an image or a map is missing, or a label is beyond the classes of the model.
     """
+    places = [str(dataset.get(name)) for name in ('data_root', 'ann_file', 'data_prefix')]
+    if dataset.get('backend_args') or any('://' in place for place in places):
+        return
     scope, model = cfg.get('default_scope'), cfg.get('model') or {}
     with DefaultScope.overwrite_default_scope(scope or 'mmengine'):
         if scope == 'mmpretrain':
