@@ -33,6 +33,13 @@ LIBRARIES = {
 class UserError(ValueError):
     """What the user gave cannot be used; the message says why and what to do."""
 
+    def __str__(self):
+        """The message; DataLoader puts the traceback of its worker before it."""
+        text = super().__str__()
+        if not text.startswith('Caught '):
+            return text
+        return text.rstrip().rpartition('\n')[2].partition(': ')[2]
+
 
 class ConfigError(UserError):
     """A config asks for what is not there or does not fit."""

@@ -32,6 +32,7 @@ REGISTERED = (
     (MODEL_WRAPPERS, 'engine.cpu_processes', ('CPUDistributedDataParallel',), ()),
     (TRANSFORMS, 'datasets.loading', ('LoadReadableImage',), ()),
     (HOOKS, 'engine.checkpointing', ('SafeCheckpointHook',), ()),
+    (HOOKS, 'engine.data_hooks', ('InvalidLabelsHook', 'UnreadableImagesHook'), ()),
     (HOOKS, 'engine.randomness', ('ResumableRandomnessHook',), ()),
     (HOOKS, 'engine.schedule', ('ConfigScheduleHook',), ()),
     (

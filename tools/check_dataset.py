@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 from mmengine.config import Config
@@ -16,20 +17,23 @@ from rich.progress import track
 
 from mmevit.checks.classes import check_classes, list_classes
 from mmevit.checks.coco import loads_masks, reads_coco
+from mmevit.checks.labels import count_classes, find_wrong_labels, refuse_empty_datasets
 from mmevit.datasets.coco import read_coco
 from mmevit.datasets.faults import (
     NO_LAYOUT,
     OTHER_CLASSES,
+    WRONG_LABEL,
     Faults,
     find_coco_faults,
     find_image_faults,
 )
+from mmevit.datasets.seg_maps import find_seg_map_faults
 from mmevit.engine import ConfigError
 from mmevit.engine.launch import add_settings_argument, one_sentence_errors, read_config
 from mmevit.errors import one_line
 from mmevit.files import check_ending
 from mmevit.tables import TABLES, format_table, write_table
-from mmevit.utils.configs import find_datasets
+from mmevit.utils.configs import find_datasets, find_step
 
 
 def parse_args():
@@ -61,7 +65,7 @@ def main():
     rows = []
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
         for name, dataset, split in datasets:
-            faults, num_images = look_through(dataset, split, name)
+            faults, num_images = look_through(dataset, split, name, cfg.get('model') or {})
             rows += make_rows(f'{name}, {num_images} images', faults)
     rows += compare_classes(cfg, args.splits)
     note = f'Faults in the data of {args.config}.'
@@ -104,34 +108,52 @@ def list_datasets(cfg, splits):
     return [('+'.join(names), config, split) for names, config, split in listed.values()]
 
 
-def look_through(dataset, split, name):
+def look_through(dataset: dict, split: str, name: str, model: dict) -> tuple[Faults, int]:
     """Look through one data set; shows progress.
 
     Args:
-        dataset (dict): Its config.
-        split (str): What it is for.
-        name (str): What to call it.
+        dataset: Its config.
+        split: What it is for.
+        name: What to call it.
+        model: Config of the model that is to use it.
 
     Returns:
-        tuple[Faults, int]: What is wrong, and how many images were looked at.
+        What is wrong, and how many images were looked at.
     """
-    faults = Faults()
+    faults, entries = Faults(), []
     try:
         if reads_coco(dataset):
             faults, images = look_at_coco(dataset, split)
         else:
-            images = list_images(dataset)
+            entries = list_entries(dataset, split)
+            images = [(entry['img_path'], None) for entry in entries if entry.get('img_path')]
     # What a data set raises depends on its library.
     except Exception as error:
         faults.add(NO_LAYOUT, one_line(error))
         return faults, 0
+    num_classes, ignored = count_classes(model)
+    for example in find_wrong_labels(entries, num_classes):
+        faults.add(WRONG_LABEL, example)
+    seg_maps = [entry for entry in entries if entry.get('seg_map_path')]
+    pipeline = dataset.get('pipeline') or []
+    load = find_step(pipeline, 'LoadImageFromFile') or {}
+    load_map = find_step(pipeline, 'LoadAnnotations') or {}
+    color_type = load.get('color_type', 'color')
+    in_channels = (model.get('backbone') or {}).get('in_channels', 3)
+    backend = load_map.get('imdecode_backend', 'pillow')
+
+    def look_at_image(image):
+        return [(kind, image[0]) for kind in find_image_faults(*image, color_type, in_channels)]
+
+    def look_at_seg_map(entry):
+        return find_seg_map_faults(entry, num_classes, ignored, backend)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda image: find_image_faults(*image), images)
-        for (path, _), kinds in track(
-            zip(images, found, strict=True), f'{name}: {len(images)} images', len(images)
-        ):
-            for kind in kinds:
-                faults.add(kind, path)
+        found = chain(pool.map(look_at_image, images), pool.map(look_at_seg_map, seg_maps))
+        title = f'{name}: {len(images)} images'
+        for pairs in track(found, title, len(images) + len(seg_maps)):
+            for kind, example in pairs:
+                faults.add(kind, example)
     return faults, len(images)
 
 
@@ -155,20 +177,20 @@ def look_at_coco(dataset, split):
     return faults, images
 
 
-def list_images(dataset):
-    """List the images of a data set of any library.
+def list_entries(dataset: dict, split: str) -> list[dict]:
+    """List what a data set of any library tells of each image.
 
     Args:
-        dataset (dict): Its config.
+        dataset: Its config.
+        split: What it is for.
 
     Returns:
-        list[tuple[str, None]]: Their paths, without sizes; none where they are within other files,
-        as those of CIFAR.
+        Entries that may have ``img_path``, not where images are within other files, as those of
+        CIFAR, ``seg_map_path`` and ``gt_label``.
     """
-    built = DATASETS.build({**dataset, 'pipeline': []})
-    entries = [built.get_data_info(index) for index in range(len(built))]
-    paths = [entry.get(key) for entry in entries for key in ('img_path', 'seg_map_path')]
-    return [(path, None) for path in paths if path]
+    with refuse_empty_datasets(split):
+        built = DATASETS.build({**dataset, 'pipeline': []})
+    return [built.get_data_info(index) for index in range(len(built))]
 
 
 def make_rows(data, faults):

@@ -11,6 +11,7 @@ from mmengine.evaluator import DumpResults
 
 from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.checks import check_config
+from mmevit.checks.labels import refuse_empty_datasets
 from mmevit.deploy import TARGETS
 from mmevit.deploy.evaluation import evaluate_exported
 from mmevit.engine.launch import (
@@ -108,6 +109,8 @@ def main():
     runner = build_runner(Config(cfg._to_lazy_dict()))
     if args.out and args.out_item != 'metrics':
         runner.test_evaluator.metrics.append(make_dump(cfg, args.out))
+    with refuse_empty_datasets('test'):
+        runner.test_loop  # noqa: B018
     metrics = runner.test()
     if args.out_item == 'metrics' and runner.rank == 0:
         mmengine.dump(metrics, args.out)

@@ -9,6 +9,7 @@ from mmevit.errors import ConfigError
 from mmevit.utils.configs import as_list, find_datasets, is_remote, type_name
 
 from .coco import check_coco, check_coco_metric, reads_coco
+from .labels import check_labels
 
 DIGITS_CONFIGS = dict(
     mmdet='configs/retinanet_evit_m4_digits.py',
@@ -36,6 +37,7 @@ def check_data(cfg, split):
             datasets = list(find_datasets(dataloader['dataset']))
             for dataset in datasets:
                 check_dataset(dataset, split)
+                check_labels(cfg, dataset, split)
             for evaluator in as_list(cfg.get(f'{split}_evaluator') or []):
                 check_evaluator(evaluator, datasets, split)
     except ConfigError as error:

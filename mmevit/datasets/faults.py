@@ -5,6 +5,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import mmcv
 import numpy as np
@@ -59,16 +60,20 @@ OTHER_CATEGORY = Kind('category that is not among the classes', LEFT_OUT, 'note'
 NO_ANNOTATIONS = Kind('image without annotations', 'left out unless the config says', 'note')
 NO_EXAMPLES = Kind('class without annotations', 'never learnt', 'note')
 
-REPLACED = 'another is drawn; blank in evaluation'
+REPLACED = 'another is drawn; blank in evaluation; too many end the run'
 MISSING_FILE = Kind('file that is missing', STOPS, 'fatal')
+CLOSED_FILE = Kind('file that cannot be read', 'ends training', 'fatal')
 EMPTY_FILE = Kind('file that is empty', REPLACED)
 UNREADABLE = Kind('file that is no whole image', REPLACED)
 TRUNCATED = Kind('image that is cut off', f'{REPLACED}; with older OpenCV its end is grey')
 HUGE = Kind(f'image of more than {MAX_PIXELS // 1_000_000} million pixels', REPLACED)
 OTHER_SIZE = Kind('image of another size than annotated', 'left out if smaller, else misplaced')
+WRONG_LABEL = Kind('label that the model has no class for', STOPS, 'fatal')
+OTHER_CHANNELS = Kind('image with another number of channels than the model takes', 'ends training')
 GREY = Kind('grey image', 'the same in three channels', 'note')
 TRANSPARENT = Kind('image with transparency', 'transparency is ignored', 'note')
 DEEP = Kind('image of 16 bits', 'made 8 bits', 'note')
+DEEP_KEPT = Kind('image of 16 bits', 'values up to 65535', 'note')
 CMYK = Kind('image in CMYK', 'made RGB', 'note')
 
 
@@ -255,15 +260,22 @@ def mask_fault(annotation: MaskAnnotation, image: ImageEntry) -> Kind | None:
     return OTHER_MASK_SIZE if isinstance(mask, RunLengths) and mask.size not in sizes else None
 
 
-def find_image_faults(path, size=None):
+def find_image_faults(
+    path: str | Path,
+    size: tuple[int, int] | None = None,
+    color_type: str = 'color',
+    in_channels: int = 3,
+) -> list[Kind]:
     """Find what is wrong with the file of an image.
 
     Args:
-        path (str | Path): The file.
-        size (tuple[int, int], optional): Its annotated height and width in pixels.
+        path: The file.
+        size: Its annotated height and width in pixels.
+        color_type: How it is loaded, see :func:`mmcv.imread`.
+        in_channels: How many channels the model takes.
 
     Returns:
-        list[Kind]: What is, none if nothing.
+        What is, none if nothing.
 
     Example:
         >>> find_image_faults('no/such.png')[0].name
@@ -273,6 +285,8 @@ def find_image_faults(path, size=None):
         return [MISSING_FILE]
     if os.path.getsize(path) == 0:
         return [EMPTY_FILE]
+    if is_closed(path):
+        return [CLOSED_FILE]
     if is_huge(path, MAX_PIXELS):
         return [HUGE]
     if is_truncated(path):
@@ -284,18 +298,28 @@ def find_image_faults(path, size=None):
         pixels = None
     if pixels is None:
         return [UNREADABLE]
-    kinds = []
-    if size is not None and mmcv.imread(str(path)).shape[:2] != tuple(size):
-        kinds.append(OTHER_SIZE)
-    if pixels.dtype == np.uint16:
-        kinds.append(DEEP)
-    if pixels.ndim == 2:
-        kinds.append(GREY)
-    elif pixels.shape[2] == 4:
-        kinds.append(TRANSPARENT)
-    if is_cmyk(path):
-        kinds.append(CMYK)
-    return kinds
+    loaded = mmcv.imread(str(path), color_type)
+    is_kept, is_grey = color_type == 'unchanged', pixels.ndim == 2
+    checks = {
+        OTHER_SIZE: size is not None and loaded.shape[:2] != tuple(size),
+        OTHER_CHANNELS: (1 if loaded.ndim == 2 else loaded.shape[2]) != in_channels,
+        DEEP: pixels.dtype == np.uint16 and not is_kept,
+        DEEP_KEPT: pixels.dtype == np.uint16 and is_kept,
+        GREY: is_grey and loaded.ndim == 3,
+        TRANSPARENT: not is_grey and pixels.shape[2] == 4 and not is_kept,
+        CMYK: is_cmyk(path) and loaded.ndim == 3,
+    }
+    return [kind for kind, is_found in checks.items() if is_found]
+
+
+def is_closed(path):
+    """Whether a file cannot be read, for want of permission or since the disk fails."""
+    try:
+        with open(path, 'rb') as file:
+            file.read(1)
+    except OSError:
+        return True
+    return False
 
 
 def is_huge(path, max_pixels):

@@ -8,6 +8,7 @@ from .adaptive_clipping import (
     AdaptiveClipOptimWrapper,
 )
 from .checkpointing import SafeCheckpointHook
+from .data_hooks import InvalidLabelsHook, UnreadableImagesHook
 from .hooks import (
     ChannelsLastHook,
     CompileHook,
@@ -31,11 +32,13 @@ __all__ = [
     'CompileHook',
     'ConfigError',
     'ConfigScheduleHook',
+    'InvalidLabelsHook',
     'InvalidLossHook',
     'LayerDecayOptimWrapperConstructor',
     'ResumableRandomnessHook',
     'SafeCheckpointHook',
     'TrainingCurveHook',
     'TrainingWeightsHook',
+    'UnreadableImagesHook',
     'WholeCheckpointHook',
 ]

@@ -302,7 +302,10 @@ def plot_curves(histories):
         name: values
         for name, values in histories.items()
         # COCO says -1 where there was nothing to measure.
-        if name.startswith('val/') and 'time' not in name and values.min() >= 0
+        if name.startswith('val/')
+        and 'time' not in name
+        and name != 'val/unreadable_images'
+        and values.min() >= 0
     }
     figure = Figure(figsize=(12, 4.5), layout='constrained')
     loss_axes, metric_axes = figure.subplots(1, 2)

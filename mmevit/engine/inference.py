@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmevit.datasets.class_folders import SUFFIXES as IMAGE_SUFFIXES
 from mmevit.errors import ConfigError
 from mmevit.files import written_whole
-from mmevit.utils.configs import find_datasets, type_name
+from mmevit.utils.configs import find_datasets, find_step, type_name
 
 from .hooks import check_fit
 from .video import VIDEO_SUFFIXES, Frames, open_writer
@@ -161,11 +161,6 @@ def use_short_names(pipeline, library):
             kind = registry.get(step.type) if isinstance(step.type, str) else step.type
             if registry.get(type_name(step)) is kind:
                 step.type = type_name(step)
-
-
-def find_step(pipeline, name):
-    """Find a step of a pipeline by its type, or None."""
-    return next((step for step in pipeline if type_name(step) == name), None)
 
 
 def make_loader(cfg):

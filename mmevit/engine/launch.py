@@ -19,11 +19,13 @@ from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
 from mmevit.checks.batches import check_batch_sizes
+from mmevit.checks.labels import refuse_empty_datasets
 from mmevit.errors import ConfigError, UserError, one_line, reraise_as_config_error
 from mmevit.utils.configs import convert_sizes, find_datasets, find_library, type_name
 
 from .checkpointing import save_safely
 from .cpu_processes import join_cpu_processes
+from .data_hooks import add_data_hooks
 from .mixed_precision import train_in_bfloat16
 from .schedule import by_name
 
@@ -274,9 +276,11 @@ def build_trainer(cfg):
         return runner
     with reraise_as_config_error():
         # Otherwise built when training starts, in this order.
-        runner.train_loop  # noqa: B018
+        with refuse_empty_datasets('train'):
+            runner.train_loop  # noqa: B018
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-        runner.val_loop  # noqa: B018
+        with refuse_empty_datasets('val'):
+            runner.val_loop  # noqa: B018
     count_accumulated_batches(runner)
     check_batch_sizes(runner)
     return runner
@@ -315,6 +319,7 @@ def build_runner(cfg):
     Returns:
         Runner: The runner.
     """
+    add_data_hooks(cfg)
     on_cpu = get_device() == 'cpu'
     if on_cpu:
         train_in_bfloat16(cfg)

@@ -34,6 +34,11 @@ def as_list(cfg):
     return [cfg] if isinstance(cfg, dict) else cfg
 
 
+def find_step(pipeline, name):
+    """Find a step of a pipeline by its type, or None."""
+    return next((step for step in pipeline if type_name(step) == name), None)
+
+
 def find_datasets(dataset):
     """Yield the configs of the data sets that a wrapper such as ``RepeatDataset`` stands around.
 
@@ -63,8 +68,8 @@ def is_remote(dataset: dict) -> bool:
         >>> is_remote(dict(data_root='s3://bucket/coco'))
         True
     """
-    paths = (dataset.get('data_root') or '') + (dataset.get('ann_file') or '')
-    return bool(dataset.get('backend_args')) or '://' in paths
+    places = [str(dataset.get(name)) for name in ('data_root', 'ann_file', 'data_prefix')]
+    return bool(dataset.get('backend_args')) or any('://' in place for place in places)
 
 
 def find_library(cfg):

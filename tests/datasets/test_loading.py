@@ -1,17 +1,32 @@
+import errno
+import os
+
+import cv2
+import mmcv
+import mmengine.fileio
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from mmevit.datasets import LoadReadableImage
+from mmevit.datasets.loading import UnreadableImages
+from mmevit.errors import UserError
 
 
-@pytest.mark.parametrize('content', [b'', b'no image', None], ids=['empty', 'garbage', 'missing'])
+@pytest.fixture
+def bad(tmp_path):
+    path = tmp_path / 'bad.png'
+    path.write_bytes(b'no image')
+    return str(path)
+
+
+@pytest.mark.parametrize('content', [b'', b'no image'], ids=['empty', 'garbage'])
 @pytest.mark.parametrize('on_error', ['skip', 'blank'])
 def test_an_unreadable_image_is_named_in_a_warning(tmp_path, log, content, on_error):
     path = tmp_path / 'bad.png'
-    if content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
     results = LoadReadableImage(on_error)(dict(img_path=str(path), height=4, width=6))
     if on_error == 'skip':
         assert results is None
@@ -50,19 +65,75 @@ def test_a_data_set_draws_another_image_for_a_corrupt_one(digits, tmp_path):
     assert len(drawn['gt_masks']) == len(drawn['gt_bboxes']) > 0
 
 
-def test_a_blank_image_is_of_the_kind_that_is_asked_for(tmp_path, log):
-    missing = dict(img_path=str(tmp_path / 'missing.png'))
-    assert LoadReadableImage('blank')(dict(missing))['img'].shape == (32, 32, 3)
-    grey = LoadReadableImage('blank', color_type='grayscale', to_float32=True)(dict(missing))['img']
+def test_a_blank_image_is_of_the_kind_that_is_asked_for(bad, log):
+    assert LoadReadableImage('blank')(dict(img_path=bad))['img'].shape == (32, 32, 3)
+    load = LoadReadableImage('blank', color_type='grayscale', to_float32=True)
+    grey = load(dict(img_path=bad))['img']
     assert grey.shape == (32, 32) and grey.dtype == np.float32
+    with pytest.raises(UserError, match='no known number of channels'):
+        LoadReadableImage('blank', color_type='unchanged')(dict(img_path=bad))
 
 
-def test_a_blank_image_has_the_size_of_its_annotated_segments(tmp_path, log):
+def test_a_blank_image_has_the_size_of_its_annotated_segments(bad, tmp_path, log):
     Image.new('L', (7, 5)).save(tmp_path / 'segments.png')
-    results = dict(img_path='missing.png', seg_map_path=str(tmp_path / 'segments.png'))
+    results = dict(img_path=bad, seg_map_path=str(tmp_path / 'segments.png'))
     assert LoadReadableImage('blank')(results)['img'].shape == (5, 7, 3)
 
 
 def test_an_unknown_answer_is_refused():
     with pytest.raises(ValueError, match="'skip' or 'blank'"):
         LoadReadableImage('ignore')
+
+
+@pytest.mark.parametrize('on_error', ['skip', 'blank'])
+@pytest.mark.parametrize('number', [errno.ENOENT, errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_file_that_the_system_does_not_give_ends_the_run(on_error, number, bad, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number), bad)
+
+    monkeypatch.setattr(mmengine.fileio, 'get', fail)
+    with pytest.raises(UserError) as end:
+        LoadReadableImage(on_error)(dict(img_path=bad))
+    assert str(end.value) == (
+        f'The file {bad} cannot be read ({os.strerror(number)}). Check that it is there, that its '
+        'disk is mounted and that you may read it, and run again.'
+    )
+
+
+def no_memory_in_opencv(*_, **__):
+    # More than any machine has, so that OpenCV itself raises.
+    cv2.resize(np.zeros((2, 2), np.uint8), (2**30, 2**30))
+
+
+def no_memory_in_numpy(*_, **__):
+    raise MemoryError('Unable to allocate 3.00 TiB')
+
+
+@pytest.mark.parametrize('fail', [no_memory_in_opencv, no_memory_in_numpy])
+def test_too_little_memory_ends_the_run(fail, bad, monkeypatch):
+    monkeypatch.setattr(mmcv, 'imfrombytes', fail)
+    with pytest.raises(UserError, match=r'^Not enough memory to decode .*bad\.png \(.*allocate'):
+        LoadReadableImage()(dict(img_path=bad))
+
+
+def test_the_sentence_of_a_worker_process_comes_without_its_traceback():
+    class Images:
+        __len__ = lambda _: 1  # noqa: E731
+
+        def __getitem__(self, index):
+            return LoadReadableImage()(dict(img_path='no/such.png'))
+
+    with pytest.raises(UserError) as end:
+        next(iter(DataLoader(Images(), num_workers=1)))
+    assert str(end.value).startswith('The file no/such.png cannot be read (No such file')
+    assert '\n' not in str(end.value)
+
+
+def test_an_image_is_counted_once_until_there_are_too_many(bad, log):
+    load = LoadReadableImage()
+    load.unreadable = UnreadableImages(num_images=10, max_share=0.2)
+    for index in (4, 4, 7):
+        assert load(dict(img_path=bad, sample_idx=index)) is None
+    assert load.unreadable.flags.tolist() == [0, 0, 0, 0, 1, 0, 0, 1, 0, 0]
+    with pytest.raises(UserError, match='3 of 10 images cannot be decoded, more than .* 0.2 '):
+        load(dict(img_path=bad, sample_idx=0))

@@ -3,6 +3,7 @@ import runpy
 import shutil
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -135,7 +136,90 @@ def test_class_folders_and_segments_are_looked_through_too(look_through, root):
     ]
     (root / 'segments/val/000001.png').write_bytes(b'')
     status, rows, _ = look_through('configs/semantic-fpn_evit_m4_digits.py', '--splits', 'val')
-    assert [row['fault'] for row in rows if row['severity'] == 'fault'] == ['file that is empty']
+    assert [row['fault'] for row in rows] == ['segmentation map that cannot be decoded']
+
+
+def convert(folder, mode):
+    for path in folder.iterdir():
+        Image.open(path).convert(mode).save(path)
+
+
+def load_as(color_type, in_channels):
+    return [
+        f'train_dataloader.dataset.pipeline.0.color_type={color_type}',
+        f'model.backbone.in_channels={in_channels}',
+    ]
+
+
+@pytest.mark.parametrize(
+    ('mode', 'options', 'fault', 'status'),
+    [
+        ('RGBA', [], 'image with transparency', 0),
+        ('RGBA', load_as('unchanged', 4), 'none', 0),
+        ('RGB', load_as('unchanged', 4), 'image with another number of channels', 1),
+        ('L', [], 'grey image', 0),
+        ('L', load_as('grayscale', 1), 'none', 0),
+        ('RGB', load_as('grayscale', 1), 'none', 0),
+        ('L', load_as('color', 1), 'image with another number of channels', 1),
+        ('L', load_as('unchanged', 3), 'image with another number of channels', 1),
+    ],
+)
+def test_what_is_told_of_channels_is_true_of_the_model(
+    look_through, root, mode, options, fault, status
+):
+    convert(root / 'train', mode)
+    found, rows, _ = look_through(DETECTOR, '--splits', 'train', options=options)
+    assert found == status
+    assert rows[0]['fault'].startswith(fault)
+    assert fault == 'none' or rows[0]['count'] == 16
+
+
+def test_images_of_16_bits_are_kept_where_the_pipeline_keeps_them(look_through, root):
+    for path in (root / 'train').iterdir():
+        grey = np.asarray(Image.open(path).convert('L')).astype(np.uint16) * 257
+        Image.fromarray(grey).save(path)
+    _, rows, _ = look_through(DETECTOR, '--splits', 'train', options=load_as('unchanged', 1))
+    assert [(row['fault'], row['consequence']) for row in rows] == [
+        ('image of 16 bits', 'values up to 65535')
+    ]
+
+
+def test_segmentation_maps_are_all_looked_through(look_through, root):
+    folder = root / 'segments/train'
+    convert(folder, 'L')
+    whole = np.asarray(Image.open(folder / '000001.png'))
+    for name, pixels in {
+        '000001': np.where(whole > 0, 11, 0).astype(np.uint8),
+        '000002': np.stack([whole] * 3, 2),
+        '000003': whole[:100],
+    }.items():
+        Image.fromarray(pixels).save(folder / f'{name}.png')
+    (folder / '000004.png').write_bytes(b'torn')
+    status, rows, _ = look_through('configs/semantic-fpn_evit_m4_digits.py', '--splits', 'train')
+    assert status == 1
+    assert {row['fault']: row['examples'].removeprefix(f'{folder}/') for row in rows} == {
+        'segmentation map with values beyond the classes': '000001.png: 11',
+        'segmentation map of more than one channel': '000002.png: 3 channels',
+        'segmentation map of another size than its image': (
+            '000003.png: (100, 192), image: (192, 192)'
+        ),
+        'segmentation map that cannot be decoded': '000004.png',
+    }
+    assert {row['data'] for row in rows} == {'train, 16 images'}
+
+
+def test_labels_beyond_the_classes_are_told(look_through, root):
+    status, rows, _ = look_through(
+        CLASSIFIER,
+        *('--splits', 'val'),
+        data_root=root / 'classification/val',
+        options=['model.head.num_classes=9'],
+    )
+    assert status == 1
+    (label,) = (row for row in rows if row['severity'] == 'fatal')
+    assert label['fault'] == 'label that the model has no class for'
+    assert label['count'] == len(list((root / 'classification/val/9').iterdir()))
+    assert label['examples'].startswith('9 of ')
 
 
 def test_an_unknown_ending_is_refused_before_the_data_are_read(monkeypatch):

@@ -30,6 +30,8 @@ def data_options(root):
         f'train_dataloader.dataset.data_root={root}',
         *(f'{split}_dataloader.dataset.data_root={root}' for split in SPLITS),
         *evaluators,
+        # One image of eight is corrupt.
+        'default_hooks.unreadable_images.max_share=0.2',
     ]
 
 
@@ -81,9 +83,13 @@ def test_resume_goes_on_where_training_was_with_averages_optimizer_and_log(train
 
 
 def test_corrupt_images_do_not_end_training_and_are_named(trained):
-    _, root, first, _ = trained
+    _, root, first, second = trained
     assert f'{root}/train/000003.png cannot be read and is skipped' in first
+    assert 'Epoch(train) [1]  unreadable_images: 1 of 16' in first
     assert f'{root}/val/000002.png cannot be read and is taken as a blank image' in first
+    for output in (first, second):
+        # A metric, or where nothing is found and mmdet has none, a line of its own.
+        assert ' unreadable_images: 1' in output.split('is taken as a blank image')[1]
 
 
 @pytest.fixture(scope='module')

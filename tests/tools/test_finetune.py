@@ -40,6 +40,7 @@ def weights(tmp_path_factory):
 def finetuned(photos, weights, tmp_path_factory, run_tool):
     work_dir = tmp_path_factory.mktemp('work')
     options = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0']
+    options.append('default_hooks.unreadable_images.max_share=0.1')
     result = run_tool(
         *('tools/finetune.py', photos, '--weights', weights, '--work-dir', work_dir),
         *('--image-size', '64', '--epochs', '1', '--batch-size', '7', '--no-flip'),

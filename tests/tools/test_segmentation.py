@@ -104,6 +104,7 @@ def test_training_draws_its_curves_and_survives_corrupt_images(digits, run_tool,
     (root / 'val/000002.png').write_bytes(b'')
     options = [f'{split}_dataloader.dataset.data_root={root}' for split in ('train', 'val')]
     options += ['model.backbone.arch=m0', 'model.neck.in_channels=[64,128,192]']
+    options += ['default_hooks.unreadable_images.max_share=0.2']
     result = run_tool(
         *('tools/train.py', f'configs/{CONFIG}.py', '--work-dir', tmp_path / 'run'),
         *('--cfg-options', *options, 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1'),

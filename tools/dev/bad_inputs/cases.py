@@ -22,7 +22,10 @@ from mmevit.models import EfficientViT
 ROOT = Path(__file__).parents[3]
 DETECTOR = ROOT / 'configs/retinanet_evit_m4_digits.py'
 CLASSIFIER = ROOT / 'configs/evit_m0_digits.py'
+SEGMENTOR = ROOT / 'configs/semantic-fpn_evit_m4_digits.py'
 NAMES = tuple('0123456789')
+# One image of four is more than may be unreadable by default.
+HALF = 'default_hooks.unreadable_images.max_share=0.5'
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def make_cases(folder):
     prepare_digits(data, num_train=8, num_val=4, image_size=96)
     cases = Cases(folder, data)
     add_images(cases)
+    add_segmentation_maps(cases)
     add_annotations(cases)
     add_class_folders(cases)
     add_configs(cases)
@@ -107,6 +111,11 @@ def train_detector(*options, flags=('--no-validate',), config=DETECTOR):
         *no_workers('train', 'val'),
         *options,
     ]
+
+
+def train_segmentor():
+    """Make the command that trains a small segmentor for one epoch."""
+    return train_detector(config=SEGMENTOR)
 
 
 def train_classifier(*options, flags=('--no-validate',), config=CLASSIFIER):
@@ -250,7 +259,7 @@ def add_images(cases):
             for name in NAMES:
                 (root / name / 'whole.png').write_bytes(encode(picture('L', (32, 32)), 'PNG'))
             (root / '0/broken.png').write_bytes(content)
-            return train_classifier()
+            return train_classifier(HALF)
 
         return make
 
@@ -258,16 +267,16 @@ def add_images(cases):
     look = ['check_dataset.py', DETECTOR]
     warned = dict(survives=True, warning='cannot be read')
     for name, content in broken_images().items():
-        cases.add(f'image: {name}', put(content, scene, train_detector()), **warned)
+        cases.add(f'image: {name}', put(content, scene, train_detector(HALF)), **warned)
         cases.add(
             f'image in evaluation: {name}',
-            put(content, val_scene, train_detector(flags=())),
+            put(content, val_scene, train_detector(HALF, flags=())),
             **warned,
         )
         cases.add(f'image of a class: {name}', put_into_class(content), **warned)
         cases.add(f'image looked through: {name}', put(content, scene, look), tool_reports=True)
     for name, content in small_images().items():
-        cases.add(f'image: {name}', put(content, scene, train_detector()), **warned)
+        cases.add(f'image: {name}', put(content, scene, train_detector(HALF)), **warned)
     for name, content in odd_images().items():
         cases.add(f'image: {name}', put(content, scene, train_detector()), survives=True)
 
@@ -294,6 +303,38 @@ def add_images(cases):
         return train_detector()
 
     cases.add('image: none that can be read', all_broken)
+    cases.add('images: more unreadable ones than may be', put(b'', scene, train_detector()))
+
+
+def add_segmentation_maps(cases):
+    """Add segmentation maps that do not fit their images or the classes."""
+
+    def put(change):
+        def make(folder):
+            path = folder / 'data/digits/segments/train/000002.png'
+            change(path, np.asarray(Image.open(path)).copy())
+            return train_segmentor()
+
+        return make
+
+    def save(function):
+        return lambda path, pixels: Image.fromarray(function(pixels)).save(path)
+
+    for name, change in {
+        'with a value beyond the classes': save(lambda pixels: pixels + 11),
+        'of 16 bits': save(lambda pixels: pixels.astype(np.uint16) + 256),
+        'of three channels': save(lambda pixels: np.stack([pixels] * 3, 2)),
+        'of another size': save(lambda pixels: pixels[:50]),
+        'that is missing': lambda path, _: path.unlink(),
+        'that is empty': lambda path, _: path.write_bytes(b''),
+        'that is text': lambda path, _: path.write_bytes(b'no image'),
+    }.items():
+        cases.add(f'segmentation map {name}', put(change))
+    for name, function in {
+        'of ignored pixels': lambda pixels: np.full_like(pixels, 255),
+        'of 16 bits with few values': lambda pixels: pixels.astype(np.uint16),
+    }.items():
+        cases.add(f'segmentation map {name}', put(save(function)), survives=True)
 
 
 def add_annotations(cases):

@@ -1,0 +1,224 @@
+"""Labels and segmentation maps are checked before a run."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmseg.datasets import ADE20KDataset
+from PIL import Image
+
+from mmevit.checks import labels
+from mmevit.checks.labels import check_labels, count_classes, refuse_empty_datasets
+from mmevit.datasets.seg_maps import find_seg_map_faults
+from mmevit.errors import ConfigError
+
+SEGMENTOR = 'configs/semantic-fpn_evit_m4_digits.py'
+
+
+@pytest.fixture
+def root(digits, tmp_path):
+    """Scenes and their segments, to be changed."""
+    folder = tmp_path / 'digits'
+    shutil.copytree(digits, folder, ignore=shutil.ignore_patterns('classification'))
+    return folder
+
+
+def change(path, function):
+    """Change the values of a segmentation map."""
+    pixels = np.asarray(Image.open(path)).copy()
+    Image.fromarray(function(pixels)).save(path)
+
+
+def with_value(value, kind=np.uint8):
+    def put(pixels):
+        pixels = pixels.astype(kind)
+        pixels[5, 6] = value
+        return pixels
+
+    return put
+
+
+CHANGES = {
+    'a value beyond the classes': (with_value(11), r'values beyond the classes \(.*000003.png: 11'),
+    '16 bits': (with_value(257, np.uint16), r'values beyond the classes \(.*000003.png: 257'),
+    'three channels': (lambda p: np.stack([p] * 3, 2), r'more than one channel \(.*: 3 channels'),
+    'another size': (lambda p: p[:-1], r'another size .*: \(191, 192\), image: \(192, 192\)'),
+}
+
+
+def check_in_scope(cfg, dataset, split):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        check_labels(cfg, dataset, split)
+
+
+def check(root, split='train', **settings):
+    cfg = Config.fromfile(SEGMENTOR)
+    cfg.merge_from_dict(settings)
+    dataset = cfg[f'{split}_dataloader'].dataset
+    dataset.data_root = str(root)
+    check_in_scope(cfg, dataset.to_dict(), split)
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+@pytest.mark.parametrize('name', CHANGES)
+def test_a_segmentation_map_that_cannot_be_trained_on_is_refused(root, name, split):
+    function, message = CHANGES[name]
+    change(root / f'segments/{split}/000003.png', function)
+    with pytest.raises(ConfigError, match=message) as end:
+        check(root, split)
+    assert f'maps of the {split} data that were checked: 1 x ' in str(end.value)
+
+
+def test_segmentation_maps_that_can_be_trained_on_are_not_refused(root):
+    change(root / 'segments/train/000003.png', with_value(255))  # ignored
+    change(root / 'segments/train/000004.png', with_value(10, np.uint16))
+    change(root / 'segments/train/000005.png', lambda pixels: pixels > 0)
+    palette = Image.open(root / 'segments/train/000006.png').convert('L')
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+    palette.save(root / 'segments/train/000006.png')
+    check(root)
+
+
+def test_segmentation_maps_that_are_missing_or_corrupt_are_refused(root):
+    (root / 'segments/train/000003.png').write_bytes(b'torn')
+    with pytest.raises(ConfigError, match='1 x segmentation map that cannot be decoded'):
+        check(root)
+    (root / 'segments/train/000003.png').unlink()
+    with pytest.raises(ConfigError, match=r'1 of 16 segmentation maps .* missing, .*000003.png'):
+        check(root)
+
+
+def test_no_segmentation_images_at_all_are_refused(root):
+    with pytest.raises(ConfigError, match='The train data set has no images'):
+        check(root, **{'train_dataloader.dataset.img_suffix': '.jpeg'})
+
+
+def test_of_many_segmentation_maps_some_are_looked_at_from_first_to_last(root, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(labels, 'MAX_SEG_MAPS', 5)
+    monkeypatch.setattr(
+        labels, 'find_seg_map_faults', lambda entry, *_: looked_at.append(entry['img_path']) or []
+    )
+    check(root)
+    assert sorted(path[-10:] for path in looked_at) == [
+        f'{number:06d}.png' for number in (1, 5, 9, 13)
+    ]
+
+
+@pytest.mark.parametrize('reduce_zero_label', [False, True])
+@pytest.mark.parametrize('classes', [None, ('sky', 'wall')])
+def test_values_are_judged_as_mmsegmentation_maps_them(tmp_path, reduce_zero_label, classes):
+    from mmseg.datasets.transforms import LoadAnnotations
+
+    num_classes = 150 if classes is None else 2
+    path = tmp_path / 'map.png'
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(path)
+    dataset = ADE20KDataset(
+        metainfo=None if classes is None else dict(classes=classes),
+        reduce_zero_label=reduce_zero_label,
+        lazy_init=True,
+    )
+    entry = dict(
+        seg_map_path=str(path),
+        reduce_zero_label=reduce_zero_label,
+        label_map=dataset.label_map,
+        seg_fields=[],
+    )
+    mapped = LoadAnnotations()(dict(entry))['gt_seg_map'].ravel()
+    wrong = [v for v in range(256) if mapped[v] != 255 and mapped[v] >= num_classes]
+    found = find_seg_map_faults(entry, num_classes)
+    first = ', '.join(map(str, wrong[:4]))
+    assert [example for _, example in found] == ([f'{path}: {first}'] if wrong else [])
+
+
+def classifier(num_classes):
+    return dict(type='ImageClassifier', head=dict(type='LinearClsHead', num_classes=num_classes))
+
+
+@pytest.fixture
+def check_list(tmp_path):
+    """Check a list of images, of which a.png and b.png are there."""
+    for name in 'ab':
+        (tmp_path / f'{name}.png').touch()
+
+    def run(content, num_classes=3, **dataset):
+        name = 'list.txt' if isinstance(content, str) else 'list.json'
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / name).write_text(text)
+        kind = 'CustomDataset' if isinstance(content, str) else 'BaseDataset'
+        dataset = dict(type=kind, data_root=str(tmp_path), ann_file=name, **dataset)
+        cfg = Config(dict(default_scope='mmpretrain', model=classifier(num_classes)))
+        check_in_scope(cfg, dataset, 'train')
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ('a.png 0\nb.png 2\n', None),
+        ('a.png 0\nb.png 3\n', r'list.txt has 1 labels .* the 3 classes .* such as 3 of b.png'),
+        ('a.png -1\nb.png 2\n', 'such as -1 of a.png'),
+        ('a.png 0\nb.png dog\n', "Line 2 of .*list.txt is 'b.png dog'"),
+        ('a.png 0\nc.png 2\n', r'1 of 2 images that are missing, such as .*c.png'),
+        ('', 'list.txt lists no images'),
+    ],
+)
+def test_a_text_list_whose_labels_do_not_fit_is_refused(check_list, content, message):
+    if message is None:
+        check_list(content)
+    else:
+        with pytest.raises(ConfigError, match=message):
+            check_list(content)
+
+
+@pytest.mark.parametrize('label', [3, [0, 3], -1])
+def test_a_list_in_openmmlabs_layout_whose_labels_do_not_fit_is_refused(check_list, label):
+    items = [dict(img_path='a.png', gt_label=2), dict(img_path='b.png')]
+    check_list(dict(metainfo={}, data_list=items))
+    items[1]['gt_label'] = label
+    with pytest.raises(ConfigError, match=r'has 1 labels .* of b.png'):
+        check_list(dict(metainfo={}, data_list=items))
+    with pytest.raises(ConfigError, match='not in OpenMMLab.s layout'):
+        check_list([1, 2])
+
+
+def test_more_class_folders_than_classes_are_refused(digits):
+    dataset = dict(type='CustomDataset', data_root=str(digits / 'classification/train'))
+    cfg = Config(dict(default_scope='mmpretrain', model=classifier(10)))
+    check_in_scope(cfg, dataset, 'train')
+    cfg.model.head.num_classes = 9
+    with pytest.raises(ConfigError, match=r'has 10 class folders, 0, .* but model.head has 9 '):
+        check_in_scope(cfg, dataset, 'train')
+
+
+@pytest.mark.parametrize(
+    ('model', 'expected'),
+    [
+        (classifier(7), (7, None)),
+        (dict(head=dict(type='EfficientViTClsHead')), (1000, None)),
+        (dict(decode_head=dict(num_classes=19)), (19, 255)),
+        (dict(module=dict(decode_head=[dict(num_classes=9), dict(num_classes=7)])), (7, 255)),
+        (dict(decode_head=dict(num_classes=1, ignore_index=3)), (2, 3)),
+        (dict(bbox_head=dict(num_classes=80)), (None, None)),
+    ],
+)
+def test_the_number_of_labels_is_that_of_the_head(model, expected):
+    assert count_classes(model) == expected
+
+
+def test_images_that_are_all_filtered_out_are_told(digits):
+    settings = dict(
+        ann_file=str(digits / 'annotations/instances_train.json'),
+        data_prefix=dict(img=str(digits / 'train')),
+        metainfo=dict(classes=tuple('0123456789')),
+    )
+    message = 'The train data set has no images, or filter_cfg'
+    with pytest.raises(ConfigError, match=message), refuse_empty_datasets('train'):
+        CocoDataset(**settings, filter_cfg=dict(filter_empty_gt=True, min_size=1000))
+    with pytest.raises(ValueError, match='another'), refuse_empty_datasets('train'):
+        raise ValueError('another')

@@ -1,0 +1,221 @@
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from PIL import Image
+
+from mmevit.datasets.loading import LoadReadableImage, UnreadableImages
+from mmevit.engine.data_hooks import InvalidLabelsHook, UnreadableImagesHook, add_data_hooks
+from mmevit.errors import UserError
+
+NUM_IMAGES = 12
+
+
+class MeanPixel(BaseModel):
+    """Learns nothing; predicts the mean of each image."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, img, mode='tensor', **_):
+        means = torch.stack([torch.as_tensor(image).float().mean() for image in img])
+        return dict(loss=self.weight.sum()) if mode == 'loss' else list(means)
+
+
+class Brightness(BaseMetric):
+    """The mean of the predictions, or none."""
+
+    is_measured = True
+
+    def process(self, data_batch, data_samples):
+        self.results += data_samples
+
+    def compute_metrics(self, results):
+        return dict(brightness=float(np.mean(results))) if self.is_measured else {}
+
+
+@pytest.fixture
+def make_runner(tmp_path):
+    """Make a runner with images of value 100, of which some are corrupt."""
+
+    def make(num_corrupt, num_workers=0, is_persistent=False, **settings):
+        for index in range(NUM_IMAGES):
+            path = tmp_path / f'{index}.png'
+            Image.fromarray(np.full((4, 4, 3), 100, np.uint8)).save(path)
+            if index < num_corrupt:
+                path.write_bytes(b'torn')
+        names = [dict(img_path=f'{index}.png') for index in range(NUM_IMAGES)]
+        (tmp_path / 'list.json').write_text(json.dumps(dict(metainfo={}, data_list=names)))
+
+        def loader(on_error):
+            return dict(
+                dataset=dict(
+                    type=BaseDataset,
+                    data_root=str(tmp_path),
+                    ann_file='list.json',
+                    test_mode=on_error == 'blank',
+                    pipeline=[dict(type='LoadReadableImage', on_error=on_error)],
+                ),
+                sampler=dict(type='DefaultSampler', shuffle=False),
+                batch_size=2,
+                num_workers=num_workers,
+                persistent_workers=is_persistent,
+            )
+
+        cfg = Config(
+            dict(
+                work_dir=str(tmp_path / 'work'),
+                train_dataloader=loader('skip'),
+                val_dataloader=loader('blank'),
+                train_cfg=dict(by_epoch=True, max_epochs=2, val_interval=1),
+                val_cfg=dict(),
+                optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+                default_hooks=settings,
+                experiment_name=f'{tmp_path.name}',
+            )
+        )
+        add_data_hooks(cfg)
+        parts = dict(model=MeanPixel(), val_evaluator=Evaluator(Brightness()))
+        return Runner(**cfg.to_dict(), **parts, cfg=cfg)
+
+    return make
+
+
+def test_unreadable_images_of_all_workers_are_counted_beside_the_metric(make_runner, tmp_path):
+    runner = make_runner(3, num_workers=2, unreadable_images=dict(max_share=0.25))
+    runner.train()
+    scalars = runner.message_hub.log_scalars
+    # Blank images make it 75 instead of 100.
+    assert list(scalars['val/brightness'].data[0]) == [75, 75]
+    assert list(scalars['val/unreadable_images'].data[0]) == [3, 3]
+    log = next((tmp_path / 'work').glob('*/*.log')).read_text()
+    for epoch in (1, 2):
+        assert f'Epoch(train) [{epoch}]  unreadable_images: 3 of 12' in log
+        assert f'Epoch(val) [{epoch}][6/6]    brightness: 75.0000  unreadable_images: 3 ' in log
+
+
+def test_workers_that_persist_count_each_evaluation_anew(make_runner):
+    runner = make_runner(3, 2, is_persistent=True, unreadable_images=dict(max_share=0.25))
+    for _ in range(2):
+        assert runner.val() == dict(brightness=75, unreadable_images=3)
+    # Left to the garbage collection, they are waited for.
+    runner.val_dataloader._iterator._shutdown_workers()
+
+
+def test_data_without_faults_count_nothing(make_runner):
+    runner = make_runner(0)
+    assert runner.val() == dict(brightness=100, unreadable_images=0)
+
+
+def test_where_nothing_is_measured_there_is_still_no_metric(make_runner, monkeypatch, tmp_path):
+    monkeypatch.setattr(Brightness, 'is_measured', False)
+    runner = make_runner(3, unreadable_images=dict(max_share=0.25))
+    # By a metric that is there, a best checkpoint would be chosen.
+    assert runner.val() == {}
+    log = next((tmp_path / 'work').glob('*/*.log')).read_text()
+    assert ' unreadable_images: 3 of 12\n' in log
+
+
+@pytest.mark.parametrize('run', ['train', 'val'])
+def test_too_many_unreadable_images_end_the_run(make_runner, run):
+    runner = make_runner(4, unreadable_images=dict(max_share=0.25))
+    with pytest.raises(UserError, match=r'4 of 12 images cannot be decoded, more than .* 0.25 '):
+        getattr(runner, run)()
+
+
+def count_in_process(rank, file, queue):
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{file}', rank=rank, world_size=2
+    )
+    load = LoadReadableImage()
+    load.unreadable = UnreadableImages(10, max_share=0.3)
+    # The last batch of a sampler may have an image that another process has too.
+    for index in ([2, 5], [5, 7])[rank]:
+        load.unreadable.add(index)
+    dataset = Config()
+    dataset.__dict__['pipeline'] = torch.nn.Module()
+    dataset.__dict__['pipeline'].transforms = [load]
+    queue.put(UnreadableImagesHook(max_share=0.3).count(dataset))
+
+
+def test_images_of_several_processes_are_counted_once(tmp_path):
+    context = multiprocessing.get_context('fork')
+    queue = context.Queue()
+    processes = [
+        context.Process(target=count_in_process, args=(rank, tmp_path / 'store', queue))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    assert [queue.get(timeout=60) for _ in processes] == [(3, 10), (3, 10)]
+    for process in processes:
+        process.join()
+
+
+@pytest.fixture
+def check():
+    """Look at a batch of a model."""
+
+    def check(model, samples):
+        hook = InvalidLabelsHook()
+        hook.before_run(Config(dict(cfg=dict(model=model))))
+        hook.before_val_iter(None, 0, dict(data_samples=samples))
+
+    return check
+
+
+@pytest.mark.parametrize('label', [-1, 3, 1000])
+def test_a_label_beyond_the_classes_ends_the_run(check, label):
+    from mmpretrain.structures import DataSample
+
+    model = dict(type='ImageClassifier', head=dict(num_classes=3))
+    right, wrong = (
+        DataSample(metainfo=dict(img_path=f'{value}.png')).set_gt_label(value)
+        for value in (2, label)
+    )
+    check(model, [right])
+    with pytest.raises(UserError, match=f'{label}.png has the label {label}, but the model has 3 '):
+        check(model, [right, wrong])
+
+
+@pytest.mark.parametrize(
+    ('labels', 'message'),
+    [
+        (np.full((1, 4, 6), 2), None),
+        (np.full((1, 4, 6), 255), None),
+        (np.full((1, 4, 6), 3), 'seg.png has the label 3, but the model has 3 classes, 0 to 2'),
+        (np.full((4, 6, 3), 1), 'seg.png has 3 channels'),
+        (np.full((1, 4, 5), 1), 'seg.png has another size than its image a.png'),
+    ],
+)
+@pytest.mark.parametrize('is_nested', [False, True])
+def test_a_segmentation_map_that_does_not_fit_ends_the_run(check, labels, message, is_nested):
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    paths = dict(img_path='a.png', seg_map_path='seg.png')
+    sample = SegDataSample(metainfo=dict(**paths, img_shape=(4, 6)))
+    sample.gt_sem_seg = PixelData(data=torch.as_tensor(labels))
+    samples = [[sample], [sample]] if is_nested else [sample]
+    model = dict(decode_head=[dict(num_classes=7), dict(num_classes=3)])
+    if message is None:
+        check(model, samples)
+    else:
+        with pytest.raises(UserError, match=message):
+            check(model, samples)
+
+
+def test_a_single_output_tells_two_labels_apart(check):
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.ones(1, 4, 6, dtype=torch.long)))
+    check(dict(module=dict(decode_head=dict(num_classes=1))), [sample])
