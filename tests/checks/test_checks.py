@@ -98,11 +98,14 @@ def test_a_test_set_needs_no_annotations(copy):
 
 
 def test_classes_that_no_annotation_has_are_named(cfg):
-    cfg.train_dataloader.dataset.metainfo = dict(classes=('cat', 'dog'))
+    for dataloader in (cfg.train_dataloader, cfg.val_dataloader):
+        dataloader.dataset.metainfo = dict(classes=('cat', 'dog'))
     expect_sentence(cfg, 'model.bbox_head.num_classes is 10, but the train data has 2 classes')
     cfg.model.bbox_head.num_classes = 2
     expect_sentence(cfg, '0, 1, 2, 3 and 6 more', 'cat, dog', 'metainfo.classes')
-    del cfg.train_dataloader.dataset['metainfo']
+    for dataloader in (cfg.train_dataloader, cfg.val_dataloader):
+        del dataloader.dataset['metainfo']
+    cfg.model.bbox_head.num_classes = 80
     expect_sentence(cfg, 'person, bicycle')
 
 
@@ -142,6 +145,8 @@ def test_a_category_that_mmdet_would_take_for_another_class_is_named(copy):
     path.write_text(path.read_text().replace('"name": "3"', '"name": "dog"'))
     cfg = make_cfg(copy)
     cfg.train_dataloader.dataset.metainfo = dict(palette=[(0, 0, 0)])
+    cfg.val_dataloader.dataset.metainfo = cfg.train_dataloader.dataset.metainfo
+    cfg.model.bbox_head.num_classes = 80
     expect_sentence(cfg, 'dog in the place of person')
 
 
