@@ -4,12 +4,13 @@ import os
 
 from mmevit.errors import reraise_as_config_error
 
+from .class_counts import check_number_of_classes
 from .classes import check_classes
 from .data import check_data
 from .devices import check_device, check_mixed_precision
 from .models import (
     check_model,
-    check_number_of_classes,
+    check_pixels,
     warn_of_other_pixels,
     warn_of_random_statistics,
 )
@@ -37,8 +38,9 @@ def check_config(cfg, splits):
     if 'train' in splits:
         check_mixed_precision(cfg)
         check_schedule(cfg)
-    check_model(cfg.model)
-    check_number_of_classes(cfg)
+    check_model(cfg.model, cfg.get('default_scope'))
+    check_pixels(cfg)
+    check_number_of_classes(cfg, splits)
     # The first process of a machine reads its files for all of them.
     if int(os.environ.get('LOCAL_RANK', 0)) > 0:
         return

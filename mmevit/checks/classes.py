@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from mmevit.checkpoint.loader import find_dataset_meta
 from mmevit.errors import CheckpointError, ConfigError, shorten
-from mmevit.utils.configs import find_datasets, is_remote
+from mmevit.utils.configs import find_class, find_datasets, is_remote
 
 SPLITS = ('train', 'val', 'test')
 
@@ -92,7 +92,7 @@ def list_classes(dataset: dict) -> tuple | None:
     """
     classes = (dataset.get('metainfo') or {}).get('classes') or dataset.get('classes')
     if classes is None:
-        classes = getattr(find_type(dataset), 'METAINFO', {}).get('classes')
+        classes = getattr(find_class(DATASETS, dataset), 'METAINFO', {}).get('classes')
     if isinstance(classes, str):
         classes = list_from_file(classes) if os.path.isfile(classes) else None
     return tuple(classes) if classes is not None else None
@@ -107,7 +107,8 @@ def list_class_folders(dataset: dict) -> tuple | None:
     Returns:
         The names, or None if its classes are no folders on this disk.
     """
-    if is_remote(dataset) or not inherits_from(find_type(dataset), 'mmpretrain', 'CustomDataset'):
+    kind = find_class(DATASETS, dataset)
+    if is_remote(dataset) or not inherits_from(kind, 'mmpretrain', 'CustomDataset'):
         return None
     from mmpretrain.datasets.custom import find_folders
 
@@ -115,15 +116,6 @@ def list_class_folders(dataset: dict) -> tuple | None:
     if built.ann_file or not built.with_label or not os.path.isdir(built.img_prefix):
         return None
     return tuple(find_folders(built.img_prefix)[0])
-
-
-def find_type(dataset: dict) -> type | None:
-    """Find the class of a data set by its config, in the default scope."""
-    kind = dataset.get('type')
-    if not isinstance(kind, str):
-        return kind
-    with DATASETS.switch_scope_and_registry(None) as registry:
-        return registry.get(kind)
 
 
 def inherits_from(kind: type | None, library: str, name: str) -> bool:

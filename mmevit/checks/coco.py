@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.logging import print_log
+from mmengine.registry import DATASETS
 
 from mmevit.datasets.coco import CocoImages, parse_coco, read_coco
 from mmevit.datasets.faults import find_coco_faults
 from mmevit.errors import ConfigError, shorten
-from mmevit.utils.configs import type_name
+from mmevit.utils.configs import find_class, type_name
 
-from .classes import find_difference, find_type, inherits_from, list_classes
+from .classes import find_difference, inherits_from, list_classes
 
 
 def check_coco(dataset: dict, ann_file: Path, folder: Path, split: str) -> None:
@@ -98,7 +99,7 @@ def name_images(content: CocoImages) -> dict:
 
 def reads_coco(dataset: dict) -> bool:
     """Whether a data set reads its annotation file as ``CocoDataset`` does."""
-    kind = find_type(dataset)
+    kind = find_class(DATASETS, dataset)
     return inherits_from(kind, 'mmdet', 'CocoDataset') and (
         kind.load_data_list.__qualname__ == 'CocoDataset.load_data_list'
     )

@@ -1,5 +1,7 @@
 """Reading what configs say."""
 
+from mmengine.registry import Registry
+
 
 def type_name(cfg):
     """Name of the class that a config builds, without the scope of its library.
@@ -70,6 +72,15 @@ def is_remote(dataset: dict) -> bool:
     """
     places = [str(dataset.get(name)) for name in ('data_root', 'ann_file', 'data_prefix')]
     return bool(dataset.get('backend_args')) or any('://' in place for place in places)
+
+
+def find_class(registry: Registry, cfg: dict) -> type | None:
+    """Find the class that a config builds in the default scope, None if it is not registered."""
+    kind = cfg.get('type')
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(None) as scoped:
+        return scoped.get(kind)
 
 
 def find_library(cfg):

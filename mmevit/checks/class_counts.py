@@ -1,0 +1,170 @@
+"""Check that the numbers of classes in a config agree with the data and with each other."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+
+from mmevit.errors import ConfigError, shorten
+from mmevit.utils.configs import find_class, find_datasets, type_name
+
+from .classes import list_classes
+
+NUMBERS = ('num_classes', 'num_things_classes', 'num_stuff_classes')
+# Parts and heads whose classes are not those of the data: object or background, one task of
+# several, edges, or stuff from other files. What a preprocessor needs, label_numbers tells.
+OTHER_PARTS = ('rpn_head', 'task_heads', 'teacher', 'teacher_config', 'reid', 'data_preprocessor')
+OTHER_HEADS = ('STDCHead', 'FusedSemanticHead', 'SCNetSemanticHead')
+# A model with one of these takes its classes from text, or tracks only some of the data's.
+OPEN_MODELS = ('language_model', 'text_encoder', 'tracker')
+
+
+class Classes(NamedTuple):
+    """Number of classes; ``num_things`` is None where things and stuff are not told apart."""
+
+    num: int
+    num_things: int | None
+    source: str
+
+
+class Number(NamedTuple):
+    """A number of classes in a config; ``beside`` has all those of the same part."""
+
+    name: str
+    key: str
+    value: Any
+    beside: dict
+
+
+def check_number_of_classes(cfg: Config, splits: Sequence[str]) -> None:
+    """Check every number of classes in a config, stated or a head's default.
+
+    Where no data set names its classes, the numbers must agree with that of the first head.
+
+    Args:
+        cfg: The config of a model and its data.
+        splits: Which of ``'train'``, ``'val'`` and ``'test'`` the run will use.
+
+    Raises:
+        ConfigError: If two numbers differ, or ``topk`` is larger than they are.
+    """
+    if any(part in cfg.model for part in OPEN_MODELS):
+        return
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+        compare_numbers(cfg, splits)
+
+
+def compare_numbers(cfg: Config, splits: Sequence[str]) -> None:
+    """Compare the numbers of classes in the scope of the config."""
+    numbers = [*find_numbers(cfg, splits), *label_numbers(cfg)]
+    known = list(find_classes(cfg, splits))
+    tells_stuff = any(number.key == 'num_stuff_classes' and number.value for number in numbers)
+    if not known and not tells_stuff:
+        heads = [number for number in numbers if number.key == 'num_classes']
+        known = [Classes(head.value, None, f'{head.name} is {head.value}') for head in heads[:1]]
+    for classes in known:
+        for number in numbers:
+            check_number(number, classes)
+
+
+def check_number(number: Number, classes: Classes) -> None:
+    """Raise ConfigError if a number cannot be right for some classes."""
+    stated, fix = f'{number.name} is {number.value}', 'Make them agree.'
+    if number.key == 'topk':
+        values = [number.value] if isinstance(number.value, int) else number.value
+        is_right, fix = max(values) <= classes.num, f'Use a topk of at most {classes.num}.'
+    elif number.key == 'class_weight':
+        # Some losses also weigh the background.
+        is_right = len(number.value) in (classes.num, classes.num + 1)
+        stated = f'{number.name} has {len(number.value)} values'
+    elif number.key != 'num_classes' and classes.num_things is None:
+        total = sum(number.beside.get(key, 0) for key in NUMBERS[1:])
+        is_right = total == classes.num
+        stated = f'{stated}, of things and stuff together {total}'
+    elif number.key == 'num_stuff_classes':
+        is_right = number.value == classes.num - classes.num_things
+    else:
+        is_right = number.value == (classes.num_things or classes.num)
+    if not is_right:
+        raise ConfigError(f'{stated}, but {classes.source}. {fix}')
+
+
+def find_classes(cfg: Config, splits: Sequence[str]) -> Iterator[Classes]:
+    """Yield the classes of each data set that names them, by itself or in the config."""
+    for split in splits:
+        dataloader = cfg.get(f'{split}_dataloader') or {}
+        for dataset in find_datasets(dataloader.get('dataset') or {}):
+            names = list_classes(dataset)
+            if not names:
+                continue
+            metainfo = dataset.get('metainfo') or {}
+            if 'classes' not in metainfo:
+                metainfo = getattr(find_class(DATASETS, dataset), 'METAINFO', {}) | metainfo
+            things = metainfo.get('thing_classes')
+            yield Classes(
+                len(names),
+                len(things) if things else None,
+                f'the {split} data has {len(names)} classes ({shorten(names)})',
+            )
+
+
+def find_numbers(cfg: Config, splits: Sequence[str]) -> Iterator[Number]:
+    """Yield the numbers of classes of a config, also those that heads have by default."""
+    names = ['model', *(f'{split}_evaluator' for split in splits)]
+    for name, part in walk({name: cfg.get(name) for name in names}):
+        if part.get('class_agnostic') or type_name(part) in OTHER_HEADS:
+            continue
+        numbers = {key: part[key] for key in NUMBERS if key in part}
+        is_head = name.rstrip('[]0123456789').endswith(('head', 'heads'))
+        if is_head and not numbers and (kind := find_class(MODELS, part)):
+            numbers = {key: default_of(kind, key) for key in NUMBERS}
+        # Backbones have -1 or None for no classifier.
+        numbers = {key: value for key, value in numbers.items() if value not in (None, -1)}
+        for key, value in numbers.items():
+            yield Number(f'{name}.{key}', key, value, numbers)
+        if isinstance(part.get('class_weight'), (list, tuple)):
+            yield Number(f'{name}.class_weight', 'class_weight', part['class_weight'], numbers)
+        # A head uses it only to log its accuracy in training.
+        if 'topk' in part and (part.get('cal_acc') or type_name(part) == 'Accuracy'):
+            yield Number(f'{name}.topk', 'topk', part['topk'], numbers)
+
+
+def label_numbers(cfg: Config) -> Iterator[Number]:
+    """Yield the number by which mmpretrain's preprocessor makes labels one-hot, to mix them."""
+    name = 'model.data_preprocessor' if cfg.model.get('data_preprocessor') else 'data_preprocessor'
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    mixing = preprocessor.get('batch_augments', cfg.model.get('train_cfg'))
+    if preprocessor.get('to_onehot') or (isinstance(mixing, dict) and mixing.get('augments')):
+        value = preprocessor.get('num_classes')
+        yield Number(f'{name}.num_classes', 'num_classes', value, preprocessor)
+
+
+def walk(cfg: Any, name: str = '') -> Iterator[tuple[str, dict]]:
+    """Yield the name and the config of a part and of all parts in it.
+
+    Example:
+        >>> [name for name, _ in walk(dict(model=dict(head=[dict(a=1), dict(b=2)])))]
+        ['', 'model', 'model.head[0]', 'model.head[1]']
+    """
+    if isinstance(cfg, dict):
+        yield name, cfg
+        for key, value in cfg.items():
+            if key not in OTHER_PARTS:
+                yield from walk(value, f'{name}.{key}' if name else str(key))
+    elif isinstance(cfg, (list, tuple)):
+        for index, value in enumerate(cfg):
+            yield from walk(value, f'{name}[{index}]')
+
+
+def default_of(kind: type | None, argument: str) -> Any:
+    """Tell the default of an argument of a class, None if it has none."""
+    for base in getattr(kind, '__mro__', ()):
+        parameters = inspect.signature(base.__init__).parameters
+        if argument in parameters:
+            default = parameters[argument].default
+            return None if default is inspect.Parameter.empty else default
+        if not any(value.kind is value.VAR_KEYWORD for value in parameters.values()):
+            break
+    return None
