@@ -214,6 +214,8 @@ class TrainingWeightsHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint):
         """Compare the checkpoint with the model and, to resume, with the data."""
+        # mmengine would run this as a config file, for nothing but a number of GPUs.
+        checkpoint.get('meta', {}).pop('config', None)
         if runner.cfg.get('resume'):
             check_fit(runner.model, checkpoint)
             check_checkpoint_classes(checkpoint, runner.train_dataloader.dataset)

@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmevit.checks import check_config
 from mmevit.checks.classes import check_checkpoint_classes, check_classes
 from mmevit.checks.data import check_data
-from mmevit.engine import SafeCheckpointHook, WholeCheckpointHook
+from mmevit.engine import TrainingWeightsHook, WholeCheckpointHook
 from mmevit.errors import CheckpointError, ConfigError
 
 CONFIG = 'configs/retinanet_evit_m4_digits.py'
@@ -256,9 +256,9 @@ def test_the_classes_of_a_checkpoint_are_compared_with_the_data(meta):
     ('hook', 'is_resumed', 'is_refused'),
     [
         (WholeCheckpointHook(), False, True),
-        (SafeCheckpointHook(), True, True),
+        (TrainingWeightsHook(), True, True),
         # In fine-tuning the classes may be others.
-        (SafeCheckpointHook(), False, False),
+        (TrainingWeightsHook(), False, False),
     ],
 )
 def test_evaluation_and_resuming_with_other_classes_are_refused(hook, is_resumed, is_refused):
@@ -266,8 +266,7 @@ def test_evaluation_and_resuming_with_other_classes_are_refused(hook, is_resumed
     dataloader = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=REVERSED)))
     runner = SimpleNamespace(
         model=model,
-        _resume=is_resumed,
-        _train_loop=SimpleNamespace(dataloader=dataloader),
+        cfg=dict(resume=is_resumed),
         train_dataloader=dataloader,
         test_dataloader=dataloader,
     )

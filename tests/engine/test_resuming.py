@@ -148,6 +148,7 @@ def train(tmp_path):
                 dict(type='ResumableRandomnessHook'),
                 dict(type='EMAHook'),
                 dict(type='InvalidLossHook'),
+                dict(type='TrainingWeightsHook'),
                 dict(type='Killing', at=kill_at, evaluation=kill_evaluation),
             ],
             randomness=dict(seed=3),
@@ -216,6 +217,15 @@ def test_an_epoch_is_taken_up_at_the_batch_where_it_was_left(train, workers, ite
     resumed = train('resumed', 4, **kept, **hook_by_iteration(hook), load_from=str(left))
     assert resumed.iter == 20 and not Path(resumed.work_dir, left.name).exists()
     assert_same(last(resumed), last(undisturbed))
+
+
+def test_code_in_the_metadata_of_a_checkpoint_is_not_run(train, tmp_path):
+    runner, trace = train('hostile', 1), tmp_path / 'trace'
+    checkpoint = last(runner)
+    checkpoint['meta']['config'] = f"open({str(trace)!r}, 'w')"
+    torch.save(checkpoint, Path(runner.work_dir, 'epoch_1.pth'))
+    assert train('hostile', 2).epoch == 2
+    assert not trace.exists()
 
 
 def test_an_evaluation_that_was_killed_is_made_up_for(train):
