@@ -63,7 +63,7 @@ def main():
     if not datasets:
         raise ConfigError(f'{args.config} has no data of {", ".join(args.splits)}.')
     rows = []
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
         for name, dataset, split in datasets:
             faults, num_images = look_through(dataset, split, name, cfg.get('model') or {})
             rows += make_rows(f'{name}, {num_images} images', faults)

@@ -10,6 +10,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, load_checkpoint
 
 from mmevit.checkpoint import forbid_code_in_checkpoints
+from mmevit.checks import check_config
 from mmevit.checks.data import check_data
 from mmevit.deploy import TARGETS, export, load_exported, try_to_fold
 from mmevit.deploy.evaluation import TASKS
@@ -78,6 +79,7 @@ def main():
     check_ending(args.out, [TARGETS[args.to]])
     needs = ['model', 'test_dataloader', *(['train_dataloader'] if args.dtype == 'int8' else [])]
     cfg = read_config(args.config, args.cfg_options, needs)
+    check_config(cfg, splits=())
     if args.dtype == 'int8':
         check_data(cfg, 'train')
     model, checkpoint = load_model(cfg, args.checkpoint)
@@ -98,9 +100,8 @@ def main():
             f'The images are {size[0]}x{size[1]} pixels, and exported files take 32 pixels and up. '
             'Give a larger --size.'
         )
-    num_channels = count_input_channels(network)
-    check_normalization(cfg, num_channels)
-    inputs = make_inputs(is_detector, (args.batch_size, num_channels, *size))
+    shape = (args.batch_size, count_input_channels(network), *size)
+    inputs = make_inputs(is_detector, shape)
     batches = calibration_batches(cfg, model, args.calibration_images, is_detector)
     metadata = describe(args, cfg, checkpoint, inputs, dynamic)
     print(f'Exporting to {args.out}; compiling takes minutes for aoti, about one for the others.')
@@ -120,7 +121,7 @@ def load_model(cfg, path):
     Returns:
         tuple[nn.Module, dict]: The model, in evaluation mode, and the checkpoint.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(cfg.default_scope)
     cfg.model.backbone.pop('init_cfg', None)
     model = build_model(cfg)
     checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
@@ -150,7 +151,8 @@ def guess_size(cfg):
     if size is None:
         raise ConfigError('The test pipeline does not say the size of its images: give --size.')
     width, height = (size, size) if isinstance(size, int) else size
-    divisor = cfg.model.get('data_preprocessor', {}).get('pad_size_divisor', 1)
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    divisor = preprocessor.get('pad_size_divisor', 1)
     return tuple(-(-side // divisor) * divisor for side in (height, width))
 
 
@@ -159,17 +161,6 @@ def choose_wanted(args, is_detector):
     if args.dynamic:
         return set(args.dynamic) - {'none'}
     return {'batch', 'size'} if is_detector else None
-
-
-def check_normalization(cfg: mmengine.Config, num_channels: int) -> None:
-    """Check that there is a mean and a standard deviation for each channel, or one for all."""
-    for name in ('mean', 'std'):
-        values = (cfg.model.get('data_preprocessor') or {}).get(name)
-        if values is not None and len(values) not in (1, num_channels):
-            raise ConfigError(
-                f'data_preprocessor.{name} has {len(values)} values, but the model takes images of '
-                f'{num_channels} channels. Give a value for each channel.'
-            )
 
 
 def make_inputs(is_detector: bool, shape: tuple[int, ...]) -> tuple[torch.Tensor, ...]:

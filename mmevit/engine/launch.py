@@ -68,7 +68,7 @@ def add_config_arguments(parser):
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='load checkpoints that hold more than weights; this runs code that is in them',
+        help='load checkpoints that contain more than weights, and .pt2 files: runs their code',
     )
 
 
@@ -201,7 +201,7 @@ def read_config(path, options, needs=()):
     with reraise_as_config_error():  # This imports what a config in Python style names.
         convert_sizes(cfg._cfg_dict)
         if cfg.get('default_scope') is None:
-            cfg.default_scope = find_library(cfg.get('model') or {})
+            cfg.default_scope = find_library(cfg.get('model') or {}) or 'mmengine'
     return cfg
 
 
