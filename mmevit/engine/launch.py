@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import io
 import os
 import pickle
@@ -21,6 +20,7 @@ from mmengine.utils import import_modules_from_strings
 from mmevit.checks.batches import check_batch_sizes
 from mmevit.checks.labels import refuse_empty_datasets
 from mmevit.errors import ConfigError, UserError, one_line, reraise_as_config_error
+from mmevit.files import DISK_FULL
 from mmevit.utils.configs import convert_sizes, find_datasets, find_library, type_name
 
 from .checkpointing import save_safely
@@ -355,7 +355,7 @@ def one_sentence_errors():
         )
     # From what is not ours, such as modules of the user's own: where it was is for those who ask.
     except Exception as error:
-        if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if getattr(error, 'errno', None) in DISK_FULL:
             sys.exit(f'error: Nothing more can be written ({error}): make room, and try again.')
         traceback.print_exc()
         sys.exit(f'error: {one_line(error)} (see the traceback above)')
