@@ -17,6 +17,7 @@ CONFIG_FAULTS = (
     ValueError,
 )
 LIBRARIES = {
+    'addict',
     'mmcv',
     'mmdet',
     'mmengine',

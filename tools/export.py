@@ -10,6 +10,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, load_checkpoint
 
 from mmevit.checkpoint import forbid_code_in_checkpoints
+from mmevit.checkpoint.loader import find_dataset_meta
 from mmevit.checks import check_config
 from mmevit.checks.data import check_data
 from mmevit.deploy import TARGETS, export, load_exported, try_to_fold
@@ -192,7 +193,7 @@ def describe(args, cfg, checkpoint, inputs, dynamic):
     return dict(
         task=TASKS.get(cfg.get('default_scope')) if args.part == 'model' else 'features',
         config=Path(args.config).name,
-        classes=checkpoint.get('meta', {}).get('dataset_meta', {}).get('classes'),
+        classes=find_dataset_meta(checkpoint.get('meta')).get('classes'),
         input=dict(
             shape=shape,
             channels={1: 'GRAY', 3: 'RGB' if is_rgb else 'BGR'}.get(shape[1]),

@@ -178,7 +178,7 @@ def set_model(cfg, weights, num_classes):
     """
     if '://' not in weights:
         weights = f'evit://{Path(weights).expanduser().resolve()}'
-    backbone = select_weights(load_from_evit(weights)['state_dict'], 'backbone.')
+    backbone = select_weights(load_from_evit(weights, 'cpu')['state_dict'], 'backbone.')
     arch, windows = likely_arch(backbone), likely_windows(backbone)
     if arch is None or windows is None:
         raise ConfigError(

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from mmengine.logging import print_log
 from torch import nn
 
-from mmevit.errors import shorten
+from mmevit.errors import CheckpointError, shorten
 from mmevit.models import EfficientViT
 
 from .names import FIRST_WEIGHT
@@ -33,19 +33,26 @@ def require_fit(checkpoint: dict) -> dict:
 def leave_out_other_heads(model: nn.Module, checkpoint: dict) -> None:
     """Remove the weights whose shapes differ from the model's, such as of a head for other classes.
 
-    They keep their initialization, and a warning names them. Backbones are left alone.
+    They keep their initialization, and a warning names them. Those of a backbone stay.
+
+    Raises:
+        CheckpointError: If the checkpoint has no weights of the backbone.
     """
     weights = checkpoint.get('state_dict', checkpoint)
     own = model.state_dict()
     backbones = tuple(
         f'{name}.' for name, module in model.named_modules() if isinstance(module, EfficientViT)
     )
+    given = {name.removeprefix('module.'): name for name in weights}  # as mmengine loads them
+    if backbones and not any(name.startswith(backbones) for name in given):
+        raise CheckpointError(
+            f'The checkpoint has no weights of the backbone, its first names are '
+            f'{shorten(given)}. For files of the authors or timm, set load_from=evit://PATH.'
+        )
     others = {
-        name: f'{name} {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}'
-        for name in own
-        if name in weights
-        and weights[name].shape != own[name].shape
-        and not name.startswith(backbones)
+        given[name]: f'{name} {tuple(weights[given[name]].shape)} instead of {tuple(shape)}'
+        for name, shape in ((name, value.shape) for name, value in own.items())
+        if name in given and weights[given[name]].shape != shape and not name.startswith(backbones)
     }
     for name in others:
         del weights[name]

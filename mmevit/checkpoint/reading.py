@@ -139,6 +139,12 @@ def read_pickle(path, map_location):
         ) from error
     except (CheckpointError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
+    except RuntimeError as error:
+        if 'CUDA' not in str(error):
+            raise damaged(path, error) from error
+        raise CheckpointError(
+            f"{path} was saved on a GPU that is not here. Load it with map_location='cpu'."
+        ) from error
     # What a reader raises at hostile bytes depends on where they are.
     except Exception as error:
         raise damaged(path, error) from error

@@ -4,11 +4,14 @@ import copy
 
 import torch
 from mmengine.dataset import DefaultSampler
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmevit.errors import ConfigError
+from mmevit.utils.models import unwrap
+
+PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def check_batch_sizes(runner):
@@ -24,8 +27,10 @@ def check_batch_sizes(runner):
         ConfigError: If there is such a batch.
     """
     reason = find_single_images(runner.train_loop)
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    norms = [module for module in model.train().modules() if isinstance(module, _BatchNorm)]
+    model = unwrap(runner.model)
+    # Of several processes, synchronised layers see the images of all.
+    kinds = _BatchNorm if runner.world_size == 1 else PLAIN
+    norms = [module for module in model.train().modules() if isinstance(module, kinds)]
     if reason is None or not any(norm.training for norm in norms):
         return
     loader = runner.train_dataloader
@@ -57,7 +62,11 @@ def find_single_images(loop):
             'process. Set a larger batch size.'
         )
     is_finite = isinstance(loop, EpochBasedTrainLoop) or isinstance(sampler, DefaultSampler)
-    if not is_finite or not isinstance(size, int) or getattr(batches, 'drop_last', True):
+    # Without rounding up, processes have other numbers of images, and all must agree on a trial.
+    is_shared = getattr(sampler, 'world_size', 1) == 1 or getattr(sampler, 'round_up', True)
+    if not is_finite or not is_shared or not isinstance(size, int):
+        return None
+    if getattr(batches, 'drop_last', True):
         return None
     if len(sampler) % size == 1:
         return (

@@ -146,13 +146,22 @@ def check_checkpoint_classes(checkpoint: dict, dataset: object) -> None:
         CheckpointError: If they differ.
     """
     trained = find_dataset_meta(checkpoint.get('meta')).get('classes') or ()
+    trained = (trained,) if isinstance(trained, str) else trained
     metas = getattr(dataset, 'metainfo', ())
     # mmdet lists those of a concatenation that differ, were it only in their colours.
     for meta in [metas] if isinstance(metas, dict) else metas:
         classes = meta.get('classes')
         if not trained or not classes or getattr(dataset, 'return_classes', False):
             continue
-        if difference := find_difference(trained, 'the checkpoint', classes, 'the data'):
+        difference = find_difference(trained, 'the checkpoint', classes, 'the data')
+        if difference and len(trained) == len(classes) and set(trained).isdisjoint(classes):
+            # Such as words in the one and WordNet ids in the other.
+            print_log(
+                f'{difference}. Check that these are names of the same classes.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        elif difference:
             raise CheckpointError(
                 f'{difference}. Name the classes in metainfo.classes as in training; COCO '
                 'annotation files must list their categories in this order too.'

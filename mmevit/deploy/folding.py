@@ -5,10 +5,10 @@ from copy import deepcopy
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from mmevit.errors import UserError
+from mmevit.utils.models import unwrap
 
 
 def fold(model):
@@ -64,8 +64,7 @@ class FoldHook(Hook):
     def before_test_epoch(self, runner):
         """Put the folded copy in the model's place."""
         self.unfolded = runner.model
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        runner.model = fold(deepcopy(model))
+        runner.model = fold(deepcopy(unwrap(runner.model)))
 
     def after_test_epoch(self, runner, metrics=None):
         """Put the model back."""

@@ -15,8 +15,9 @@ from mmevit.checkpoint import read_checkpoint
 from mmevit.errors import CheckpointError, TornCheckpointError, UserError, shorten
 from mmevit.files import UNFINISHED, remove_leftovers, written_whole
 from mmevit.utils.configs import type_name
+from mmevit.utils.models import unwrap
 
-from .hooks import list_broken, unwrap
+from .hooks import check_resumable, list_broken, missing_state
 
 
 @HOOKS.register_module()
@@ -172,19 +173,6 @@ def is_evaluation_due(runner):
     return done >= loop.val_begin and (done % loop.val_interval == 0 or done == end)
 
 
-def missing_state(checkpoint):
-    """List what a checkpoint lacks to go on from.
-
-    Args:
-        checkpoint (dict): Its content.
-
-    Returns:
-        set[str]: What it lacks besides weights, in it or in its ``meta``.
-    """
-    given = {*checkpoint, *(checkpoint.get('meta') or {})}
-    return {'meta', 'epoch', 'iter', 'message_hub', 'optimizer'} - given
-
-
 def save_safely(cfg):
     """Put :class:`SafeCheckpointHook` in the place of mmengine's hook.
 
@@ -229,11 +217,7 @@ def resume_from(cfg, path=None):
         print_log(f'{cfg.work_dir} has no checkpoint to go on from: training starts anew.')
         return
     cfg.resume, cfg.load_from = True, str(path)
-    if missing := missing_state(checkpoint):
-        raise CheckpointError(
-            f'{path} has no {", ".join(sorted(missing))}, and so cannot be gone on from: to start '
-            'from its weights, give --cfg-options load_from=... instead of --resume.'
-        )
+    check_resumable(checkpoint, path)
     seed = checkpoint['meta'].get('seed')
     if seed is not None and (cfg.get('randomness') or {}).get('seed') is None:
         cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
@@ -262,7 +246,7 @@ def find_last_whole(work_dir):
             return path, checkpoint
     if paths:
         raise CheckpointError(
-            f'None of the {len(paths)} checkpoints in {work_dir} can be gone on from: name another '
+            f'None of the {len(paths)} checkpoints in {work_dir} can be resumed from: name another '
             'one by --resume CHECKPOINT, or start anew without --resume.'
         )
     return None, None

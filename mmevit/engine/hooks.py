@@ -5,14 +5,15 @@ from pathlib import Path
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
+from mmengine.runner import BaseLoop
 from packaging.version import Version
 
-from mmevit.checkpoint.fitting import leave_out_other_heads
+from mmevit.checkpoint.fitting import leave_out_other_heads, require_fit
 from mmevit.checks.classes import check_checkpoint_classes
 from mmevit.errors import CheckpointError, ConfigError, UserError, list_problems, shorten
 from mmevit.files import written_whole
+from mmevit.utils.models import unwrap
 
 # PyTorch's first loss scale, 2**16, is below 1 after so many skipped steps.
 MAX_OVERFLOWS = 17
@@ -206,21 +207,30 @@ class TrainingWeightsHook(Hook):
     """Check the weights that training starts from.
 
     To resume, the checkpoint must fit the whole model and have the classes of the data. Otherwise
-    the weights of a head for other classes are left out, with a warning.
+    the backbone's weights must fit, and those of a head for other classes are left out, with a
+    warning.
     """
 
-    # Before hooks that load the checkpoint too, as EMAHook does.
-    priority = 'HIGH'
+    # Before hooks that use the checkpoint, as EMAHook does.
+    priority = 'HIGHEST'
 
     def after_load_checkpoint(self, runner, checkpoint):
         """Compare the checkpoint with the model and, to resume, with the data."""
+        # The config that training keeps may be used for evaluation too.
+        if isinstance(runner._test_loop, BaseLoop):
+            return
         # mmengine would run this as a config file, for nothing but a number of GPUs.
-        checkpoint.get('meta', {}).pop('config', None)
+        (checkpoint.get('meta') or {}).pop('config', None)
         if runner.cfg.get('resume'):
+            check_resumable(checkpoint)
             check_fit(runner.model, checkpoint)
             check_checkpoint_classes(checkpoint, runner.train_dataloader.dataset)
-        else:
-            leave_out_other_heads(unwrap(runner.model), checkpoint)
+            return
+        leave_out_other_heads(unwrap(runner.model), checkpoint)
+        marked = require_fit(checkpoint)
+        if 'state_dict' not in checkpoint:  # EMAHook needs it.
+            checkpoint.clear()
+        checkpoint['state_dict'] = marked.get('state_dict', marked)
 
 
 def check_fit(model, checkpoint):
@@ -258,9 +268,27 @@ def check_fit(model, checkpoint):
         )
 
 
-def unwrap(model):
-    """Take a model out of what distributes it."""
-    return model.module if is_model_wrapper(model) else model
+def check_resumable(checkpoint, name='the checkpoint'):
+    """Check that a checkpoint has what resuming needs in addition to weights.
+
+    Args:
+        checkpoint (dict): Its content.
+        name (str | Path): Its name. Defaults to ``'the checkpoint'``.
+
+    Raises:
+        CheckpointError: If it lacks something.
+    """
+    if missing := missing_state(checkpoint):
+        raise CheckpointError(
+            f'Cannot resume from {name}: {", ".join(sorted(missing))} missing. To start from its '
+            'weights, give --cfg-options load_from=... instead of --resume.'
+        )
+
+
+def missing_state(checkpoint):
+    """List what resuming needs and a checkpoint lacks, in it or in its ``meta``."""
+    given = {*checkpoint, *(checkpoint.get('meta') or {})}
+    return {'meta', 'epoch', 'iter', 'message_hub', 'optimizer'} - given
 
 
 def list_broken(weights, model):

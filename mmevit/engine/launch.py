@@ -296,8 +296,11 @@ def count_accumulated_batches(runner):
         ConfigError: If several optimizers accumulate different numbers of batches.
     """
     scaling = runner.auto_scale_lr or {}
-    counts = {wrapper._accumulative_counts for wrapper in by_name(runner.optim_wrapper).values()}
-    if not scaling.get('enable') or counts == {1}:
+    if not scaling.get('enable'):
+        return
+    wrappers = by_name(runner.optim_wrapper).values()
+    counts = {getattr(wrapper, '_accumulative_counts', 1) for wrapper in wrappers}
+    if counts == {1}:
         return
     if len(counts) > 1:
         raise ConfigError(

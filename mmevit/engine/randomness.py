@@ -49,9 +49,10 @@ class ResumableRandomnessHook(Hook):
             iteration = begin + length if is_done else begin
             if meta['iter'] != iteration:
                 runner.logger.info(
-                    f'An epoch has {length} iterations, but {saved_length or "others"} in the '
-                    f'checkpoint. Training continues at iteration {iteration}, where its epoch '
-                    f'{"ends" if is_done else "begins"}, instead of {meta["iter"]}.'
+                    f'An epoch has {length} iterations, in the checkpoint '
+                    f'{saved_length or "an unknown number"}. Training continues at iteration '
+                    f'{iteration}, where its epoch {"ends" if is_done else "begins"}, instead of '
+                    f'{meta["iter"]}.'
                 )
                 checkpoint.pop('gradients', None)
             meta['iter'] = iteration

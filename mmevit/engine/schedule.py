@@ -42,8 +42,11 @@ class ConfigScheduleHook(Hook):
         if not isinstance(runner, Runner) or not runner._resume or 'optimizer' not in checkpoint:
             return
         wrappers, saved_wrappers = by_name(runner.optim_wrapper), checkpoint['optimizer']
-        schedulers, saved = runner.param_schedulers or [], checkpoint.get('param_schedulers') or []
-        if not isinstance(runner.optim_wrapper, OptimWrapperDict):
+        is_single = not isinstance(runner.optim_wrapper, OptimWrapperDict)
+        none = [] if is_single else {name: [] for name in wrappers}
+        schedulers = runner.param_schedulers or none
+        saved = checkpoint.get('param_schedulers') or none
+        if is_single:
             saved_wrappers, schedulers, saved = {'': saved_wrappers}, {'': schedulers}, {'': saved}
         meta, changes = checkpoint['meta'], []
         for name, wrapper in wrappers.items():

@@ -4,7 +4,8 @@ import pytest
 import torch
 from making import as_released, make_classifier, make_timm
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
 
 from mmevit.checkpoint import convert_names
 from mmevit.errors import CheckpointError
@@ -12,7 +13,7 @@ from mmevit.models import EfficientViT
 
 
 def make_runner(model, folder, resume=False):
-    return Runner(
+    runner = Runner(
         model=model,
         work_dir=str(folder),
         custom_hooks=[dict(type='TrainingWeightsHook')],
@@ -20,6 +21,8 @@ def make_runner(model, folder, resume=False):
         # A log of its own for each test.
         experiment_name=folder.name,
     )
+    runner._train_loop = EpochBasedTrainLoop(runner, DataLoader([0]), max_epochs=1)
+    return runner
 
 
 @pytest.fixture
@@ -68,7 +71,8 @@ class Detector(BaseModel):
 @pytest.fixture
 def checkpoint(tmp_path):
     model = Detector()
-    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'epoch_1.pth')
+    state = dict(meta=dict(epoch=1, iter=1), message_hub={}, optimizer={})
+    torch.save(dict(state_dict=model.state_dict(), **state), tmp_path / 'epoch_1.pth')
     return str(tmp_path / 'epoch_1.pth')
 
 
@@ -89,3 +93,26 @@ def test_a_backbone_of_another_arch_is_not_taken_for_another_head(released, tmp_
     runner = make_runner(Detector('m1'), tmp_path)
     with pytest.raises(CheckpointError, match="arch='m0'"):
         runner.load_checkpoint(released[0])
+
+
+def test_a_local_backbone_of_another_arch_is_refused(checkpoint, tmp_path):
+    with pytest.raises(CheckpointError, match="arch='m0'"):
+        make_runner(Detector('m1'), tmp_path).load_checkpoint(checkpoint)
+
+
+def test_a_file_without_weights_of_the_backbone_is_refused(tmp_path):
+    path = str(tmp_path / 'released.pth')
+    torch.save(dict(model=as_released(make_timm('m0'))), path)
+    with pytest.raises(CheckpointError, match='no weights of the backbone, .* load_from=evit://'):
+        make_runner(Detector(), tmp_path).load_checkpoint(path)
+
+
+def test_plain_weights_start_a_training_and_resume_none(tmp_path):
+    expected, model = Detector(), Detector(num_classes=3)
+    path = str(tmp_path / 'plain.pth')
+    torch.save(expected.state_dict(), path)
+    make_runner(model, tmp_path).load_checkpoint(path)
+    for name, value in expected.backbone.state_dict().items():
+        assert model.backbone.state_dict()[name].equal(value)
+    with pytest.raises(CheckpointError, match='Cannot resume from the checkpoint: epoch, iter'):
+        make_runner(Detector(), tmp_path, resume=True).load_checkpoint(path)

@@ -250,6 +250,10 @@ def test_the_classes_of_a_checkpoint_are_compared_with_the_data(meta):
         check_checkpoint_classes(checkpoint, data(dict(classes=REVERSED)))
     with pytest.raises(CheckpointError, match='but missing in the data'):
         check_checkpoint_classes(checkpoint, data(dict(classes=DIGITS), dict(classes=DIGITS[:9])))
+    # Other names of as many classes are no other order.
+    words = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+    check_checkpoint_classes(checkpoint, data(dict(classes=words)))
+    check_checkpoint_classes(dict(meta=dict(CLASSES='cat')), data(dict(classes=('cat',))))
 
 
 @pytest.mark.parametrize(
@@ -267,6 +271,7 @@ def test_evaluation_and_resuming_with_other_classes_are_refused(hook, is_resumed
     runner = SimpleNamespace(
         model=model,
         cfg=dict(resume=is_resumed),
+        _test_loop=None,
         train_dataloader=dataloader,
         test_dataloader=dataloader,
     )
