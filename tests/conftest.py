@@ -9,6 +9,10 @@ from mmevit.datasets import prepare_digits
 from mmevit.models import EfficientViT
 
 
+# Configs, not modules.
+collect_ignore = ['engine/python_config']
+
+
 @pytest.fixture(autouse=True)
 def seeded_and_in_the_root_folder(monkeypatch):
     torch.manual_seed(0)

@@ -314,7 +314,7 @@ def test_tables(rows, tmp_path):
     for ending in ('md', 'csv', 'json'):
         write_table(rows, QUICK, tmp_path / f'new/table.{ending}')
     markdown = (tmp_path / 'new/table.md').read_text()
-    assert 'batch 2, 1 thread, images of 128 x 128, 2 rounds.' in markdown
+    assert 'batch 2, 1 thread, images of 128 x 128, 2 rounds, ' in markdown
     assert '| EfficientViT-M0 | folded | 410.0 | 1.00 (0.90 to 1.10) | 2.0 | 63.2 |' in markdown
     widths = {line.count('|') for line in markdown.splitlines()[2:]}
     assert len(widths) == 1

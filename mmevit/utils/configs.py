@@ -104,31 +104,26 @@ def find_library(cfg):
     return next((name for name in packages if name.startswith('mm') and name != 'mmevit'), None)
 
 
-def convert_sizes(cfg, key='', in_pipeline=False):
+def convert_sizes(cfg, in_pipeline=False):
     """Make tuples of the lists of two whole numbers in all pipelines of a config, such as of sizes.
 
     JSON, YAML and ``--cfg-options`` have lists only, but transforms of mmcv want tuples. A list
     under a plural, such as ``scales=[640, 704]``, holds alternatives and stays a list.
 
     Args:
-        cfg (object): A config or a part of one.
-        key (str): Its name. Defaults to none.
+        cfg (dict | list | tuple): A config or a part of one, which is changed.
         in_pipeline (bool): Whether it is a part of a pipeline. Defaults to False.
 
-    Returns:
-        object: The config, changed in place, or the tuple that a size has become.
-
     Example:
-        >>> convert_sizes(dict(test_pipeline=[dict(type='Resize', scale=[64, 32])]))
-        {'test_pipeline': [{'type': 'Resize', 'scale': (64, 32)}]}
+        >>> cfg = dict(test_pipeline=[dict(type='Resize', scale=[64, 32])])
+        >>> convert_sizes(cfg)
+        >>> cfg['test_pipeline'][0]['scale']
+        (64, 32)
     """
-    in_pipeline = in_pipeline or 'pipeline' in key
-    if isinstance(cfg, dict):
-        for name, value in cfg.items():
-            cfg[name] = convert_sizes(value, str(name), in_pipeline)
-    elif isinstance(cfg, (list, tuple)):
-        is_pair = len(cfg) == 2 and all(type(part) is int for part in cfg)
-        parts = [convert_sizes(part, in_pipeline=in_pipeline) for part in cfg]
-        is_size = in_pipeline and is_pair and not key.endswith('s')
-        return tuple(parts) if is_size else type(cfg)(parts)
-    return cfg
+    for key, value in list(cfg.items() if isinstance(cfg, dict) else enumerate(cfg)):
+        is_inside = in_pipeline or 'pipeline' in str(key)
+        is_pair = isinstance(value, list) and [type(part) for part in value] == [int, int]
+        if is_inside and is_pair and not str(key).endswith('s') and not isinstance(cfg, tuple):
+            cfg[key] = tuple(value)
+        elif isinstance(value, (dict, list, tuple)):
+            convert_sizes(value, is_inside)

@@ -191,11 +191,11 @@ def test_a_schedule_that_depends_on_metrics_stays_with_a_warning(make_runner):
     [
         (
             dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.1),
-            'the optimizer of the config, SGD, has',
+            'SGD',
         ),
         (
             dict(type='Adadelta', lr=0.1, weight_decay=0.1),
-            'the optimizer of the config, Adadelta, has',
+            'Adadelta',
         ),
     ],
 )
