@@ -8,7 +8,6 @@ from mmevit.checkpoint import reading
 from mmevit.datasets import prepare_digits
 from mmevit.models import EfficientViT
 
-
 # Configs, not modules.
 collect_ignore = ['engine/python_config']
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
 from mmevit.engine.launch import build_model, read_config
@@ -50,6 +50,13 @@ def own_net(tmp_path, monkeypatch):
 def test_a_wrong_name_or_argument_is_the_configs_fault(model, message):
     with pytest.raises(ConfigError, match=message):
         build_model(ConfigDict(model=model))
+
+
+def test_a_missing_setting_is_the_configs_fault():
+    cfg = Config.fromfile('configs/mask-rcnn_evit_m4_digits.py')
+    cfg.model.train_cfg = dict(rcnn=dict())
+    with pytest.raises(ConfigError, match="has no attribute 'rpn'"):
+        build_model(cfg)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import DATASETS, HOOKS, MODELS
 from mmengine.runner import Runner
 from torch import nn
 
+from mmevit.engine import ConfigScheduleHook
 from mmevit.engine.launch import count_accumulated_batches
 from mmevit.errors import CheckpointError
 
@@ -237,3 +239,16 @@ def test_automatic_scaling_counts_accumulated_batches(make_runner, batch_size, c
     # One update sees eight images, for which the learning rate was chosen.
     assert runner.optim_wrapper.param_groups[0]['lr'] == 1e-3
     assert runner.cfg.auto_scale_lr == scaling
+
+
+def test_several_optimizers_without_schedulers_can_be_resumed(make_runner):
+    runner = make_runner('new')
+    wrappers = {
+        name: OptimWrapper(torch.optim.SGD([parameter], lr=0.1))
+        for name, parameter in runner.model.layer.named_parameters()
+    }
+    runner.optim_wrapper, runner.param_schedulers = OptimWrapperDict(**wrappers), None
+    runner._resume = True
+    checkpoint = dict(meta=dict(epoch=1, iter=5), optimizer=runner.optim_wrapper.state_dict())
+    ConfigScheduleHook().after_load_checkpoint(runner, checkpoint)
+    assert checkpoint['optimizer'] == runner.optim_wrapper.state_dict()
