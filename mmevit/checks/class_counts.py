@@ -100,24 +100,24 @@ def find_classes(cfg: Config, splits: Sequence[str]) -> Iterator[Classes]:
     for split in splits:
         dataloader = cfg.get(f'{split}_dataloader') or {}
         for dataset in find_datasets(dataloader.get('dataset') or {}):
-            names = list_classes(dataset)
+            stated = stated_classes(dataset)
             # A list of images may have other classes than ImageNet's; its labels are checked later.
-            if not stated_classes(dataset) and getattr(build_unread(dataset), 'ann_file', None):
+            if not stated and getattr(build_unread(dataset), 'ann_file', None):
                 continue
-            if not names and (folders := list_class_folders(dataset)):
+            if names := list_classes(dataset):
+                default = getattr(find_class(DATASETS, dataset), 'METAINFO', {})
+                is_default = not stated and 'classes' in default
+                metainfo = default if is_default else dataset.get('metainfo') or {}
+                things = metainfo.get('thing_classes')
+                yield Classes(
+                    len(names),
+                    len(things) if things else None,
+                    f'the {split} data has {len(names)} classes ({shorten(names)})'
+                    + (' by default, as metainfo.classes is not set' if is_default else ''),
+                )
+            elif folders := list_class_folders(dataset):
                 source = f'the {split} data has {len(folders)} class folders ({shorten(folders)})'
                 yield Classes(len(folders), None, source)
-            if not names:
-                continue
-            metainfo = dataset.get('metainfo') or {}
-            if 'classes' not in metainfo:
-                metainfo = getattr(find_class(DATASETS, dataset), 'METAINFO', {}) | metainfo
-            things = metainfo.get('thing_classes')
-            yield Classes(
-                len(names),
-                len(things) if things else None,
-                f'the {split} data has {len(names)} classes ({shorten(names)})',
-            )
 
 
 def find_numbers(cfg: Config, splits: Sequence[str]) -> Iterator[Number]:

@@ -129,7 +129,7 @@ def test_a_list_of_images_may_have_other_classes_than_those_of_imagenet(tmp_path
     cfg.model.head.num_classes = 100
     dataset = dict(type='ImageNet', data_root=str(tmp_path), data_prefix='train')
     cfg.train_dataloader.dataset = dataset
-    expect_sentence(cfg, 'model.head.num_classes is 100, but the train data has 1000 classes')
+    expect_sentence(cfg, 'num_classes is 100, but the train data has 1000 classes', 'by default')
     cfg.train_dataloader.dataset = dict(**dataset, ann_file='train.txt')
     cfg.data_preprocessor.num_classes = 100
     check_number_of_classes(cfg, ['train'])
