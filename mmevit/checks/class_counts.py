@@ -107,7 +107,7 @@ def find_classes(cfg: Config, splits: Sequence[str]) -> Iterator[Classes]:
             if names := list_classes(dataset):
                 default = getattr(find_class(DATASETS, dataset), 'METAINFO', {})
                 is_default = not stated and 'classes' in default
-                metainfo = default if is_default else dataset.get('metainfo') or {}
+                metainfo = (default if is_default else {}) | (dataset.get('metainfo') or {})
                 things = metainfo.get('thing_classes')
                 yield Classes(
                     len(names),
