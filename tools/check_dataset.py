@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from rich.progress import track
@@ -135,7 +136,8 @@ def look_through(dataset: dict, split: str, name: str, model: dict) -> tuple[Fau
         return faults, 0
     num_classes, ignored = count_classes(model)
     labelled = [entry for entry in entries if 'gt_label' in entry]
-    paths, labels = ([entry.get(key) for entry in labelled] for key in ('img_path', 'gt_label'))
+    paths = [entry.get('img_path') for entry in labelled]
+    labels = [np.asarray(entry['gt_label']).tolist() for entry in labelled]
     for example in find_wrong_labels(paths, labels, num_classes):
         faults.add(WRONG_LABEL, example)
     seg_maps = [entry for entry in entries if entry.get('seg_map_path')]

@@ -83,7 +83,7 @@ def find_wrong_labels(
 
     Args:
         paths: Paths of the images.
-        labels: For each a number, or several.
+        labels: For each a number, or a list of several.
         num_classes: Number of classes, None for any.
 
     Example:
@@ -99,8 +99,8 @@ def find_wrong_labels(
     return [
         f'{label!r} of {path}'
         for path, several in pairs
-        for label in (several if isinstance(several, (list, tuple, np.ndarray)) else [several])
-        if not (isinstance(label, (int, np.integer)) and 0 <= label <= highest)
+        for label in (several if isinstance(several, (list, tuple)) else [several])
+        if not (isinstance(label, int) and 0 <= label <= highest)
     ]
 
 
