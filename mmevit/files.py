@@ -61,9 +61,15 @@ def written_whole(destination: str | Path) -> Iterator[Path]:
 
 def replace(written: Path, destination: Path) -> None:
     """Move a file, or a Core ML package, to where another one may be."""
+    old = written.with_suffix('.replaced')
     if written.is_dir() and is_core_ml_package(destination):
-        destination.rename(written.with_suffix('.replaced'))
-    os.replace(written, destination)
+        destination.rename(old)
+    try:
+        os.replace(written, destination)
+    except OSError:
+        if old.exists():
+            old.rename(destination)
+        raise
 
 
 def is_core_ml_package(path: Path) -> bool:

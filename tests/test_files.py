@@ -47,6 +47,21 @@ def test_a_core_ml_package_replaces_another_one_only(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['model.mlpackage']
 
 
+def test_a_core_ml_package_that_cannot_be_replaced_is_kept(tmp_path, monkeypatch):
+    package = tmp_path / 'model.mlpackage'
+    write_package(package)
+    (package / 'old').write_text('old')
+
+    def fail(source, destination):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(source), None, str(destination))
+
+    monkeypatch.setattr(os, 'replace', fail)
+    with pytest.raises(UserError, match='cannot be written'), written_whole(package) as path:
+        write_package(path)
+    assert (package / 'old').read_text() == 'old'
+    assert [path.name for path in tmp_path.iterdir()] == ['model.mlpackage']
+
+
 @pytest.mark.parametrize(
     'error',
     [ConnectionResetError('lost'), FileNotFoundError(errno.ENOENT, 'no such file', 'input.png')],

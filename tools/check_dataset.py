@@ -11,16 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from rich.progress import track
 
+from mmevit.checks.class_counts import count_classes
 from mmevit.checks.classes import check_classes, list_classes
 from mmevit.checks.coco import loads_masks, reads_coco
-from mmevit.checks.labels import count_classes, find_wrong_labels, refuse_empty_datasets
+from mmevit.checks.labels import find_wrong_labels, refuse_empty_datasets
 from mmevit.datasets.coco import read_coco
 from mmevit.datasets.faults import (
     NO_LAYOUT,
+    NOTHING_TO_LEARN,
     OTHER_CLASSES,
     WRONG_LABEL,
     Faults,
@@ -132,15 +135,18 @@ def look_through(dataset: dict, split: str, name: str, model: dict) -> tuple[Fau
         faults.add(NO_LAYOUT, one_line(error))
         return faults, 0
     num_classes, ignored = count_classes(model)
-    for example in find_wrong_labels(entries, num_classes):
+    labelled = [entry for entry in entries if 'gt_label' in entry]
+    paths = [entry.get('img_path') for entry in labelled]
+    labels = [np.asarray(entry['gt_label']).tolist() for entry in labelled]
+    for example in find_wrong_labels(paths, labels, num_classes):
         faults.add(WRONG_LABEL, example)
     seg_maps = [entry for entry in entries if entry.get('seg_map_path')]
     pipeline = dataset.get('pipeline') or []
     load = find_step(pipeline, 'LoadImageFromFile') or {}
-    load_map = find_step(pipeline, 'LoadAnnotations') or {}
+    load_map = find_step(pipeline, 'LoadAnnotations')
     color_type = load.get('color_type', 'color')
     in_channels = (model.get('backbone') or {}).get('in_channels', 3)
-    backend = load_map.get('imdecode_backend', 'pillow')
+    backend = None if load_map is None else load_map.get('imdecode_backend', 'pillow')
 
     def look_at_image(image):
         return [(kind, image[0]) for kind in find_image_faults(*image, color_type, in_channels)]
@@ -168,8 +174,10 @@ def look_at_coco(dataset, split):
         tuple[Faults, list]: What is wrong, and the images with their annotated sizes.
     """
     root = dataset.get('data_root') or ''
-    content = read_coco(Path(root, dataset['ann_file']), split, loads_masks(dataset))
+    content = read_coco(Path(root, dataset['ann_file']), loads_masks(dataset))
     faults = find_coco_faults(content, list_classes(dataset))
+    if split != 'test' and not content.annotations:
+        faults.add(NOTHING_TO_LEARN, 'no annotations')
     folder = Path(root, (dataset.get('data_prefix') or {}).get('img') or '')
     images = [
         (str(folder / image.file_name), (image.height, image.width)) for image in content.images

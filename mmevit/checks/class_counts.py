@@ -8,17 +8,21 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
 from mmevit.errors import ConfigError, shorten
-from mmevit.utils.configs import find_class, find_datasets, type_name
+from mmevit.utils.configs import as_list, find_class, find_datasets, type_name
 
-from .classes import list_classes
+from .classes import (
+    build_unread,
+    list_class_folders,
+    list_classes,
+    stated_classes,
+    takes_any_classes,
+)
 
 NUMBERS = ('num_classes', 'num_things_classes', 'num_stuff_classes')
 # Parts and heads whose classes are not those of the data: object or background, one task of
 # several, edges, or stuff from other files. What a preprocessor needs, label_numbers tells.
 OTHER_PARTS = ('rpn_head', 'task_heads', 'teacher', 'teacher_config', 'reid', 'data_preprocessor')
 OTHER_HEADS = ('STDCHead', 'FusedSemanticHead', 'SCNetSemanticHead')
-# A model with one of these takes its classes from text, or tracks only some of the data's.
-OPEN_MODELS = ('language_model', 'text_encoder', 'tracker')
 
 
 class Classes(NamedTuple):
@@ -30,12 +34,12 @@ class Classes(NamedTuple):
 
 
 class Number(NamedTuple):
-    """A number of classes in a config; ``beside`` has all those of the same part."""
+    """A number of classes in a config; ``same_part`` has all those of the same part."""
 
     name: str
     key: str
     value: Any
-    beside: dict
+    same_part: dict
 
 
 def check_number_of_classes(cfg: Config, splits: Sequence[str]) -> None:
@@ -50,7 +54,7 @@ def check_number_of_classes(cfg: Config, splits: Sequence[str]) -> None:
     Raises:
         ConfigError: If two numbers differ, or ``topk`` is larger than they are.
     """
-    if any(part in cfg.model for part in OPEN_MODELS):
+    if takes_any_classes(cfg):
         return
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
         compare_numbers(cfg, splits)
@@ -80,7 +84,7 @@ def check_number(number: Number, classes: Classes) -> None:
         is_right = len(number.value) in (classes.num, classes.num + 1)
         stated = f'{number.name} has {len(number.value)} values'
     elif number.key != 'num_classes' and classes.num_things is None:
-        total = sum(number.beside.get(key, 0) for key in NUMBERS[1:])
+        total = sum(number.same_part.get(key, 0) for key in NUMBERS[1:])
         is_right = total == classes.num
         stated = f'{stated}, of things and stuff together {total}'
     elif number.key == 'num_stuff_classes':
@@ -92,22 +96,28 @@ def check_number(number: Number, classes: Classes) -> None:
 
 
 def find_classes(cfg: Config, splits: Sequence[str]) -> Iterator[Classes]:
-    """Yield the classes of each data set that names them, by itself or in the config."""
+    """Yield the classes of each data set that names them: in the config, by type or by folders."""
     for split in splits:
         dataloader = cfg.get(f'{split}_dataloader') or {}
         for dataset in find_datasets(dataloader.get('dataset') or {}):
-            names = list_classes(dataset)
-            if not names:
+            stated = stated_classes(dataset)
+            # A list of images may have other classes than ImageNet's; its labels are checked later.
+            if not stated and getattr(build_unread(dataset), 'ann_file', None):
                 continue
-            metainfo = dataset.get('metainfo') or {}
-            if 'classes' not in metainfo:
-                metainfo = getattr(find_class(DATASETS, dataset), 'METAINFO', {}) | metainfo
-            things = metainfo.get('thing_classes')
-            yield Classes(
-                len(names),
-                len(things) if things else None,
-                f'the {split} data has {len(names)} classes ({shorten(names)})',
-            )
+            if names := list_classes(dataset):
+                default = getattr(find_class(DATASETS, dataset), 'METAINFO', {})
+                is_default = not stated and 'classes' in default
+                metainfo = (default if is_default else {}) | (dataset.get('metainfo') or {})
+                things = metainfo.get('thing_classes')
+                yield Classes(
+                    len(names),
+                    len(things) if things else None,
+                    f'the {split} data has {len(names)} classes ({shorten(names)})'
+                    + (' by default, as metainfo.classes is not set' if is_default else ''),
+                )
+            elif folders := list_class_folders(dataset):
+                source = f'the {split} data has {len(folders)} class folders ({shorten(folders)})'
+                yield Classes(len(folders), None, source)
 
 
 def find_numbers(cfg: Config, splits: Sequence[str]) -> Iterator[Number]:
@@ -139,6 +149,30 @@ def label_numbers(cfg: Config) -> Iterator[Number]:
     if preprocessor.get('to_onehot') or (isinstance(mixing, dict) and mixing.get('augments')):
         value = preprocessor.get('num_classes')
         yield Number(f'{name}.num_classes', 'num_classes', value, preprocessor)
+
+
+def count_classes(model: dict) -> tuple[int | None, int | None]:
+    """Count the classes of a classifier or a segmentor, in whose scope this is called.
+
+    Args:
+        model: Its config, or that of a wrapper for test-time augmentation.
+
+    Returns:
+        The number, None if it is unknown, and the label that is ignored, None if none is.
+
+    Example:
+        >>> count_classes(dict(decode_head=dict(num_classes=19)))
+        (19, 255)
+    """
+    model = model.get('module') or model
+    if decode_head := model.get('decode_head'):
+        head = as_list(decode_head)[-1]
+        num_classes = head.get('num_classes')
+        # A single output tells two labels apart.
+        return num_classes and max(num_classes, 2), head.get('ignore_index', 255)
+    head = model.get('head') or {}
+    default = default_of(find_class(MODELS, head), 'num_classes')
+    return head.get('num_classes', default), None
 
 
 def walk(cfg: Any, name: str = '') -> Iterator[tuple[str, dict]]:

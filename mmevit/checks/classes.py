@@ -2,8 +2,10 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
+from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
@@ -11,10 +13,13 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmevit.checkpoint.loader import find_dataset_meta
+from mmevit.datasets.lists import read_metainfo, reads_data_list
 from mmevit.errors import CheckpointError, ConfigError, shorten
 from mmevit.utils.configs import find_class, find_datasets, is_remote
 
 SPLITS = ('train', 'val', 'test')
+# A model with one of these takes its classes from text, or tracks only some of the data's.
+OPEN_MODELS = ('language_model', 'text_encoder', 'tracker')
 
 
 def check_classes(cfg: Config, splits: Sequence[str]) -> None:
@@ -28,6 +33,8 @@ def check_classes(cfg: Config, splits: Sequence[str]) -> None:
     Raises:
         ConfigError: If two data sets that will be used give a number to different classes.
     """
+    if takes_any_classes(cfg):
+        return
     seen = {}
     used = [split for split in SPLITS if split in splits]
     others = [split for split in SPLITS if used and split not in used]
@@ -35,15 +42,16 @@ def check_classes(cfg: Config, splits: Sequence[str]) -> None:
         for split in used + others:
             dataloader = cfg.get(f'{split}_dataloader')
             for dataset in find_datasets(dataloader['dataset']) if dataloader else ():
-                place = f'the {split} data {dataset.get("ann_file") or ""}'.strip()
-                for source, names in name_classes(dataset, place).items():
-                    first = seen.setdefault(source, (names, place))
-                    difference = find_difference(*first, names, place)
-                    if difference and split in used:
-                        raise ConfigError(f'{difference}. {ADVICE[source]}')
-                    if difference:
-                        message = f'{difference}. {ADVICE[source]} before using the {split} data.'
-                        print_log(message, logger='current', level=logging.WARNING)
+                for problem in compare_classes(dataset, split, seen):
+                    if split in used:
+                        raise ConfigError(problem)
+                    message = f'{problem} before using the {split} data.'
+                    print_log(message, logger='current', level=logging.WARNING)
+
+
+def takes_any_classes(cfg: Config) -> bool:
+    """Whether a model takes its classes from text, or tracks only some of those of the data."""
+    return any(part in (cfg.get('model') or {}) for part in OPEN_MODELS)
 
 
 ADVICE = dict(
@@ -52,37 +60,39 @@ ADVICE = dict(
 )
 
 
-def name_classes(dataset: dict, place: str) -> dict[str, tuple]:
-    """Name the classes of a data set as its numbers count them.
+def compare_classes(dataset: dict, split: str, seen: dict[str, tuple]) -> Iterator[str]:
+    """Compare the classes of a data set, and its class folders, with those of others.
 
     Args:
         dataset: Its config.
-        place: What to call it.
+        split: What it is for.
+        seen: The first classes and class folders that were seen, to which those are added.
 
-    Returns:
-        The ``classes``, and the ``folders`` if classes are folders, as far as they are known;
-        nothing for a model that is given any names as text.
-
-    Raises:
-        ConfigError: If classes and folders contradict each other.
+    Yields:
+        What differs and what to do.
     """
+    # The model gets these names as text.
     if dataset.get('return_classes'):
-        return {}
+        return
+    place = f'the {split} data {dataset.get("ann_file") or ""}'.strip()
     classes, folders = list_classes(dataset), list_class_folders(dataset)
     if classes and folders:
         is_same = sorted(map(str, classes)) == sorted(folders)
         if len(classes) != len(folders) or is_same and list(classes) != list(folders):
-            raise ConfigError(
+            yield (
                 f'{place[0].upper()}{place[1:]} have the class folders {shorten(folders)}, which '
                 f'are numbered in this order, but metainfo.classes is {shorten(classes)}. Name '
                 'the classes as the folders are sorted'
             )
-    named = dict(classes=classes or folders, folders=folders)
-    return {source: names for source, names in named.items() if names}
+    for source, names in dict(classes=classes or folders, folders=folders).items():
+        if names:
+            first = seen.setdefault(source, (names, place))
+            if difference := find_difference(*first, names, place):
+                yield f'{difference}. {ADVICE[source]}'
 
 
 def list_classes(dataset: dict) -> tuple | None:
-    """List the classes of a data set that its config, or else its type, names.
+    """List the classes of a data set that its config, or else its type or its list, names.
 
     Args:
         dataset: Its config.
@@ -90,12 +100,20 @@ def list_classes(dataset: dict) -> tuple | None:
     Returns:
         The names, or None if there are none or their file is missing.
     """
-    classes = (dataset.get('metainfo') or {}).get('classes') or dataset.get('classes')
+    classes, kind = stated_classes(dataset), find_class(DATASETS, dataset)
     if classes is None:
-        classes = getattr(find_class(DATASETS, dataset), 'METAINFO', {}).get('classes')
+        classes = getattr(kind, 'METAINFO', {}).get('classes')
+    if classes is None and reads_data_list(kind) and not is_remote(dataset):
+        ann_file = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+        classes = read_metainfo(ann_file).get('classes')
     if isinstance(classes, str):
         classes = list_from_file(classes) if os.path.isfile(classes) else None
     return tuple(classes) if classes is not None else None
+
+
+def stated_classes(dataset: dict) -> Sequence[str] | str | None:
+    """The classes in the config of a data set, or the file that lists them, None if not stated."""
+    return (dataset.get('metainfo') or {}).get('classes') or dataset.get('classes')
 
 
 def list_class_folders(dataset: dict) -> tuple | None:
@@ -107,15 +125,30 @@ def list_class_folders(dataset: dict) -> tuple | None:
     Returns:
         The names, or None if its classes are no folders on this disk.
     """
-    kind = find_class(DATASETS, dataset)
-    if is_remote(dataset) or not inherits_from(kind, 'mmpretrain', 'CustomDataset'):
+    built = build_unread(dataset)
+    if (
+        built is None
+        or built.ann_file
+        or not built.with_label
+        or not os.path.isdir(built.img_prefix)
+    ):
         return None
     from mmpretrain.datasets.custom import find_folders
 
-    built = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
-    if built.ann_file or not built.with_label or not os.path.isdir(built.img_prefix):
-        return None
     return tuple(find_folders(built.img_prefix)[0])
+
+
+def build_unread(dataset: dict) -> Any:
+    """Build a ``CustomDataset`` of mmpretrain, without reading its files.
+
+    Returns:
+        The data set, whose ``ann_file``, ``img_prefix`` and ``with_label`` are known then; None if
+        it is another one, or remote.
+    """
+    kind = find_class(DATASETS, dataset)
+    if is_remote(dataset) or not inherits_from(kind, 'mmpretrain', 'CustomDataset'):
+        return None
+    return DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
 
 
 def inherits_from(kind: type | None, library: str, name: str) -> bool:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,40 +9,42 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
 from mmevit.datasets.coco import CocoImages, parse_coco, read_coco
-from mmevit.datasets.faults import find_coco_faults
+from mmevit.datasets.faults import NOTHING_TO_LEARN, find_coco_faults
 from mmevit.errors import ConfigError, shorten
 from mmevit.utils.configs import find_class, type_name
 
 from .classes import find_difference, inherits_from, list_classes
+from .missing import check_images
 
 
-def check_coco(dataset: dict, ann_file: Path, folder: Path, split: str) -> None:
+def check_coco(dataset: dict, ann_file: Path, folder: Path) -> str | None:
     """Check an annotation file, and warn of what mmdet leaves out.
 
     Args:
         dataset: Config of a ``CocoDataset``.
         ann_file: Its annotation file.
         folder: Folder that the names of its images start from.
-        split: ``'train'``, ``'val'`` or ``'test'``.
+
+    Returns:
+        Why nothing can be learnt from it, None if something can.
 
     Raises:
-        ConfigError: If nothing can be trained on it, classes would be mistaken, or an image is
-            missing.
+        ConfigError: If mmdet would stop, classes would be mistaken, or an image is missing.
     """
     classes = list_classes(dataset)
-    content = read_coco(ann_file, split, loads_masks(dataset))
+    content = read_coco(ann_file, loads_masks(dataset))
     names = [category.name for category in content.categories]
     if not set(classes) & set(names):
         raise ConfigError(
             f'{ann_file} has the categories {shorten(names)}, but the data set has the classes '
-            f'{shorten(classes)}, so that nothing would be learnt: name them in '
-            "dataset.metainfo.classes, and their number in the head's num_classes"
+            f'{shorten(classes)}, so that nothing would be learnt. Name them in '
+            "dataset.metainfo.classes, and their number in the head's num_classes."
         )
     faults = find_coco_faults(content, classes)
     if kinds := faults.of('fatal'):
         raise ConfigError(
-            f'{ann_file} cannot be trained on or evaluated: {faults.describe(kinds)}; '
-            'tools/check_dataset.py CONFIG lists all that is wrong'
+            f'{ann_file} cannot be trained on or evaluated: {faults.describe(kinds)}. '
+            'tools/check_dataset.py CONFIG lists all faults.'
         )
     if kinds := faults.of('fault'):
         print_log(
@@ -52,16 +53,24 @@ def check_coco(dataset: dict, ann_file: Path, folder: Path, split: str) -> None:
             logger='current',
             level=logging.WARNING,
         )
-    check_images(content, ann_file, folder)
+    check_images(ann_file, [image.file_name for image in content.images], folder)
+    if not content.annotations:
+        return f'{ann_file} has no annotations. Name a file that has some in ann_file.'
+    if NOTHING_TO_LEARN in faults.counts:
+        return (
+            f'{ann_file} cannot be trained on or evaluated: {faults.describe([NOTHING_TO_LEARN])}. '
+            'Add annotations of the classes.'
+        )
+    return None
 
 
 def check_coco_metric(
-    ann_file: Path, datasets: Sequence[dict], data_files: Sequence[Path], split: str
+    metric: dict, datasets: Sequence[dict], data_files: Sequence[Path], split: str
 ) -> None:
     """Check that the annotation file of a ``CocoMetric`` fits the data.
 
     Args:
-        ann_file: The annotation file of the metric.
+        metric: Config of the metric.
         datasets: Configs of the data sets.
         data_files: The annotation files of all data sets, empty if some are not known.
         split: ``'val'`` or ``'test'``.
@@ -69,14 +78,17 @@ def check_coco_metric(
     Raises:
         ConfigError: If it has other images, or classes that are missing or in another order.
     """
+    ann_file = Path(metric['ann_file'])
     content = parse_coco(ann_file, CocoImages)
+    if metric.get('sort_categories'):
+        content.categories.sort(key=lambda category: category.id)
     for classes in filter(None, map(list_classes, datasets)):
         names = [category.name for category in content.categories if category.name in classes]
         place = f'the categories of {ann_file}, the annotation file of {split}_evaluator'
         if difference := find_difference(classes, 'metainfo.classes', names, place):
             raise ConfigError(
                 f'{difference}. List each class in the categories of the file, in the order of '
-                'metainfo.classes, also those without annotations'
+                'metainfo.classes, also those without annotations.'
             )
     if not data_files or any(map(ann_file.samefile, data_files)):
         return
@@ -88,7 +100,7 @@ def check_coco_metric(
         raise ConfigError(
             f'{split}_evaluator.ann_file, {ann_file}, and the {split} data have different images '
             f'for {len(differing)} ids, such as {differing[0]}. Name the annotation file of the '
-            f'{split} data in {split}_evaluator.ann_file'
+            f'{split} data in {split}_evaluator.ann_file.'
         )
 
 
@@ -102,6 +114,8 @@ def reads_coco(dataset: dict) -> bool:
     kind = find_class(DATASETS, dataset)
     return inherits_from(kind, 'mmdet', 'CocoDataset') and (
         kind.load_data_list.__qualname__ == 'CocoDataset.load_data_list'
+        # CocoPanopticDataset has another layout and another API to read it.
+        and kind.COCOAPI.__name__ == 'COCO'
     )
 
 
@@ -111,32 +125,3 @@ def loads_masks(dataset: dict) -> bool:
         type_name(step) == 'LoadAnnotations' and step.get('with_mask', False)
         for step in dataset.get('pipeline') or ()
     )
-
-
-def check_images(content: CocoImages, ann_file: Path, folder: Path) -> None:
-    """Check that the images that an annotation file names are there.
-
-    Args:
-        content: What is in the annotation file.
-        ann_file: The annotation file.
-        folder: Folder that the names of the images start from.
-
-    Raises:
-        ConfigError: If one is not.
-    """
-    names_by_folder = defaultdict(set)
-    for image in content.images:
-        parent, name = os.path.split(image.file_name)
-        names_by_folder[parent].add(name)
-    missing = []
-    for parent, names in names_by_folder.items():
-        parent = folder / parent
-        # A pipe in the place of an image would be waited for.
-        entries = os.scandir(parent) if parent.is_dir() else ()
-        present = {entry.name for entry in entries if entry.is_file()}
-        missing += [str(parent / name) for name in sorted(names - present)]
-    if missing:
-        raise ConfigError(
-            f'{ann_file} names {len(missing)} of {len(content.images)} images that are not '
-            f'there, such as {missing[0]}: put the images into {folder}, or correct data_prefix'
-        )

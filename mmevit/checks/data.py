@@ -10,6 +10,7 @@ from mmevit.utils.configs import as_list, find_datasets, is_remote, type_name
 
 from .coco import check_coco, check_coco_metric, reads_coco
 from .labels import check_labels
+from .missing import MissingFilesError
 
 DIGITS_CONFIGS = dict(
     mmdet='configs/retinanet_evit_m4_digits.py',
@@ -35,12 +36,16 @@ def check_data(cfg, split):
     try:
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
             datasets = list(find_datasets(dataloader['dataset']))
+            reasons = []
             for dataset in datasets:
-                check_dataset(dataset, split)
+                reasons.append(check_dataset(dataset, split))
                 check_labels(cfg, dataset, split)
+            # One part may have none, as the unlabelled images of semi-supervised training.
+            if split != 'test' and reasons and all(reasons):
+                raise ConfigError(reasons[0])
             for evaluator in as_list(cfg.get(f'{split}_evaluator') or []):
                 check_evaluator(evaluator, datasets, split)
-    except ConfigError as error:
+    except MissingFilesError as error:
         digits_config = DIGITS_CONFIGS.get(cfg.get('default_scope'), DIGITS_CONFIGS['mmdet'])
         raise ConfigError(
             f'{error}; to try without data, run tools/prepare_digits.py and use {digits_config}.'
@@ -54,6 +59,9 @@ def check_dataset(dataset, split):
         dataset (dict): Config of a data set.
         split (str): What it is for.
 
+    Returns:
+        str | None: Why nothing can be learnt from it, None if something can or it is not known.
+
     Raises:
         ConfigError: If a file is missing or is not what its name says.
     """
@@ -61,13 +69,13 @@ def check_dataset(dataset, split):
     ann_file = dataset.get('ann_file') or ''
     is_downloaded = type_name(dataset) in SELF_DOWNLOADING and dataset.get('download', True)
     if is_remote(dataset) or is_downloaded:
-        return
+        return None
     classes = (dataset.get('metainfo') or {}).get('classes')
     # mmengine only warns, and takes each letter for a class.
     if isinstance(classes, str) and not Path(classes).is_file():
         raise ConfigError(
-            f'metainfo.classes of the {split} data is {classes!r}, which is no file here: put it '
-            "there, or write a tuple such as ('cat',) for a single class"
+            f'metainfo.classes of the {split} data is {classes!r}, but there is no such file. '
+            "Correct the path, or write a tuple such as ('cat',) for a single class."
         )
     prefixes = dataset.get('data_prefix') or {}
     if isinstance(prefixes, str):
@@ -76,12 +84,13 @@ def check_dataset(dataset, split):
     paths = [Path(root, part) for part in parts or ['']]
     for path in paths:
         if not path.exists():
-            raise ConfigError(
-                f'The {split} data is not whole, {path} is missing: what is expected is '
+            raise MissingFilesError(
+                f'The {split} data is incomplete, {path} is missing: expected are '
                 f'{" and ".join(map(str, paths))}'
             )
     if ann_file and reads_coco(dataset):
-        check_coco(dataset, Path(root, ann_file), Path(root, prefixes.get('img', '')), split)
+        return check_coco(dataset, Path(root, ann_file), Path(root, prefixes.get('img', '')))
+    return None
 
 
 def fixed_layout(dataset, root):
@@ -124,11 +133,11 @@ def check_evaluator(evaluator, datasets, split):
         ConfigError: If it is missing or does not fit.
     """
     ann_file = evaluator.get('ann_file') or ''
-    is_local = ann_file and '://' not in ann_file and not evaluator.get('backend_args')
+    is_local = ann_file and not is_remote(evaluator)
     if is_local and not os.path.exists(ann_file):
-        raise ConfigError(f'{split}_evaluator.ann_file, {ann_file}, is missing')
+        raise MissingFilesError(f'{split}_evaluator.ann_file, {ann_file}, is missing')
     if is_local and type_name(evaluator) == 'CocoMetric':
         local = [dataset for dataset in datasets if reads_coco(dataset) and not is_remote(dataset)]
         files = [Path(dataset.get('data_root') or '', dataset['ann_file']) for dataset in local]
         is_known = len(local) == len(datasets)
-        check_coco_metric(Path(ann_file), datasets, files if is_known else [], split)
+        check_coco_metric(evaluator, datasets, files if is_known else [], split)

@@ -29,13 +29,16 @@ class Category(msgspec.Struct, gc=False):
 
 
 class Annotation(msgspec.Struct, gc=False):
-    """An entry of ``annotations``; the box is left, top, width and height in pixels."""
+    """An entry of ``annotations``; the box is left, top, width and height in pixels.
+
+    mmdet does not read the box and the area of an annotation that it ignores.
+    """
 
     id: Id
     image_id: Id
     category_id: Id
-    bbox: tuple[float, float, float, float]
-    area: float
+    bbox: tuple[float, ...] | None = None
+    area: float | None = None
     iscrowd: Any = 0
     ignore: Any = 0
 
@@ -75,24 +78,22 @@ class CocoMaskFile(CocoFile):
     annotations: list[MaskAnnotation] | None = None
 
 
-def read_coco(ann_file: Path, split: str, with_masks: bool = False) -> CocoFile:
-    """Read a COCO annotation file and check its layout.
+def read_coco(ann_file: Path, with_masks: bool = False) -> CocoFile:
+    """Read a COCO annotation file and check its layout; it may have no annotations.
 
     Args:
         ann_file: The annotation file.
-        split: ``'train'``, ``'val'`` or ``'test'``; a test set needs no annotations.
         with_masks: Whether to read ``segmentation`` too.
 
     Raises:
         ConfigError: If it is not valid JSON, or a list or a field is missing or of another type.
     """
     content = parse_coco(ann_file, CocoMaskFile if with_masks else CocoFile)
-    parts = ('images', 'categories') if split == 'test' else ('images', 'annotations', 'categories')
-    for part in parts:
+    for part in ('images', 'categories'):
         if not getattr(content, part):
             raise ConfigError(
                 f'{ann_file} has no {part}. A COCO annotation file is an object with the lists '
-                f'{", ".join(parts)}'
+                'images, annotations and categories.'
             )
     return content
 
@@ -108,11 +109,11 @@ def parse_coco(ann_file: Path, layout: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise ConfigError(
             f"{ann_file} is not in COCO's layout: {error}. Correct it, or name a COCO annotation "
-            'file in dataset.ann_file'
+            'file in dataset.ann_file.'
         ) from error
     except ValueError as error:
         raise ConfigError(
-            f'{ann_file} is not a valid JSON file ({error}). Copy or download it again'
+            f'{ann_file} is not a valid JSON file ({error}). Copy or download it again.'
         ) from error
 
 

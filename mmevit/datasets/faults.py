@@ -42,12 +42,14 @@ SAME_ANNOTATION_ID = Kind('annotation id that another one has', STOPS, 'fatal')
 SAME_CATEGORY = Kind('category whose id or name another one has', STOPS, 'fatal')
 OTHER_ORDER = Kind('class in another order than in the annotation file', STOPS, 'fatal')
 OTHER_CLASSES = Kind('data sets whose classes differ', STOPS, 'fatal')
-INFINITE_BOX = Kind('box or area that is infinite', STOPS, 'fatal')
+NO_BOX = Kind('annotation without area, or without four numbers in bbox', STOPS, 'fatal')
 NO_MASK = Kind('annotation without segmentation, for a pipeline that loads masks', STOPS, 'fatal')
 OTHER_MASK_SIZE = Kind('mask of another size than its image', STOPS, 'fatal')
 NOTHING_TO_LEARN = Kind(
-    'file whose annotations are all iscrowd, left out or of no class', STOPS, 'fatal'
+    'file whose annotations are all iscrowd, left out or of no class',
+    'training does not start without other data',
 )
+INFINITE_BOX = Kind('box or area that is infinite', 'clipped by Resize, else NaN losses')
 NAN_BOX = Kind('box with NaN', LEFT_OUT)
 EMPTY_BOX = Kind('box or area of less than one pixel', LEFT_OUT)
 BOX_OUTSIDE = Kind('box outside its image', LEFT_OUT)
@@ -169,16 +171,17 @@ def find_category_faults(
     mmdet numbers the categories that are among the classes as they stand in the file, so that a
     class that is missing, or stands elsewhere, would give all after it the name of another.
     """
-    names = [category.name for category in categories]
+    names = Counter(category.name for category in categories)
+    known = set(classes)
     for value in list_repeated(category.id for category in categories):
         faults.add(SAME_CATEGORY, value)
     for name in classes:
-        if names.count(name) > 1:
+        if names[name] > 1:
             faults.add(SAME_CATEGORY, name)
-    for name in names:
-        if name not in classes:
-            faults.add(OTHER_CATEGORY, name)
-    present = [name for name in names if name in classes]
+    for category in categories:
+        if category.name not in known:
+            faults.add(OTHER_CATEGORY, category.name)
+    present = [category.name for category in categories if category.name in known]
     for name, expected in zip(present, classes, strict=False):
         if name != expected:
             faults.add(OTHER_ORDER, f'{name} in the place of {expected}')
@@ -194,25 +197,31 @@ def find_annotation_faults(
     for number in list_repeated(annotation.id for annotation in content.annotations):
         faults.add(SAME_ANNOTATION_ID, f'annotation {number}')
     names = {category.id: category.name for category in content.categories}
+    known = {*classes}
+    others = {number for number, name in names.items() if name not in known}
     empty = {number for number, image in images.items() if min(image.height, image.width) <= 0}
     annotated, learnt = set(), set()
     for annotation in content.annotations:
         if annotation.ignore or annotation.image_id in empty:
             continue
         kind = annotation_fault(annotation, images.get(annotation.image_id), names)
+        # mmdet reads the boxes of categories that are not among the classes, but uses none.
+        if annotation.category_id in others and kind not in (NO_BOX, UNKNOWN_IMAGE):
+            continue
         if kind:
             faults.add(kind, f'annotation {annotation.id}')
         if kind is None or kind.consequence != LEFT_OUT:
             annotated.add(annotation.image_id)
             if not annotation.iscrowd:
-                learnt.add(names[annotation.category_id])
+                learnt.add(names.get(annotation.category_id))
     for number in images:
         if number not in annotated:
             faults.add(NO_ANNOTATIONS, f'image {number}')
+    present = set(names.values())
     for name in classes:
-        if name in names.values() and name not in learnt:
+        if name in present and name not in learnt:
             faults.add(NO_EXAMPLES, name)
-    if content.annotations and learnt.isdisjoint(classes):
+    if content.annotations and not learnt:
         faults.add(NOTHING_TO_LEARN, f'{len(content.annotations)} annotations')
 
 
@@ -225,6 +234,8 @@ def annotation_fault(annotation: Annotation, image: ImageEntry | None, names: di
     """Say what is wrong with an annotation; ``names`` are those of the categories by their ids."""
     if image is None:
         return UNKNOWN_IMAGE
+    if annotation.area is None or annotation.bbox is None or len(annotation.bbox) != 4:
+        return NO_BOX
     if annotation.category_id not in names:
         return UNKNOWN_CATEGORY
     kind = box_fault(annotation, image)

@@ -17,7 +17,7 @@ ORIENTATION = 0x0112  # the EXIF tag; from 5 on height and width are swapped
 
 
 def find_seg_map_faults(
-    entry: dict, num_classes: int | None, ignored: int | None = 255, backend: str = 'pillow'
+    entry: dict, num_classes: int | None, ignored: int | None = 255, backend: str | None = 'pillow'
 ) -> list[tuple[Kind, str]]:
     """Find what is wrong with a segmentation map.
 
@@ -26,7 +26,7 @@ def find_seg_map_faults(
             ``reduce_zero_label`` and ``label_map``.
         num_classes: Number of classes of the model, None if it is unknown.
         ignored: The label that is ignored, None if none is.
-        backend: What decodes the map, see :func:`mmcv.imfrombytes`.
+        backend: What decodes the map, see :func:`mmcv.imfrombytes`; None if mmcv does not.
 
     Returns:
         What is, each with the path of the map and, of values, the first ones; none if nothing.
@@ -40,6 +40,8 @@ def find_seg_map_faults(
         return [(MISSING_FILE, path)]
     if is_closed(path):
         return [(CLOSED_FILE, path)]
+    if backend is None:
+        return []
     try:
         pixels = mmcv.imread(path, 'unchanged', backend=backend).squeeze()
     # What a decoder raises at hostile bytes depends on the backend and the format.

@@ -64,14 +64,15 @@ def find_datasets(dataset):
 
 
 def is_remote(dataset: dict) -> bool:
-    """Whether the files of a data set are not on this machine.
+    """Whether the files of a data set or a metric are not on this machine.
 
     Example:
         >>> is_remote(dict(data_root='s3://bucket/coco'))
         True
     """
     places = [str(dataset.get(name)) for name in ('data_root', 'ann_file', 'data_prefix')]
-    return bool(dataset.get('backend_args')) or any('://' in place for place in places)
+    backend = (dataset.get('backend_args') or {}).get('backend', 'local')
+    return backend != 'local' or any('://' in place for place in places)
 
 
 def find_class(registry: Registry, cfg: dict) -> type | None:

@@ -139,12 +139,12 @@ def test_wrapped_and_joined_data_sets_are_looked_into(cfg, copy):
 
 def test_classes_from_a_file_are_mmdets_business_and_a_word_is_none(cfg, tmp_path):
     cfg.train_dataloader.dataset.metainfo = dict(classes=str(tmp_path / 'classes.txt'))
-    expect_sentence(cfg, 'classes.txt', 'which is no file here')
+    expect_sentence(cfg, 'classes.txt', 'there is no such file')
     check_config(cfg, splits=['val'])
     (tmp_path / 'classes.txt').write_text('\n'.join('0123456789'))
     check_config(cfg, splits=['train'])
     cfg.train_dataloader.dataset.metainfo = dict(classes=('cat'))
-    expect_sentence(cfg, "is 'cat', which is no file here", "('cat',) for a single class")
+    expect_sentence(cfg, "is 'cat', but there is no such file", "('cat',) for a single class")
 
 
 def test_a_category_that_mmdet_would_take_for_another_class_is_named(copy):
@@ -245,6 +245,13 @@ def test_data_that_are_downloaded_or_remote_need_not_be_there():
     check_config(classifier_cfg(type='CIFAR10', data_root='no/such'), splits=['train'])
     check_config(classifier_cfg(type='ImageNet', data_root='s3://bucket'), splits=['train'])
     expect_sentence(classifier_cfg(type='CIFAR10', data_root='no/such', download=False), 'no/such')
+
+
+def test_a_local_backend_is_not_remote(cfg):
+    cfg.train_dataloader.dataset.update(data_root='no/such', backend_args=dict(backend='local'))
+    expect_sentence(cfg, 'no/such/annotations/instances_train.json is missing')
+    cfg.train_dataloader.dataset.backend_args = dict(backend='petrel')
+    check_config(cfg, splits=['train'])
 
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine without a GPU')

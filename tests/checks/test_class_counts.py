@@ -114,6 +114,29 @@ def test_classes_of_a_file_and_of_mmpretrains_own_argument_are_counted(tmp_path)
     expect_sentence(cfg, 'has 3 classes (a, b, c)')
 
 
+@pytest.mark.parametrize('num_classes', [9, 11])
+def test_class_folders_are_counted(digits, num_classes):
+    cfg = load(DIGITS)
+    root = str(digits / 'classification/train')
+    cfg.train_dataloader.dataset = dict(type='CustomDataset', data_root=root)
+    check_number_of_classes(cfg, ['train'])
+    cfg.model.head.num_classes = num_classes
+    expect_sentence(cfg, f'model.head.num_classes is {num_classes}', '10 class folders (0, 1, 2')
+
+
+def test_a_list_of_images_may_have_other_classes_than_those_of_imagenet(tmp_path):
+    cfg = load(RESNET)
+    cfg.model.head.num_classes = 100
+    dataset = dict(type='ImageNet', data_root=str(tmp_path), data_prefix='train')
+    cfg.train_dataloader.dataset = dataset
+    expect_sentence(cfg, 'num_classes is 100, but the train data has 1000 classes', 'by default')
+    cfg.train_dataloader.dataset = dict(**dataset, ann_file='train.txt')
+    cfg.data_preprocessor.num_classes = 100
+    check_number_of_classes(cfg, ['train'])
+    cfg.train_dataloader.dataset.metainfo = dict(classes=['a', 'b'])
+    expect_sentence(cfg, 'model.head.num_classes is 100, but the train data has 2 classes')
+
+
 def test_without_names_the_numbers_are_compared_with_the_first_head():
     cfg = load(UPERNET)
     cfg.train_dataloader.dataset = dict(type='BaseSegDataset')
@@ -126,7 +149,7 @@ def test_without_names_the_numbers_are_compared_with_the_first_head():
 def test_three_classes_on_an_imagenet_config_are_refused_until_all_numbers_agree():
     cfg = load(IMAGENET)
     for split in ('train', 'val'):
-        cfg[f'{split}_dataloader'].dataset = dict(type='CustomDataset', data_root='.')
+        cfg[f'{split}_dataloader'].dataset = dict(type='CustomDataset', data_root='no/such')
     cfg.model.head.num_classes = 3
     expect_sentence(cfg, 'data_preprocessor.num_classes is 1000, but model.head.num_classes is 3')
     cfg.data_preprocessor.num_classes = 3

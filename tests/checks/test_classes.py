@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmevit.checks import check_config
-from mmevit.checks.classes import check_checkpoint_classes, check_classes
+from mmevit.checks.classes import check_checkpoint_classes, check_classes, list_classes
 from mmevit.checks.data import check_data
 from mmevit.engine import TrainingWeightsHook, WholeCheckpointHook
 from mmevit.errors import CheckpointError, ConfigError
@@ -154,6 +154,23 @@ def test_a_metric_with_a_file_of_other_images_is_refused(cfg, root):
         check_data(cfg, 'val')
 
 
+def test_a_metric_that_sorts_its_categories_is_compared_in_that_order(cfg, root):
+    path = copy_of_val(cfg, root)
+    reverse(path)
+    cfg.val_evaluator.sort_categories = True
+    check_data(cfg, 'val')
+    reverse(path)
+    ids = dict(zip(range(1, 11), range(10, 0, -1), strict=True))
+    change(
+        path,
+        lambda content: [
+            category.update(id=ids.get(category['id'], 0)) for category in content['categories']
+        ],
+    )
+    with pytest.raises(ConfigError, match="Class 0 is '0' in metainfo.classes, but '9' in"):
+        check_data(cfg, 'val')
+
+
 def evaluate_truth(truth, ann_file):
     """AP by mmdet's metric of boxes that are true, with labels in the order of the digits."""
     from mmdet.evaluation import CocoMetric
@@ -215,6 +232,46 @@ def test_class_folders_in_one_split_only_are_refused(folders):
     cfg = folder_cfg(folders, metainfo=dict(classes=('a', 'b', 'c')))
     with pytest.raises(ConfigError, match="Class 0 is 'cat' .* but 'ant' in .*class folders"):
         check_classes(cfg, ['train', 'val'])
+
+
+def test_class_folders_of_a_split_that_is_not_used_are_warned_of(folders, log):
+    (folders / 'val/cat').mkdir()
+    cfg = folder_cfg(folders, classes=['cat', 'cow', 'dog'])
+    test = {**cfg.val_dataloader.dataset, 'data_prefix': 'test'}
+    for name in ('cat', 'dog'):
+        (folders / 'test' / name).mkdir(parents=True)
+    cfg.test_dataloader = dict(dataset=test)
+    check_classes(cfg, ['train', 'val'])
+    assert 'The test data have the class folders cat, dog' in log.read_text()
+    with pytest.raises(ConfigError, match='class folders cat, dog'):
+        check_classes(cfg, ['test'])
+
+
+def test_classes_of_lists_in_openmmlabs_layout_are_compared(tmp_path):
+    categories = [dict(id=1, category_name='dog'), dict(id=0, category_name='cat')]
+    metas = dict(
+        train=dict(classes=['cat', 'dog']),
+        val=dict(categories=categories),
+        test=dict(classes=['dog', 'cat']),
+    )
+    cfg = Config(dict(default_scope='mmpretrain'))
+    for split, meta in metas.items():
+        content = dict(metainfo=meta, data_list=[dict(img_path='a.png', gt_label=1)])
+        (tmp_path / f'{split}.json').write_text(json.dumps(content))
+        dataset = dict(type='BaseDataset', data_root=str(tmp_path), ann_file=f'{split}.json')
+        cfg[f'{split}_dataloader'] = dict(dataset=dataset)
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            built = DATASETS.build(dataset).metainfo['classes']
+            assert list(list_classes(dataset)) == list(built)
+    check_classes(cfg, ['train', 'val'])
+    with pytest.raises(ConfigError, match="Class 0 is 'cat' in the train data .*, but 'dog' in"):
+        check_classes(cfg, ['train', 'val', 'test'])
+
+
+def test_the_classes_of_a_tracker_may_be_some_of_the_data(cfg):
+    cfg.model = dict(type='ByteTrack', detector=cfg.model, tracker=dict(type='ByteTracker'))
+    set_classes(cfg, ('pedestrian',), 'val')
+    check_classes(cfg, ['train', 'val'])
 
 
 def test_the_same_class_folders_pass_and_mmpretrain_numbers_them_alike(folders):

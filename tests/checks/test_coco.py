@@ -70,6 +70,48 @@ def test_a_box_detector_is_not_told_of_masks(check, log, change):
     assert not log.read_text()
 
 
+@pytest.mark.parametrize('content', [dict(annotations=[]), dict(annotations=None), make_crowds])
+def test_a_part_without_annotations_is_refused_only_if_no_other_part_has_any(root, content):
+    path = root / 'annotations/instances_train.json'
+    whole = json.loads(path.read_text())
+    (root / 'annotations/whole.json').write_text(json.dumps(whole))
+    if callable(content):
+        content(whole['annotations'])
+    else:
+        whole.update(content)
+    path.write_text(json.dumps(whole))
+    cfg = Config.fromfile(BOXES)
+    part = cfg.train_dataloader.dataset
+    part.data_root = str(root)
+    with pytest.raises(ConfigError, match=r'has no annotations\. |cannot be trained on'):
+        check_data(cfg, 'train')
+    other = {**part, 'ann_file': 'annotations/whole.json'}
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[part, other])
+    check_data(cfg, 'train')
+
+
+def test_a_panoptic_file_is_not_read_as_one_of_boxes(root):
+    cfg = Config.fromfile(BOXES)
+    segments = [dict(id=1, category_id=1, bbox=[1, 1, 5, 5], area=9, iscrowd=0)]
+    content = dict(
+        images=[dict(id=1, file_name='000001.png', height=192, width=192)],
+        categories=[dict(id=1, name='0', isthing=1)],
+        annotations=[dict(image_id=1, file_name='1.png', segments_info=segments)],
+    )
+    (root / 'annotations/instances_train.json').write_text(json.dumps(content))
+    cfg.train_dataloader.dataset.update(type='CocoPanopticDataset', data_root=str(root))
+    check_data(cfg, 'train')
+
+
+def test_only_missing_files_lead_to_the_digits(check, root):
+    with pytest.raises(ConfigError) as end:
+        check(MASKS, remove_masks)
+    assert 'prepare_digits' not in str(end.value)
+    (root / 'train').unlink()
+    with pytest.raises(ConfigError, match='is missing.*tools/prepare_digits.py'):
+        check(BOXES, lambda annotations: None)
+
+
 def test_annotations_that_are_all_crowds_are_refused(check):
     with pytest.raises(ConfigError, match='all iscrowd, left out or of no class'):
         check(BOXES, make_crowds)

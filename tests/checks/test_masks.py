@@ -1,8 +1,11 @@
 """Labels and segmentation maps are checked before a run."""
 
+import contextlib
 import json
 import shutil
+import time
 
+import mmengine
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
@@ -12,7 +15,10 @@ from mmseg.datasets import ADE20KDataset
 from PIL import Image
 
 from mmevit.checks import labels
-from mmevit.checks.labels import check_labels, count_classes, refuse_empty_datasets
+from mmevit.checks.class_counts import count_classes
+from mmevit.checks.labels import check_labels, refuse_empty_datasets
+from mmevit.checks.missing import find_missing
+from mmevit.datasets.lists import read_data_list, read_text_list
 from mmevit.datasets.seg_maps import find_seg_map_faults
 from mmevit.errors import ConfigError
 
@@ -187,13 +193,68 @@ def test_a_list_in_openmmlabs_layout_whose_labels_do_not_fit_is_refused(check_li
         check_list([1, 2])
 
 
-def test_more_class_folders_than_classes_are_refused(digits):
-    dataset = dict(type='CustomDataset', data_root=str(digits / 'classification/train'))
-    cfg = Config(dict(default_scope='mmpretrain', model=classifier(10)))
-    check_in_scope(cfg, dataset, 'train')
-    cfg.model.head.num_classes = 9
-    with pytest.raises(ConfigError, match=r'has 10 class folders, 0, .* but model.head has 9 '):
+@pytest.mark.parametrize('label', ['1', [0, '1'], None, 1.5])
+def test_a_label_that_is_no_number_is_refused_with_file_and_entry(check_list, label):
+    items = [dict(img_path='a.png', gt_label=2), dict(img_path='b.png', gt_label=label)]
+    with pytest.raises(ConfigError, match=r'list.json .* `\$\.data_list\[1\]\.gt_label'):
+        check_list(dict(metainfo={}, data_list=items))
+
+
+def test_a_pickled_list_with_numbers_of_numpy_is_read(tmp_path):
+    items = [dict(img_path='a.png', gt_label=np.int64(2)), dict(img_path='b', gt_label=np.ones(2))]
+    items[1]['gt_label'] = items[1]['gt_label'].astype(int)
+    mmengine.dump(dict(metainfo={}, data_list=items), tmp_path / 'list.pkl')
+    assert read_data_list(tmp_path / 'list.pkl') == (['a.png', 'b'], [2, [1, 1]])
+
+
+def test_images_of_a_list_without_labels_are_looked_for(check_list):
+    check_list('a.png\nb.png\n', with_label=False)
+    with pytest.raises(ConfigError, match=r'1 of 2 images that are missing, such as .*c d.png'):
+        check_list('a.png\nc d.png\n', with_label=False)
+
+
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [('a.png 999', None), ('a.png 1000', 'such as 1000 of a.png'), ('b.png 1', 'b.png')],
+)
+def test_the_list_that_imagenet_finds_by_itself_is_checked(tmp_path, line, message):
+    for name in ('train', 'meta'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'train/a.png').touch()
+    (tmp_path / 'meta/train.txt').write_text(line)
+    dataset = dict(type='ImageNet', data_root=str(tmp_path), split='train')
+    cfg = Config(dict(default_scope='mmpretrain', model=classifier(1000)))
+    with pytest.raises(ConfigError, match=message) if message else contextlib.nullcontext():
         check_in_scope(cfg, dataset, 'train')
+
+
+def test_a_list_of_the_size_of_imagenet_is_checked_fast(tmp_path):
+    path = tmp_path / 'list.txt'
+    names = [f'n{i % 1000:08d}/n{i % 1000:08d}_{i}.JPEG' for i in range(200_000)]
+    path.write_text('\n'.join(f'{name} {i % 1000}' for i, name in enumerate(names)))
+    start = time.perf_counter()
+    paths, numbers = read_text_list(path)
+    assert not labels.find_wrong_labels(paths, numbers, 1000)
+    assert len(find_missing(paths, tmp_path)) == len(names)
+    assert time.perf_counter() - start < 1
+    assert (paths, numbers[:2]) == (names, [0, 1])
+
+
+@pytest.mark.parametrize('loader', ['LoadRGBMap', 'LoadBiomedicalAnnotation'])
+def test_maps_that_another_transform_reads_are_not_decoded(root, loader):
+    change(root / 'segments/train/000003.png', lambda p: np.stack([p] * 3, 2))
+    pipeline = [dict(type='LoadImageFromFile'), dict(type=loader)]
+    check(root, **{'train_dataloader.dataset.pipeline': pipeline})
+    (root / 'segments/train/000003.png').unlink()
+    with pytest.raises(ConfigError, match=r'1 of 16 segmentation maps .* missing, .*000003.png'):
+        check(root, **{'train_dataloader.dataset.pipeline': pipeline})
+
+
+def test_reduce_zero_label_must_agree_with_the_data_set(root):
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    pipeline[1]['reduce_zero_label'] = True
+    with pytest.raises(ConfigError, match='reduce_zero_label=True, but the data set has .*=False'):
+        check(root, **{'train_dataloader.dataset.pipeline': pipeline})
 
 
 @pytest.mark.parametrize(
@@ -201,6 +262,7 @@ def test_more_class_folders_than_classes_are_refused(digits):
     [
         (classifier(7), (7, None)),
         (dict(head=dict(type='EfficientViTClsHead')), (1000, None)),
+        (dict(head=dict(type='mmpretrain.MultiLabelClsHead')), (None, None)),
         (dict(decode_head=dict(num_classes=19)), (19, 255)),
         (dict(module=dict(decode_head=[dict(num_classes=9), dict(num_classes=7)])), (7, 255)),
         (dict(decode_head=dict(num_classes=1, ignore_index=3)), (2, 3)),

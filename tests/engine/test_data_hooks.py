@@ -1,3 +1,4 @@
+import contextlib
 import json
 import multiprocessing
 
@@ -164,10 +165,11 @@ def test_images_of_several_processes_are_counted_once(tmp_path):
 def check():
     """Look at a batch of a model."""
 
-    def check(model, samples):
+    def check(model, samples, inputs=None, mode='val'):
         hook = InvalidLabelsHook()
         hook.before_run(Config(dict(cfg=dict(model=model))))
-        hook.before_val_iter(None, 0, dict(data_samples=samples))
+        batch = dict(data_samples=samples, inputs=inputs)
+        getattr(hook, f'before_{mode}_iter')(None, 0, batch)
 
     return check
 
@@ -219,3 +221,38 @@ def test_a_single_output_tells_two_labels_apart(check):
 
     sample = SegDataSample(gt_sem_seg=PixelData(data=torch.ones(1, 4, 6, dtype=torch.long)))
     check(dict(module=dict(decode_head=dict(num_classes=1))), [sample])
+
+
+@pytest.mark.parametrize(('width', 'is_right'), [(5, True), (6, False)])
+def test_a_map_may_have_the_size_of_the_image_in_the_batch(check, width, is_right):
+    """Crops of Albu leave img_shape and pad_shape as they are."""
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    sample = SegDataSample(metainfo=dict(img_shape=(8, 8), ori_shape=(8, 8)))
+    sample.gt_sem_seg = PixelData(data=torch.ones(1, 4, 5, dtype=torch.long))
+    model, image = dict(decode_head=dict(num_classes=3)), torch.zeros(3, 4, width)
+    with contextlib.nullcontext() if is_right else pytest.raises(UserError, match='another size'):
+        check(model, [sample, sample], [image, image])
+
+
+def test_queries_of_a_retriever_have_no_classes(check):
+    from mmpretrain.structures import DataSample
+
+    model = dict(type='mmpretrain.ImageToImageRetriever', head=dict(num_classes=3))
+    sample = DataSample(metainfo=dict(img_path='a.png')).set_gt_label([2, 7])
+    check(model, [sample])
+    with pytest.raises(UserError, match='a.png has the label 7'):
+        check(model, [sample], mode='train')
+
+
+@pytest.mark.parametrize('kind', [torch.uint8, torch.int64])
+@pytest.mark.parametrize('value', [7, 255, -1, 2**40])
+def test_labels_of_any_type_and_size_are_compared(kind, value):
+    hook = InvalidLabelsHook()
+    hook.num_classes, hook.ignored = 3, 255
+    hook.check(torch.tensor([], dtype=kind), 'a.png')
+    labels = torch.tensor([0, value, 2]).to(kind)
+    is_right = int(labels[1]) in (0, 255)  # as bytes -1 is 255 and 2**40 is 0
+    with contextlib.nullcontext() if is_right else pytest.raises(UserError, match='has the label'):
+        hook.check(labels, 'a.png')

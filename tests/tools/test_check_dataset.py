@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 
 DETECTOR = 'configs/retinanet_evit_m4_digits.py'
@@ -206,6 +207,26 @@ def test_segmentation_maps_are_all_looked_through(look_through, root):
         'segmentation map that cannot be decoded': '000004.png',
     }
     assert {row['data'] for row in rows} == {'train, 16 images'}
+
+
+def test_maps_that_another_transform_reads_are_only_looked_for(look_through, root):
+    config = 'configs/semantic-fpn_evit_m4_digits.py'
+    steps = Config.fromfile(config).val_dataloader.dataset.pipeline
+    index = [step.type for step in steps].index('LoadAnnotations')
+    options = [f'val_dataloader.dataset.pipeline.{index}.type=LoadRGBMap']
+    convert(root / 'segments/val', 'RGB')
+    status, _, _ = look_through(config, '--splits', 'val', options=options)
+    assert status == 0
+    (root / 'segments/val/000001.png').unlink()
+    status, rows, _ = look_through(config, '--splits', 'val', options=options)
+    assert (status, [row['fault'] for row in rows]) == (1, ['file that is missing'])
+
+
+def test_a_file_without_annotations_is_reported(look_through, root):
+    edit_annotations(root, lambda content: content.update(annotations=[]))
+    status, rows, _ = look_through(DETECTOR, '--splits', 'train')
+    assert status == 1
+    assert 'no annotations' in [row['examples'] for row in rows if row['severity'] == 'fault']
 
 
 def test_labels_beyond_the_classes_are_told(look_through, root):

@@ -1,0 +1,112 @@
+"""Lists of images and labels for classifiers."""
+
+from pathlib import Path
+from typing import Any
+
+import mmengine
+import msgspec
+from mmengine.dataset import BaseDataset
+
+from mmevit.errors import ConfigError
+
+from .coco import parse_json
+
+
+class Metainfo(msgspec.Struct):
+    """A list in OpenMMLab's layout, read for what it says of all images."""
+
+    metainfo: dict[str, Any]
+
+
+class Entry(msgspec.Struct, gc=False):
+    """An entry of ``data_list``."""
+
+    img_path: str
+    gt_label: int | list[int] = []
+
+
+class DataList(msgspec.Struct):
+    """A list in OpenMMLab's layout."""
+
+    metainfo: dict[str, Any]
+    data_list: list[Entry]
+
+
+def reads_data_list(kind: type | None) -> bool:
+    """Whether a data set reads a list in OpenMMLab's layout."""
+    return getattr(kind, 'load_data_list', None) is BaseDataset.load_data_list
+
+
+def read_metainfo(ann_file: Path) -> dict[str, Any]:
+    """Read ``metainfo`` of a JSON list, with the classes in ``classes`` as mmpretrain does.
+
+    Returns:
+        The content, empty if the file is missing, another one or invalid.
+    """
+    if ann_file.suffix != '.json' or not ann_file.is_file():
+        return {}
+    try:
+        metainfo = parse_json(ann_file, Metainfo).metainfo
+    # Reading the entries tells.
+    except ValueError:
+        return {}
+    if 'categories' in metainfo:
+        categories = sorted(metainfo['categories'], key=lambda category: category['id'])
+        metainfo.setdefault('classes', [category['category_name'] for category in categories])
+    return metainfo
+
+
+def read_data_list(ann_file: Path) -> tuple[list[str], list[int | list[int]]]:
+    """Read the paths and labels of a list in OpenMMLab's layout.
+
+    Raises:
+        ConfigError: If it has another layout, or a label is no whole number or list of them.
+    """
+    try:
+        if ann_file.suffix == '.json':
+            content = parse_json(ann_file, DataList)
+        else:
+            # Pickles may have numbers of NumPy.
+            plain = msgspec.to_builtins(mmengine.load(ann_file), enc_hook=lambda x: x.tolist())
+            content = msgspec.convert(plain, DataList)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{ann_file} is not in OpenMMLab's layout ({error}). Write an object with metainfo and "
+            'data_list, whose entries have an img_path, and a gt_label that is a whole number or '
+            'a list of them.'
+        ) from error
+    entries = content.data_list
+    return [entry.img_path for entry in entries], [entry.gt_label for entry in entries]
+
+
+def read_text_list(ann_file: Path, with_label: bool = True) -> tuple[list[str], list[int]]:
+    """Read the paths and labels of a text file that has a path and a label in each line.
+
+    Args:
+        ann_file: The file.
+        with_label: Whether there are labels; without, each line is a path.
+
+    Raises:
+        ConfigError: If a line is another.
+    """
+    with open(ann_file, encoding='utf-8') as file:
+        if not with_label:
+            return [line.rstrip('\n') for line in file], []
+        lines = [line.strip().rpartition(' ') for line in file]
+    try:
+        return [path for path, _, _ in lines], [int(label) for _, _, label in lines]
+    except ValueError:
+        number = next(number for number, line in enumerate(lines, 1) if not is_number(line[2]))
+        raise ConfigError(
+            f'Line {number} of {ann_file} is {"".join(lines[number - 1])!r}. Write a path, a '
+            'space and the number of the class.'
+        ) from None
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number as Python reads it."""
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
