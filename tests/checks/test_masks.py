@@ -3,7 +3,6 @@
 import contextlib
 import json
 import shutil
-import time
 
 import mmengine
 import numpy as np
@@ -17,8 +16,7 @@ from PIL import Image
 from mmevit.checks import labels
 from mmevit.checks.class_counts import count_classes
 from mmevit.checks.labels import check_labels, refuse_empty_datasets
-from mmevit.checks.missing import find_missing
-from mmevit.datasets.lists import read_data_list, read_text_list
+from mmevit.datasets.lists import read_data_list
 from mmevit.datasets.seg_maps import find_seg_map_faults
 from mmevit.errors import ConfigError
 
@@ -226,18 +224,6 @@ def test_the_list_that_imagenet_finds_by_itself_is_checked(tmp_path, line, messa
     cfg = Config(dict(default_scope='mmpretrain', model=classifier(1000)))
     with pytest.raises(ConfigError, match=message) if message else contextlib.nullcontext():
         check_in_scope(cfg, dataset, 'train')
-
-
-def test_a_list_of_the_size_of_imagenet_is_checked_fast(tmp_path):
-    path = tmp_path / 'list.txt'
-    names = [f'n{i % 1000:08d}/n{i % 1000:08d}_{i}.JPEG' for i in range(200_000)]
-    path.write_text('\n'.join(f'{name} {i % 1000}' for i, name in enumerate(names)))
-    start = time.perf_counter()
-    paths, numbers = read_text_list(path)
-    assert not labels.find_wrong_labels(paths, numbers, 1000)
-    assert len(find_missing(paths, tmp_path)) == len(names)
-    assert time.perf_counter() - start < 1
-    assert (paths, numbers[:2]) == (names, [0, 1])
 
 
 @pytest.mark.parametrize('loader', ['LoadRGBMap', 'LoadBiomedicalAnnotation'])

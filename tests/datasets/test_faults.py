@@ -1,7 +1,6 @@
 import contextlib
 import json
 import math
-import time
 
 import msgspec
 import numpy as np
@@ -209,15 +208,6 @@ def test_an_infinite_box_is_clipped_by_mmdet(tmp_path):
     found = find_faults(make_content(annotations=dict(bbox=[1, 2, INF, 4])))
     assert found.of('fault') == [faults.INFINITE_BOX]
     assert 'clipped' in faults.INFINITE_BOX.consequence
-
-
-def test_thousands_of_classes_take_no_second():
-    names = [f'class {number}' for number in range(5000)]
-    content = make_content()
-    content['categories'] = [dict(id=number, name=name) for number, name in enumerate(names)]
-    start = time.perf_counter()
-    find_faults(content, names)
-    assert time.perf_counter() - start < 0.3
 
 
 @pytest.fixture
