@@ -27,7 +27,7 @@ NUM_CLASSES = 80
 CONFIG = """
 _base_ = {base!r}
 custom_imports = dict(imports=['mmevit', 'end_at_first_iteration'], allow_failed_imports=False)
-model = dict(backbone=dict(init_cfg=None, norm_eval=False))
+model = dict(backbone=dict(init_cfg=None))
 metainfo = dict(classes=tuple(f'class {{number}}' for number in range(80)))
 train_dataloader = dict(
     dataset=dict(data_root={root!r}, metainfo=metainfo, ann_file='train.json',
