@@ -35,7 +35,7 @@ $(INSTALLED):
 	$(PIP) torch torchvision numpy -r requirements/build.txt
 	@echo "Compiling mmcv's operators, unless pip has kept them: 6 to 20 minutes on two cores."
 	CFLAGS=-g0 $(PIP) --no-build-isolation -r $(OPENMMLAB)/mminstall.txt
-	$(PIP) --no-build-isolation -r $(OPENMMLAB)/optional.txt \
+	$(PIP) --no-build-isolation -r requirements/runtime.txt -r $(OPENMMLAB)/optional.txt \
 		-r requirements/tests.txt -r requirements/docs.txt
 	@# mmcv asks for opencv-python and others for opencv-python-headless, two builds of the same
 	@# files. The headless one alone also works without a display's libraries.
