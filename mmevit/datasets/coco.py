@@ -20,11 +20,16 @@ class Image(msgspec.Struct, gc=False):
     height: float
     width: float
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether a side is 0, negative or NaN."""
+        return not (self.height > 0 and self.width > 0)
+
 
 class Category(msgspec.Struct, gc=False):
     """An entry of ``categories``."""
 
-    id: Id
+    id: Id | None
     name: int | float | str
 
 

@@ -155,7 +155,7 @@ def find_coco_faults(content: CocoFile, classes: Sequence[str]) -> Faults:
         if known is not image and known != image:
             faults.add(SAME_IMAGE_ID, f'image {image.id}')
     for image in images.values():
-        if min(image.height, image.width) <= 0:
+        if image.is_empty:
             faults.add(EMPTY_IMAGE, f'image {image.id}')
     find_category_faults(content.categories, classes, faults)
     if content.annotations is not None:
@@ -199,7 +199,7 @@ def find_annotation_faults(
     names = {category.id: category.name for category in content.categories}
     known = {*classes}
     others = {number for number, name in names.items() if name not in known}
-    empty = {number for number, image in images.items() if min(image.height, image.width) <= 0}
+    empty = {number for number, image in images.items() if image.is_empty}
     annotated, learnt = set(), set()
     for annotation in content.annotations:
         if annotation.ignore or annotation.image_id in empty:

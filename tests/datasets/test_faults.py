@@ -46,6 +46,7 @@ NAN, INF = math.nan, math.inf
         (dict(categories=dict(id=2)), faults.SAME_CATEGORY),
         (dict(categories=dict(name='dog')), faults.SAME_CATEGORY),
         (dict(images=dict(width=0)), faults.EMPTY_IMAGE),
+        (dict(images=dict(width=float('nan'))), faults.EMPTY_IMAGE),
         (dict(annotations=dict(image_id=7)), faults.UNKNOWN_IMAGE),
         (dict(annotations=dict(category_id=7)), faults.UNKNOWN_CATEGORY),
         (dict(annotations=dict(bbox=[1, 2, INF, 4])), faults.INFINITE_BOX),

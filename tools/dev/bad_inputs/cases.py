@@ -516,7 +516,7 @@ def add_annotations(cases):
     )
     cases.add('annotation file: a category too many', write(add_category), survives=True)
     cases.add('annotation file: an image without annotations', write(empty_image), survives=True)
-    cases.add('annotation file: crowds alone', write(only_crowds), survives=True)
+    cases.add('annotation file: only crowds', write(only_crowds))
     cases.add('annotation file of evaluation is cut', write(texts['cut in half'], 'val', flags=()))
 
 
