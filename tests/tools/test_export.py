@@ -181,7 +181,7 @@ def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
     ('arguments', 'message'),
     [
         (['--to', 'aoti'], 'Detectors go to onnx and openvino as a whole: for aoti give'),
-        (['--dtype', 'int8'], 'The train data is not whole'),
+        (['--dtype', 'int8'], 'The train data is incomplete'),
         (['--out', 'model.pt'], 'model.pt must end in .onnx'),
         (['--size', '16'], 'The images are 16x16 pixels, and exported files take 32 pixels'),
         (['--size', '0'], '--size takes a side, or a height and a width'),
