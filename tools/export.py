@@ -17,7 +17,6 @@ from mmevit.deploy import TARGETS, export, load_exported, try_to_fold
 from mmevit.deploy.evaluation import TASKS
 from mmevit.deploy.exporting import choose_dynamic, compare
 from mmevit.deploy.networks import count_input_channels, network_of
-from mmevit.engine import ConfigError
 from mmevit.engine.hooks import check_fit
 from mmevit.engine.launch import (
     SizeAction,
@@ -28,6 +27,7 @@ from mmevit.engine.launch import (
     read_config,
 )
 from mmevit.engine.sampling import find_test_pipeline, sample_images
+from mmevit.errors import ConfigError
 from mmevit.files import check_ending, written_whole
 from mmevit.utils.configs import type_name
 

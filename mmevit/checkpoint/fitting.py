@@ -50,9 +50,11 @@ def leave_out_other_heads(model: nn.Module, checkpoint: dict) -> None:
             f'{shorten(given)}. For files of the authors or timm, set load_from=evit://PATH.'
         )
     others = {
-        given[name]: f'{name} {tuple(weights[given[name]].shape)} instead of {tuple(shape)}'
-        for name, shape in ((name, value.shape) for name, value in own.items())
-        if name in given and weights[given[name]].shape != shape and not name.startswith(backbones)
+        given[name]: f'{name} {tuple(weights[given[name]].shape)} instead of {tuple(value.shape)}'
+        for name, value in own.items()
+        if name in given
+        and weights[given[name]].shape != value.shape
+        and not name.startswith(backbones)
     }
     for name in others:
         del weights[name]
