@@ -29,7 +29,7 @@ from mmevit.benchmark.measuring import (
 from mmevit.benchmark.models import PAPER_MODELS, Flat, Model, build, calibrate
 from mmevit.benchmark.report import COLUMNS
 from mmevit.deploy.exporting import largest_difference
-from mmevit.errors import ConfigError, UserError
+from mmevit.utils.errors import ConfigError, UserError
 
 # At 64 pixels the last maps have one position, and batch norm of two values blows up rounding.
 QUICK = Setting(batch_size=2, size=(128, 128), rounds=2, seconds=0)

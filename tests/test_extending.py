@@ -5,7 +5,6 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-
 from mmevit.extending import REGISTERED, modules_by_name, when_imported
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +34,7 @@ def test_importing_mmevit_imports_nothing_that_is_not_needed(run_tool):
         ),
         ('mmdet.models, mmevit', 'MODELS', ['SyncedRetinaHead', 'EfficientViTFPN']),
         ('mmevit, mmdet.engine.hooks', 'HOOKS', ['IntervalDetVisualizationHook', 'FoldHook']),
-        ('mmseg.models, mmevit', 'HOOKS', ['IntervalSegVisualizationHook', 'SafeCheckpointHook']),
+        ('mmseg.models, mmevit', 'HOOKS', ['IntervalSegVisualizationHook', 'AtomicCheckpointHook']),
     ],
 )
 def test_what_configs_may_name_is_found_whatever_is_imported_first(

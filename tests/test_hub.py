@@ -14,8 +14,8 @@ from mmdet.apis import DetInferencer
 from mmpretrain.apis.model import ModelHub
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmevit.errors import ConfigError
-from mmevit.hub import MIM_FOLDER
+from mmevit.utils.configs import MIM_FOLDER
+from mmevit.utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = {

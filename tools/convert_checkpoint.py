@@ -1,23 +1,6 @@
 """Convert a checkpoint between the forms of mmevit, the authors' release and timm."""
 
-import argparse
-
-from mmevit.checkpoint import convert_checkpoint
-from mmevit.checkpoint.names import FORMS
-from mmevit.engine.launch import one_sentence_errors
-
-
-def main():
-    """Convert, and say what was written."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('source', metavar='IN', help='.pth or .safetensors of any form')
-    parser.add_argument('destination', metavar='OUT', help='.pth or .safetensors to write')
-    parser.add_argument('--to', choices=FORMS, required=True, help='form of the names in OUT')
-    args = parser.parse_args()
-    meta = convert_checkpoint(args.source, args.destination, args.to)
-    print(f'{args.destination}: {args.to} form, arch {meta["arch"]}, from {meta["source"]}.')
-
+from mmevit.cli.convert_checkpoint import main
 
 if __name__ == '__main__':
-    with one_sentence_errors():
-        main()
+    main()

@@ -1,39 +1,6 @@
 """Make the digits data sets: detection, segmentation and classification, no download."""
 
-import argparse
-import signal
-import sys
-
-from mmevit.datasets import prepare_digits
-
-
-def parse_args():
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument('root', nargs='?', default='data/digits', help='folder to make')
-    parser.add_argument('--num-train', type=int, default=600, help='number of training scenes')
-    parser.add_argument('--num-val', type=int, default=160, help='number of validation scenes')
-    parser.add_argument('--image-size', type=int, default=192, help='side of a scene in pixels')
-    parser.add_argument('--seed', type=int, default=0, help='seed of the split and the scenes')
-    parser.add_argument('--force', action='store_true', help='replace digits that are there')
-    return parser.parse_args()
-
-
-def main():
-    """Write the data, or exit with one sentence."""
-    args = parse_args()
-    # Being stopped by another program is to clean up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit('error: stopped; nothing was written.'))
-    try:
-        prepare_digits(**vars(args))
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f'error: {error}')
-    except KeyboardInterrupt:
-        sys.exit('error: interrupted; nothing was written.')
-    print(f'The digits are in {args.root}.')
-
+from mmevit.cli.prepare_digits import main
 
 if __name__ == '__main__':
     main()

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 from .runtime import in_modules
 

@@ -10,7 +10,7 @@ from copy import deepcopy
 
 import torch
 
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 from .prunable import find_parts
 

@@ -16,8 +16,8 @@ from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from mmevit.compatibility import attention_as_products
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
+from mmevit.utils.versions import attention_as_products
 
 COMPUTE_BOUND = ('convolution', 'matmul')
 MEMORY_BOUND = ('reshape and copy', 'element-wise', 'normalisation', 'softmax', 'pooling and sums')

@@ -9,7 +9,7 @@ from mmcv.cnn.bricks.transformer import FFN
 from mmpretrain.models import SwinTransformer, VisionTransformer
 from torch import nn
 
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 
 def find_subnetwork(name, attention_share, speedup, measure):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from mmevit.deploy import TARGETS, export, load_exported
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 
 def split_form(form):

@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmevit.compatibility import attention_as_products
 from mmevit.deploy.exporting import largest_difference
 from mmevit.deploy.networks import count_input_channels
 from mmevit.deploy.programs import pytorch_threads
-from mmevit.errors import ConfigError, one_line
+from mmevit.utils.errors import ConfigError, one_line
+from mmevit.utils.versions import attention_as_products
 
 from .folding import fold_all
 from .forms import FORMS, is_form, make, split_form

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmevit.deploy.networks import count_input_channels
-from mmevit.engine.launch import build_model, read_config
-from mmevit.errors import ConfigError, one_line
 from mmevit.models import EfficientViT
+from mmevit.utils.configs import build_model, read_config
+from mmevit.utils.errors import ConfigError, one_line
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmevit.compatibility import cpu_capability
-from mmevit.errors import ConfigError
-from mmevit.files import PICTURES, check_ending, written_whole
-from mmevit.tables import join_cells
+from mmevit.utils.errors import ConfigError
+from mmevit.utils.files import PICTURES, atomic_write, check_ending
+from mmevit.utils.tables import join_cells
+from mmevit.utils.versions import cpu_capability
 
 from .measuring import best_forms
 
@@ -32,7 +32,7 @@ def write_table(rows, setting, path):
         UserError: If it ends otherwise, or cannot be written.
     """
     check_ending(path, WRITERS)
-    with written_whole(path) as unfinished, unfinished.open('w', newline='') as file:
+    with atomic_write(path) as unfinished, unfinished.open('w', newline='') as file:
         WRITERS[Path(path).suffix](rows, setting, file)
 
 
@@ -161,7 +161,7 @@ def write_plot(rows, setting, path):
     if not rows:
         raise ConfigError('No published accuracy is known of what was run: nothing can be drawn.')
     figure = plot(rows, setting)
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished, dpi=150)
 
 

@@ -1,8 +1,8 @@
 """Everybody's weights: reading them safely, and spelling their names as mmevit does."""
 
 from .converting import convert_checkpoint
-from .fitting import require_fit
 from .loader import load_from_evit
+from .matching import require_fit
 from .names import convert_names
 from .reading import forbid_code_in_checkpoints, read_checkpoint
 

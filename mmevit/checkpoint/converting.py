@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from mmevit.errors import CheckpointError
-from mmevit.files import check_ending, written_whole
-from mmevit.models.efficientvit import likely_arch, select_weights
+from mmevit.models.efficientvit import infer_arch, select_weights
+from mmevit.utils.errors import CheckpointError
+from mmevit.utils.files import atomic_write, check_ending
 from mmevit.version import __version__
 
 from .loader import find_dataset_meta, find_state_dict
@@ -43,7 +43,7 @@ def convert_checkpoint(source, destination, form):
     except CheckpointError as error:
         raise CheckpointError(f'{source}: {error}') from error
     meta = describe(source, checkpoint.get('meta'), ours)
-    with written_whole(destination) as path:
+    with atomic_write(destination) as path:
         write_checkpoint(converted, meta, form, path)
     return meta
 
@@ -61,7 +61,7 @@ def describe(source, meta, weights):
         source, and ``mmevit_version``.
     """
     described = dict(
-        arch=likely_arch(select_weights(weights, 'backbone.')) or 'custom',
+        arch=infer_arch(select_weights(weights, 'backbone.')) or 'custom',
         source=source.name,
         sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
         mmevit_version=__version__,

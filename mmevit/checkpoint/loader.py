@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from http.client import HTTPException
 from pathlib import Path
@@ -10,10 +11,12 @@ from urllib.request import urlopen
 import torch
 from filelock import FileLock
 from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
 
-from mmevit.errors import CheckpointError
-from mmevit.files import written_whole
+from mmevit.utils.errors import CheckpointError, ConfigError
+from mmevit.utils.files import atomic_write
 
+from .matching import require_fit
 from .names import convert_names, find_form, strip_wrappers
 from .reading import read_checkpoint
 
@@ -27,6 +30,12 @@ RELEASED_FILES = {
 WEIGHTS, AVERAGES = ('state_dict', 'model'), ('state_dict_ema', 'model_ema')
 # Seconds without a byte from the server after which a download fails.
 STALLED = 30
+
+
+@CheckpointLoader.register_scheme(prefixes='evit://')
+def load_marked(filename: str, map_location=None) -> dict:
+    """Load ``evit://`` for mmengine, so that a backbone refuses weights that do not fit."""
+    return require_fit(load_from_evit(filename, map_location))
 
 
 def load_from_evit(filename, map_location=None):
@@ -161,7 +170,7 @@ def download(url: str, path: Path) -> None:
     """
     by_hand = f'download {url} by hand and put it at {path}'
     print_log(f'Downloading {url} to {path}', 'current')
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         try:
             with urlopen(url, timeout=STALLED) as response, part.open('wb') as file:
                 size = int(response.headers.get('Content-Length') or 0)
@@ -174,3 +183,18 @@ def download(url: str, path: Path) -> None:
                 f'Only {part.stat().st_size} of {size} bytes came: try again, or {by_hand}.'
             )
         read_checkpoint(part)
+
+
+def check_checkpoint(path):
+    """Check that a checkpoint that is to be loaded from this disk is there.
+
+    Args:
+        path (str | None): Path or URL; None is fine.
+
+    Raises:
+        ConfigError: If it is missing.
+    """
+    if path and '://' not in path and not os.path.isfile(path):
+        raise ConfigError(
+            f'The checkpoint {path} is missing: training leaves them in its work directory.'
+        )

@@ -6,8 +6,8 @@ One table, made for the depths and heads that a state dict has, serves every dir
 import re
 from typing import NamedTuple
 
-from mmevit.errors import CheckpointError, list_problems, shorten
 from mmevit.models.attention import relative_index
+from mmevit.utils.errors import CheckpointError, list_problems, shorten
 
 FORMS = ('mmevit', 'released', 'timm')
 FIRST_WEIGHT = dict(

@@ -16,9 +16,9 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError, safe_open
 
-from mmevit.errors import CheckpointError, TornCheckpointError
+from mmevit.utils.errors import CheckpointError, CorruptCheckpointError
 
-from .fitting import require_fit
+from .matching import require_fit
 
 # What PyTorch says where a file asks for more than weights, rather than being torn.
 FORBIDDEN = r'GLOBAL|Unsupported (class|attribute)|unrecognized function|Can only'
@@ -56,7 +56,7 @@ def read_checkpoint(path, map_location='cpu'):
     if not path.is_file():
         raise CheckpointError(f'The checkpoint {path} is missing, or is no file.')
     if path.stat().st_size == 0:
-        raise TornCheckpointError(f'The checkpoint {path} is empty: download or copy it again.')
+        raise CorruptCheckpointError(f'The checkpoint {path} is empty: download or copy it again.')
     read = read_safetensors if path.suffix == '.safetensors' else read_pickle
     content = read(path, map_location)
     if not isinstance(content, dict):
@@ -292,9 +292,9 @@ def damaged(path, error):
         error (Exception): What its reader raised.
 
     Returns:
-        TornCheckpointError: The error.
+        CorruptCheckpointError: The error.
     """
-    return TornCheckpointError(
+    return CorruptCheckpointError(
         f'{path} is no whole checkpoint ({first_sentence(error)}): download or copy it again.'
     )
 

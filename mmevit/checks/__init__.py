@@ -2,7 +2,7 @@
 
 import os
 
-from mmevit.errors import reraise_as_config_error
+from mmevit.utils.errors import reraise_as_config_error
 
 from .class_counts import check_number_of_classes
 from .classes import check_classes

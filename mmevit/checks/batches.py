@@ -8,7 +8,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 from mmevit.utils.models import unwrap
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
-from mmevit.errors import ConfigError, shorten
 from mmevit.utils.configs import as_list, find_class, find_datasets, type_name
+from mmevit.utils.errors import ConfigError, shorten
 
 from .classes import (
     build_unread,

@@ -14,8 +14,8 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from mmevit.checkpoint.loader import find_dataset_meta
 from mmevit.datasets.lists import read_metainfo, reads_data_list
-from mmevit.errors import CheckpointError, ConfigError, shorten
 from mmevit.utils.configs import find_class, find_datasets, is_remote
+from mmevit.utils.errors import CheckpointError, ConfigError, shorten
 
 SPLITS = ('train', 'val', 'test')
 # A model with one of these takes its classes from text, or tracks only some of the data's.

@@ -10,8 +10,8 @@ from mmengine.registry import DATASETS
 
 from mmevit.datasets.coco import CocoImages, parse_coco, read_coco
 from mmevit.datasets.faults import NOTHING_TO_LEARN, find_coco_faults
-from mmevit.errors import ConfigError, shorten
 from mmevit.utils.configs import find_class, type_name
+from mmevit.utils.errors import ConfigError, shorten
 
 from .classes import find_difference, inherits_from, list_classes
 from .missing import check_images

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mmengine.registry import DefaultScope
 
-from mmevit.errors import ConfigError
 from mmevit.utils.configs import as_list, find_datasets, is_remote, type_name
+from mmevit.utils.errors import ConfigError
 
 from .coco import check_coco, check_coco_metric, reads_coco
 from .labels import check_labels

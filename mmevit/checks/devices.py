@@ -5,8 +5,8 @@ import os
 import torch
 from mmengine.device import get_device
 
-from mmevit.errors import ConfigError
 from mmevit.utils.configs import type_name
+from mmevit.utils.errors import ConfigError
 
 
 def check_device(cfg):

@@ -13,8 +13,8 @@ from mmengine.registry import DATASETS
 from mmevit.datasets.faults import Faults
 from mmevit.datasets.lists import read_data_list, read_text_list, reads_data_list
 from mmevit.datasets.seg_maps import find_seg_map_faults
-from mmevit.errors import ConfigError
 from mmevit.utils.configs import find_class, find_step, is_remote
+from mmevit.utils.errors import ConfigError
 
 from .class_counts import count_classes
 from .classes import build_unread

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
 
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 
 class MissingFilesError(ConfigError):

@@ -18,8 +18,8 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from mmevit.errors import ConfigError
 from mmevit.utils.configs import as_list, type_name
+from mmevit.utils.errors import ConfigError
 
 from .class_counts import default_of
 

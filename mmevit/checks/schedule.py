@@ -1,7 +1,7 @@
 """Check the length of training and its schedulers."""
 
-from mmevit.errors import ConfigError
 from mmevit.utils.configs import as_list, type_name
+from mmevit.utils.errors import ConfigError
 
 
 def check_schedule(cfg):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 
-from mmevit.errors import ConfigError, shorten
+from mmevit.utils.errors import ConfigError, shorten
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 VAL_NAMES = ('val', 'valid', 'validation', 'test')

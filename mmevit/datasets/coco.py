@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 T = TypeVar('T')
 Id = int | float | str

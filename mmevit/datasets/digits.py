@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from mmevit.errors import shorten
+from mmevit.utils.errors import shorten
 
 CLASSES = tuple(str(digit) for digit in range(10))
 NUM_VAL_DIGITS = 360

@@ -7,7 +7,7 @@ import mmengine
 import msgspec
 from mmengine.dataset import BaseDataset
 
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 from .coco import parse_json
 

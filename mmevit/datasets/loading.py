@@ -12,7 +12,8 @@ from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 
-from mmevit.errors import UserError
+from mmevit.utils.configs import type_name
+from mmevit.utils.errors import UserError
 
 from .faults import MAX_PIXELS, is_huge
 
@@ -195,3 +196,18 @@ def check_size(image: np.ndarray, results: dict):
     annotated = (results.get('height', height), results.get('width', width))
     if height < annotated[0] or width < annotated[1]:
         raise ValueError(f'of {width} x {height} pixels, but annotated for {annotated[::-1]}')
+
+
+def load_readable_images(dataset, on_error):
+    """Have a data set survive images that cannot be read.
+
+    Args:
+        dataset (ConfigDict): Config of a data set, whose pipeline is replaced.
+        on_error (str): What becomes of such an image, see :class:`LoadReadableImage`.
+    """
+    if dataset.get('pipeline'):
+        readable = dict(type='LoadReadableImage', on_error=on_error)
+        dataset.pipeline = [
+            {**step, **readable} if type_name(step) == 'LoadImageFromFile' else step
+            for step in dataset.pipeline
+        ]

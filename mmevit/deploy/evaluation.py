@@ -6,7 +6,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch.nn.functional import pad
 
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 from .exporting import load_exported
 

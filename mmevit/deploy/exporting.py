@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from mmevit.errors import ConfigError, one_line
-from mmevit.files import check_ending, written_whole
+from mmevit.utils.errors import ConfigError, one_line
+from mmevit.utils.files import atomic_write, check_ending
 
 from .programs import as_tuple
 
@@ -68,7 +68,7 @@ def export(
     network, inputs = deepcopy(network).eval(), as_tuple(inputs)
     metadata = json.dumps(metadata or {})
     options = dict(batches=batches) if dtype == 'int8' else {}
-    with torch.no_grad(), written_whole(path) as unfinished:
+    with torch.no_grad(), atomic_write(path) as unfinished:
         module.write(network, inputs, unfinished, dynamic, dtype, metadata, **options)
 
 

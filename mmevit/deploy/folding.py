@@ -7,7 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 
-from mmevit.errors import UserError
+from mmevit.utils.errors import UserError
 from mmevit.utils.models import unwrap
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from mmevit.errors import ConfigError
 from mmevit.utils.configs import type_name
+from mmevit.utils.errors import ConfigError
 
 from .boxes import select_boxes
 

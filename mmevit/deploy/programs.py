@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 # Height and width of the example of a dynamic size. The largest strides and windows leave several
 # pixels and windows of it: torch.export takes a map of one pixel for one that is always so.

@@ -13,7 +13,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from mmevit.files import written_whole
+from mmevit.utils.files import atomic_write
 
 
 def quantize(path, names, batches):
@@ -25,7 +25,7 @@ def quantize(path, names, batches):
         batches (Iterable[tuple[Tensor]]): Inputs to see.
     """
     metadata = {item.key: item.value for item in onnx.load(path).metadata_props}
-    with tempfile.TemporaryDirectory() as folder, written_whole(path) as quantized:
+    with tempfile.TemporaryDirectory() as folder, atomic_write(path) as quantized:
         prepared = f'{folder}/prepared.onnx'
         with quiet():
             quant_pre_process(str(path), prepared, skip_symbolic_shape=True)

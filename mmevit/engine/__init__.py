@@ -1,21 +1,21 @@
 """What runs the models: checks before a run, hooks during it, and the tools' common part."""
 
-from mmevit.errors import CheckpointError, ConfigError
+from mmevit.utils.errors import CheckpointError, ConfigError
 
 from .adaptive_clipping import (
     AdaptiveClipAmpOptimWrapper,
     AdaptiveClipBfloat16OptimWrapper,
     AdaptiveClipOptimWrapper,
 )
-from .checkpointing import SafeCheckpointHook
+from .checkpointing import AtomicCheckpointHook
 from .data_hooks import InvalidLabelsHook, UnreadableImagesHook
 from .hooks import (
     ChannelsLastHook,
     CompileHook,
     InvalidLossHook,
+    StrictLoadHook,
     TrainingCurveHook,
     TrainingWeightsHook,
-    WholeCheckpointHook,
 )
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .mixed_precision import Bfloat16OptimWrapper
@@ -36,9 +36,9 @@ __all__ = [
     'InvalidLossHook',
     'LayerDecayOptimWrapperConstructor',
     'ResumableRandomnessHook',
-    'SafeCheckpointHook',
+    'AtomicCheckpointHook',
     'TrainingCurveHook',
     'TrainingWeightsHook',
     'UnreadableImagesHook',
-    'WholeCheckpointHook',
+    'StrictLoadHook',
 ]

@@ -3,7 +3,7 @@
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 from .mixed_precision import Bfloat16OptimWrapper
 

@@ -12,16 +12,15 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmevit.checkpoint import read_checkpoint
-from mmevit.errors import CheckpointError, TornCheckpointError, UserError, shorten
-from mmevit.files import UNFINISHED, remove_leftovers, written_whole
+from mmevit.checkpoint.matching import check_resumable, list_broken, missing_state
 from mmevit.utils.configs import type_name
+from mmevit.utils.errors import CheckpointError, CorruptCheckpointError, UserError, shorten
+from mmevit.utils.files import UNFINISHED, atomic_write, remove_leftovers
 from mmevit.utils.models import unwrap
-
-from .hooks import check_resumable, list_broken, missing_state
 
 
 @HOOKS.register_module()
-class SafeCheckpointHook(CheckpointHook):
+class AtomicCheckpointHook(CheckpointHook):
     """:class:`mmengine.hooks.CheckpointHook` that always leaves a whole checkpoint to go on from.
 
     A checkpoint is written under another name and then renamed, and what it replaces is removed
@@ -29,7 +28,7 @@ class SafeCheckpointHook(CheckpointHook):
     instead of keeping them. Gradients that are being accumulated are kept too, those of the first
     process. The tools put it in the place of mmengine's; elsewhere::
 
-        default_hooks = dict(checkpoint=dict(type='SafeCheckpointHook', max_keep_ckpts=3))
+        default_hooks = dict(checkpoint=dict(type='AtomicCheckpointHook', max_keep_ckpts=3))
 
     Args:
         backend_args (dict, optional): Where to, unless to a disk, as mmengine's hook takes it.
@@ -116,7 +115,7 @@ class WholeFileBackend(LocalBackend):
 
     def put(self, obj, filepath):
         """Write bytes, and wait until they are on the disk."""
-        with written_whole(filepath) as path, path.open('wb') as file:
+        with atomic_write(filepath) as path, path.open('wb') as file:
             file.write(obj)
             file.flush()
             os.fsync(file.fileno())
@@ -174,7 +173,7 @@ def is_evaluation_due(runner):
 
 
 def save_safely(cfg):
-    """Put :class:`SafeCheckpointHook` in the place of mmengine's hook.
+    """Put :class:`AtomicCheckpointHook` in the place of mmengine's hook.
 
     Args:
         cfg (Config): The config.
@@ -184,15 +183,15 @@ def save_safely(cfg):
         >>> cfg = Config(dict(default_hooks=dict(checkpoint=dict(type='CheckpointHook'))))
         >>> save_safely(cfg)
         >>> cfg.default_hooks.checkpoint
-        {'type': 'SafeCheckpointHook'}
+        {'type': 'AtomicCheckpointHook'}
     """
     hooks = cfg.get('default_hooks') or {}
     if 'checkpoint' not in hooks:
         # mmengine would save by its own, once an epoch.
-        own = dict(type='SafeCheckpointHook', interval=1)
+        own = dict(type='AtomicCheckpointHook', interval=1)
         cfg.merge_from_dict({'default_hooks.checkpoint': own})
     elif hooks.checkpoint and type_name(hooks.checkpoint) == 'CheckpointHook':
-        hooks.checkpoint.type = 'SafeCheckpointHook'
+        hooks.checkpoint.type = 'AtomicCheckpointHook'
 
 
 def resume_from(cfg, path=None):
@@ -239,7 +238,7 @@ def find_last_whole(work_dir):
     for path in paths:
         try:
             checkpoint = read_checkpoint(path)
-        except TornCheckpointError as error:
+        except CorruptCheckpointError as error:
             print_log(f'{error} The one before it is taken.', level=logging.WARNING)
             continue
         if not missing_state(checkpoint):

@@ -9,7 +9,7 @@ from mmengine.registry import MODEL_WRAPPERS
 from torch import distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 
 def join_cpu_processes(cfg):

@@ -10,8 +10,8 @@ from mmengine.registry import HOOKS
 
 from mmevit.checks.class_counts import count_classes
 from mmevit.datasets.loading import LoadReadableImage, UnreadableImages, check_share
-from mmevit.errors import UserError
 from mmevit.utils.configs import type_name
+from mmevit.utils.errors import UserError
 
 
 def add_data_hooks(cfg):

@@ -9,10 +9,15 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop
 from packaging.version import Version
 
-from mmevit.checkpoint.fitting import leave_out_other_heads, require_fit
+from mmevit.checkpoint.matching import (
+    check_fit,
+    check_resumable,
+    leave_out_other_heads,
+    require_fit,
+)
 from mmevit.checks.classes import check_checkpoint_classes
-from mmevit.errors import CheckpointError, ConfigError, UserError, list_problems, shorten
-from mmevit.files import written_whole
+from mmevit.utils.errors import ConfigError, UserError, shorten
+from mmevit.utils.files import atomic_write
 from mmevit.utils.models import unwrap
 
 # PyTorch's first loss scale, 2**16, is below 1 after so many skipped steps.
@@ -188,12 +193,12 @@ class TrainingCurveHook(Hook):
         """Draw the losses and the metrics that the runner's message hub holds."""
         scalars = runner.message_hub.log_scalars
         figure = plot_curves({name: history.data[0] for name, history in scalars.items()})
-        with written_whole(Path(runner.work_dir, self.file_name)) as path:
+        with atomic_write(Path(runner.work_dir, self.file_name)) as path:
             figure.savefig(path, dpi=120)
 
 
 @HOOKS.register_module()
-class WholeCheckpointHook(Hook):
+class StrictLoadHook(Hook):
     """Refuse a checkpoint that does not fit the whole model, which mmengine would load in part."""
 
     def after_load_checkpoint(self, runner, checkpoint):
@@ -231,86 +236,6 @@ class TrainingWeightsHook(Hook):
         if 'state_dict' not in checkpoint:  # EMAHook needs it.
             checkpoint.clear()
         checkpoint['state_dict'] = marked.get('state_dict', marked)
-
-
-def check_fit(model, checkpoint):
-    """Check that a checkpoint is of a model as a whole.
-
-    Args:
-        model (nn.Module): The model.
-        checkpoint (dict): The checkpoint.
-
-    Raises:
-        CheckpointError: If it has fewer or more weights, or weights of other shapes, or some that
-            are infinite or no numbers.
-    """
-    weights = checkpoint.get('state_dict', checkpoint)
-    if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
-        raise CheckpointError('The checkpoint holds something else than weights.')
-    own, given = (
-        {name.removeprefix('module.'): weight.shape for name, weight in state.items()}
-        for state in (model.state_dict(), weights)
-    )
-    problems = {
-        'lacks': sorted(own.keys() - given.keys()),
-        'has besides': sorted(given.keys() - own.keys()),
-        'has in another shape': sorted(
-            name
-            for name in own.keys() & given.keys()
-            # Bias tables of other windows are resized.
-            if own[name] != given[name] and not name.endswith('attention_biases')
-        ),
-        'is not finite in': list_broken(weights.items(), model),
-    }
-    if found := list_problems(problems):
-        raise CheckpointError(
-            f'The checkpoint does not fit the model of the config: it {"; ".join(found)}.'
-        )
-
-
-def check_resumable(checkpoint, name='the checkpoint'):
-    """Check that a checkpoint has what resuming needs in addition to weights.
-
-    Args:
-        checkpoint (dict): Its content.
-        name (str | Path): Its name. Defaults to ``'the checkpoint'``.
-
-    Raises:
-        CheckpointError: If it lacks something.
-    """
-    if missing := missing_state(checkpoint):
-        raise CheckpointError(
-            f'Cannot resume from {name}: {", ".join(sorted(missing))} missing. To start from its '
-            'weights, give --cfg-options load_from=... instead of --resume.'
-        )
-
-
-def missing_state(checkpoint):
-    """List what resuming needs and a checkpoint lacks, in it or in its ``meta``."""
-    given = {*checkpoint, *(checkpoint.get('meta') or {})}
-    return {'meta', 'epoch', 'iter', 'message_hub', 'optimizer'} - given
-
-
-def list_broken(weights, model):
-    """List the weights that are infinite or no numbers.
-
-    Args:
-        weights (Iterable[tuple[str, Tensor]]): By name; those of an average have a prefix.
-        model (nn.Module): The model, some of whose buffers may be infinite on purpose.
-
-    Returns:
-        list[str]: The names.
-    """
-    parameters = {name for name, _ in model.named_parameters()}
-    return [
-        name
-        for name, weight in weights
-        if torch.is_tensor(weight)
-        and (
-            weight.isnan().any()
-            or (name.removeprefix('module.') in parameters and weight.isinf().any())
-        )
-    ]
 
 
 def plot_curves(histories):

@@ -7,7 +7,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mmevit.errors import CheckpointError, shorten
+from mmevit.utils.errors import CheckpointError, shorten
 
 # Attributes of mmengine's schedulers that change from step to step; all others are settings.
 STATE = {

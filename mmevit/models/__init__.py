@@ -1,27 +1,29 @@
-"""The network: backbone, necks and heads, each imported when it is asked for."""
+"""The network: backbone, necks, heads and distillation."""
 
-from importlib import import_module
+from importlib.util import find_spec
 
-from mmengine.registry import MODELS
+from .attention import CascadedGroupAttention
+from .efficientvit import EfficientViT, SandwichBlock
 
-from mmevit.extending import modules_by_name
+__all__ = ['CascadedGroupAttention', 'EfficientViT', 'SandwichBlock']
 
-_modules = {
-    name: module
-    for name, module in modules_by_name(MODELS).items()
-    if module.startswith(f'{__name__}.')
-}
+# The backbone needs mmengine and mmcv only; the rest extends a library that may not be installed.
+if find_spec('mmdet') or find_spec('mmseg'):
+    from .fpn import EfficientViTFPN
 
-__all__ = [*_modules]
+    __all__ += ['EfficientViTFPN']
+if find_spec('mmdet'):
+    from .retina_head import SyncedRetinaHead
 
+    __all__ += ['SyncedRetinaHead']
+if find_spec('mmpretrain'):
+    from .cls_head import EfficientViTClsHead
+    from .distillation import DistilledImageClassifier
+    from .swin_parts import PlainWindowAttention, SwinLayoutBlock
 
-def __dir__():
-    return sorted({*globals(), *__all__})
-
-
-def __getattr__(name):
-    if name in _modules:
-        return getattr(import_module(_modules[name]), name)
-    if f'{__name__}.{name}' in _modules.values():
-        return import_module(f'{__name__}.{name}')
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    __all__ += [
+        'DistilledImageClassifier',
+        'EfficientViTClsHead',
+        'PlainWindowAttention',
+        'SwinLayoutBlock',
+    ]

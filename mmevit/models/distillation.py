@@ -10,7 +10,7 @@ from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 
 @MODELS.register_module()

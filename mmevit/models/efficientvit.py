@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmevit.errors import CheckpointError, UserError, list_problems
+from mmevit.utils.errors import CheckpointError, UserError, list_problems
 
 from .attention import WindowAttention
 from .layers import FFN, ConvNorm, Residual, ResidualDepthwise, SqueezeExcite
@@ -301,7 +301,7 @@ class EfficientViT(BaseModule):
             return 'they are folded: build the model with deploy=True'
         if 'stem.0.norm.weight' in given and self.deploy:
             return 'they are not folded: build without deploy, load, and call switch_to_deploy()'
-        arch = likely_arch(given)
+        arch = infer_arch(given)
         return f'they look like those of arch={arch!r}' if arch else 'they are of none of the archs'
 
     @staticmethod
@@ -389,7 +389,7 @@ class EfficientViT(BaseModule):
             raise ValueError(f'drop_path_rate {drop_path_rate} must be at least 0 and below 1.')
 
 
-def likely_arch(weights):
+def infer_arch(weights):
     """Guess the arch that weights were made for, by their widths, depths, heads and kernels.
 
     Args:
@@ -399,7 +399,7 @@ def likely_arch(weights):
         str | None: A name of ``EfficientViT.arch_zoo``, or None if it is none of them.
 
     Example:
-        >>> likely_arch(EfficientViT('m2').state_dict())
+        >>> infer_arch(EfficientViT('m2').state_dict())
         'm2'
     """
     for name, arch in EfficientViT.arch_zoo.items():
@@ -416,7 +416,7 @@ def likely_arch(weights):
     return None
 
 
-def likely_windows(weights):
+def infer_window_sizes(weights):
     """Tell the windows that weights were made for by the sizes of their bias tables.
 
     Args:
@@ -426,7 +426,7 @@ def likely_windows(weights):
         list[int] | None: The window of each stage, or None if there are no such tables.
 
     Example:
-        >>> likely_windows(EfficientViT('m2', window_sizes=(7, 7, 4)).state_dict())
+        >>> infer_window_sizes(EfficientViT('m2', window_sizes=(7, 7, 4)).state_dict())
         [7, 7, 4]
     """
     windows = {

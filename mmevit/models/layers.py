@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from mmevit.errors import UserError
+from mmevit.utils.errors import UserError
 
 
 class ConvNorm(nn.Module):

@@ -1,1 +1,3 @@
 """What every part of the package uses."""
+
+from . import openmmlab  # noqa: F401  changes OpenMMLab

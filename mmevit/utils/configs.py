@@ -1,6 +1,80 @@
-"""Reading what configs say."""
+"""Read configs, and build models from them."""
 
-from mmengine.registry import Registry
+import os
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import MODELS, DefaultScope, Registry
+from mmengine.utils import import_modules_from_strings
+
+from .errors import ConfigError, one_line, reraise_as_config_error
+
+# Where mim and mmengine look for the configs and the model index of a package.
+MIM_FOLDER = Path(__file__).parents[1] / '.mim'
+
+
+def read_config(path, options, needs=()):
+    """Read a config file.
+
+    Args:
+        path (str): The file, or a name such as ``mmevit::efficientvit/retinanet_evit_m4.py`` for
+            one of an installed library.
+        options (dict | None): Settings that override it.
+        needs (Sequence[str]): Settings that are asked for. Defaults to none.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        ConfigError: If it is missing, cannot be read, or lacks one of ``needs``.
+    """
+    is_installed = '::' in str(path)
+    if not is_installed and not os.path.isfile(path):
+        raise ConfigError(f'The config {path} is missing: the ones here are in configs/.')
+    try:
+        if is_installed:
+            cfg = get_config(path)
+        else:
+            cfg = Config.fromfile(path, import_custom_modules=False)
+    # A config is code, and raises what it likes.
+    except Exception as error:
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        raise ConfigError(f'The config {path} cannot be read: {reason}') from error
+    if cfg.get('custom_imports'):
+        # Outside of the above, so that an error in a module of the user keeps its traceback.
+        with reraise_as_config_error():
+            import_modules_from_strings(**cfg.custom_imports)
+    if options is not None:
+        try:
+            cfg.merge_from_dict(options)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ConfigError(f'--cfg-options does not fit {path}: {one_line(error)}') from error
+    missing = [name for name in needs if cfg.get(name) is None]
+    if missing:
+        raise ConfigError(f'{path} is no whole config: it has no {", ".join(missing)}.')
+    with reraise_as_config_error():  # This imports what a config in Python style names.
+        convert_sizes(cfg._cfg_dict)
+        if cfg.get('default_scope') is None:
+            cfg.default_scope = find_library(cfg.get('model') or {}) or 'mmengine'
+    return cfg
+
+
+def build_model(cfg):
+    """Build the model of a config as a runner does, but without one.
+
+    Args:
+        cfg (Config): The config, in which the model gets the data preprocessor that stands beside
+            it.
+
+    Returns:
+        nn.Module: The model.
+    """
+    if cfg.get('data_preprocessor') is not None:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine')
+    with scope, reraise_as_config_error():
+        return MODELS.build(cfg.model)
 
 
 def type_name(cfg):

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from mmevit.analysis import head_similarity, plot_similarity
 from mmevit.analysis.heads import attention_map, max_similarity
-from mmevit.errors import ConfigError
 from mmevit.models import EfficientViT
+from mmevit.utils.errors import ConfigError
 
 
 def written_out(maps):

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from mmevit.analysis.importance import channel_importance, count_params, prune, shares_kept
 from mmevit.analysis.prunable import CascadedHeads, FeedForward, PlainHeads, find_parts
 from mmevit.benchmark.measuring import count_macs
-from mmevit.errors import ConfigError
 from mmevit.models import EfficientViT
+from mmevit.utils.errors import ConfigError
 
 TINY = dict(embed_dims=(16, 24, 32), depths=(1, 1, 1), num_heads=(2, 3, 2), kernel_sizes=(5, 3, 3))
 NETWORKS = {

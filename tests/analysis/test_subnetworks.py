@@ -14,7 +14,7 @@ from mmevit.analysis.subnetworks import (
     plot_memory_bound,
 )
 from mmevit.benchmark.measuring import count_macs
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 
 def count(network, kind):

@@ -20,8 +20,8 @@ from mmevit.checkpoint import (
     read_checkpoint,
     reading,
 )
-from mmevit.errors import CheckpointError
 from mmevit.models import EfficientViT
+from mmevit.utils.errors import CheckpointError
 
 
 class Reduce:

@@ -30,8 +30,8 @@ from mmevit.checkpoint import (
     loader,
     read_checkpoint,
 )
-from mmevit.errors import CheckpointError
 from mmevit.models import EfficientViT
+from mmevit.utils.errors import CheckpointError
 
 ARCHS = ('m0', 'm1', 'm2', 'm3', 'm4', 'm5')
 

@@ -9,7 +9,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
 from mmevit.checks.batches import check_batch_sizes, find_single_images
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 MESSAGE = 'but batch norm needs two'
 

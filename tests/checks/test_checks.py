@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from mmevit.checks import check_config
 from mmevit.checks.devices import check_device
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 DIGITS_CONFIG = 'configs/retinanet_evit_m4_digits.py'
 

@@ -6,8 +6,8 @@ from mmengine.hub import get_config
 
 from mmevit.checks import check_config
 from mmevit.checks.class_counts import check_number_of_classes
-from mmevit.errors import ConfigError
 from mmevit.models.cls_head import EfficientViTClsHead
+from mmevit.utils.errors import ConfigError
 
 RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 MASK_RCNN = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'

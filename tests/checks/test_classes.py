@@ -11,8 +11,8 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmevit.checks import check_config
 from mmevit.checks.classes import check_checkpoint_classes, check_classes, list_classes
 from mmevit.checks.data import check_data
-from mmevit.engine import TrainingWeightsHook, WholeCheckpointHook
-from mmevit.errors import CheckpointError, ConfigError
+from mmevit.engine import StrictLoadHook, TrainingWeightsHook
+from mmevit.utils.errors import CheckpointError, ConfigError
 
 CONFIG = 'configs/retinanet_evit_m4_digits.py'
 DIGITS = tuple('0123456789')
@@ -316,7 +316,7 @@ def test_the_classes_of_a_checkpoint_are_compared_with_the_data(meta):
 @pytest.mark.parametrize(
     ('hook', 'is_resumed', 'is_refused'),
     [
-        (WholeCheckpointHook(), False, True),
+        (StrictLoadHook(), False, True),
         (TrainingWeightsHook(), True, True),
         # In fine-tuning the classes may be others.
         (TrainingWeightsHook(), False, False),

@@ -5,7 +5,7 @@ import pytest
 from mmengine.config import Config
 
 from mmevit.checks.data import check_data
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 BOXES = 'configs/retinanet_evit_m4_digits.py'
 MASKS = 'configs/mask-rcnn_evit_m4_digits.py'

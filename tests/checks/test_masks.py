@@ -18,7 +18,7 @@ from mmevit.checks.class_counts import count_classes
 from mmevit.checks.labels import check_labels, refuse_empty_datasets
 from mmevit.datasets.lists import read_data_list
 from mmevit.datasets.seg_maps import find_seg_map_faults
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 SEGMENTOR = 'configs/semantic-fpn_evit_m4_digits.py'
 

@@ -16,8 +16,8 @@ from mmevit.checks.models import (
     warn_of_other_pixels,
     warn_of_random_statistics,
 )
-from mmevit.errors import ConfigError
 from mmevit.models import EfficientViT
+from mmevit.utils.errors import ConfigError
 
 ATSS = 'mmdet::atss/atss_r50_fpn_1x_coco.py'
 CASCADE = 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'

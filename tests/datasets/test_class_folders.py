@@ -1,7 +1,7 @@
 import pytest
 
 from mmevit.datasets import split_class_folders
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from mmevit.datasets import LoadReadableImage
 from mmevit.datasets.loading import UnreadableImages
-from mmevit.errors import UserError
+from mmevit.utils.errors import UserError
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from mmengine.hub import get_config
 from mmevit.deploy import export, fold, load_exported
 from mmevit.deploy.exporting import compare, largest_difference
 from mmevit.deploy.networks import AnchorDetector, network_of
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 SIZES = ((150, 200), (160, 197))
 

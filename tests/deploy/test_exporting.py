@@ -10,7 +10,7 @@ from needing import needs_refusal
 from mmevit.deploy import TARGETS, export, fold, load_exported
 from mmevit.deploy.exporting import compare, largest_difference
 from mmevit.deploy.networks import Backbone, count_input_channels
-from mmevit.errors import UserError
+from mmevit.utils.errors import UserError
 
 METADATA = dict(task='features', input=dict(mean=[1.5, 2.0, 3.0]))
 

@@ -9,8 +9,8 @@ from mmengine.optim import build_optim_wrapper
 from needing import needs_scaler
 from timm.utils.agc import adaptive_clip_grad
 
-from mmevit.errors import ConfigError
 from mmevit.models import EfficientViT
+from mmevit.utils.errors import ConfigError
 
 
 @pytest.fixture

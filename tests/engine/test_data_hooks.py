@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmevit.datasets.loading import LoadReadableImage, UnreadableImages
 from mmevit.engine.data_hooks import InvalidLabelsHook, UnreadableImagesHook, add_data_hooks
-from mmevit.errors import UserError
+from mmevit.utils.errors import UserError
 
 NUM_IMAGES = 12
 

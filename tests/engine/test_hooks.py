@@ -8,8 +8,8 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from mmevit.engine.hooks import ChannelsLastHook, CompileHook, plot_curves
-from mmevit.errors import ConfigError
 from mmevit.models import EfficientViT
+from mmevit.utils.errors import ConfigError
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from mmengine.config import Config
 from torch import distributed
 
 from mmevit.checks import check_config
+from mmevit.cli.arguments import load_config
 from mmevit.engine.cpu_processes import join_cpu_processes
-from mmevit.engine.launch import load_config
-from mmevit.errors import ConfigError
+from mmevit.utils.errors import ConfigError
 
 CONFIG = 'configs/retinanet_evit_m4_digits.py'
 

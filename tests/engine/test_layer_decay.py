@@ -4,8 +4,8 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
-from mmevit.engine import ConfigError
 from mmevit.models import EfficientViT
+from mmevit.utils.errors import ConfigError
 
 NO_DECAY = dict(
     norm_decay_mult=0.0,

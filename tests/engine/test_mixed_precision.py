@@ -12,8 +12,8 @@ from torch import nn
 
 from mmevit.engine.hooks import MAX_OVERFLOWS, InvalidLossHook
 from mmevit.engine.mixed_precision import train_in_bfloat16
-from mmevit.errors import UserError
 from mmevit.models import EfficientViT
+from mmevit.utils.errors import UserError
 
 
 class Classifier(nn.Module):

@@ -19,10 +19,10 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmevit.checkpoint import read_checkpoint
-from mmevit.engine import InvalidLossHook, SafeCheckpointHook
+from mmevit.engine import AtomicCheckpointHook, InvalidLossHook
 from mmevit.engine.checkpointing import WholeFileBackend, find_last_whole, resume_from
-from mmevit.errors import CheckpointError, UserError
-from mmevit.files import UNFINISHED
+from mmevit.utils.errors import CheckpointError, UserError
+from mmevit.utils.files import UNFINISHED
 
 
 @DATASETS.register_module()
@@ -141,7 +141,7 @@ def train(tmp_path):
             ),
             param_scheduler=dict(type='CosineAnnealingLR', T_max=40, by_epoch=False),
             default_hooks=dict(
-                checkpoint={'type': 'SafeCheckpointHook', 'interval': 1, **hook},
+                checkpoint={'type': 'AtomicCheckpointHook', 'interval': 1, **hook},
                 logger=dict(type='LoggerHook', interval=1),
             ),
             custom_hooks=[
@@ -316,9 +316,9 @@ def test_the_best_checkpoint_stays_where_each_has_the_same_name(train, monkeypat
 
 
 def test_folders_that_are_not_on_this_machine_are_mmengines_business():
-    hook = SafeCheckpointHook(out_dir='http://host/folder')
+    hook = AtomicCheckpointHook(out_dir='http://host/folder')
     assert hook.backend_args is None
-    assert SafeCheckpointHook().backend_args == dict(backend='whole')
+    assert AtomicCheckpointHook().backend_args == dict(backend='whole')
 
 
 def test_without_a_checkpoint_training_starts_anew(tmp_path):

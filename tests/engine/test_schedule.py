@@ -13,8 +13,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmevit.engine import ConfigScheduleHook
-from mmevit.engine.launch import count_accumulated_batches
-from mmevit.errors import CheckpointError
+from mmevit.engine.runner import count_accumulated_batches
+from mmevit.utils.errors import CheckpointError
 
 
 @DATASETS.register_module()
@@ -95,7 +95,7 @@ def make_runner(tmp_path):
                 param_scheduler=schedule,
                 default_hooks=dict(
                     checkpoint=dict(
-                        type='SafeCheckpointHook',
+                        type='AtomicCheckpointHook',
                         interval=save_every,
                         by_epoch=False,
                         filename_tmpl='{}.pth',

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.data import Dataset
 
 from mmevit.checkpoint import read_checkpoint
-from mmevit.errors import ConfigError
 from mmevit.models import DistilledImageClassifier
+from mmevit.utils.errors import ConfigError
 
 TIMM_TEACHER = dict(type='TimmClassifier', model_name='resnet10t', num_classes=5)
 MMPRETRAIN_TEACHER = dict(

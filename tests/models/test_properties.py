@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from mmevit.errors import UserError
+from mmevit.utils.errors import UserError
 
 # Of the largest value of a map; bfloat16 keeps three digits, through dozens of layers.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 0.2}

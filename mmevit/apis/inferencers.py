@@ -1,0 +1,74 @@
+"""OpenMMLab's inferencers with the models of mmevit, which also accept videos."""
+
+from importlib.util import find_spec
+
+from mmengine.config import Config, ConfigDict
+from mmengine.infer import BaseInferencer
+
+from mmevit.utils.configs import MIM_FOLDER
+from mmevit.utils.errors import ConfigError
+
+from .video import VIDEO_SUFFIXES, Frames
+
+
+class EfficientViTInferencer(BaseInferencer):
+    """Mixin for inferencers: finds models of mmevit by name, and accepts the path of a video.
+
+    Models are named as in the model index, ``retinanet_efficientvit-m4_fpn_1x_coco``, or by their
+    config, ``mmevit::efficientvit/retinanet_evit_m4.py``.
+    """
+
+    def _load_model_from_metafile(self, model: str) -> tuple[ConfigDict, str | None]:
+        """Find the config and the weights of a model.
+
+        Raises:
+            ConfigError: If a ``mmevit::`` config does not exist.
+        """
+        for known in self._get_models_from_metafile(str(MIM_FOLDER)):
+            if model in (known['Name'], f'mmevit::{known["Config"].removeprefix("configs/")}'):
+                return Config.fromfile(MIM_FOLDER / known['Config']), known.get('Weights')
+        if not model.startswith('mmevit::'):
+            return super()._load_model_from_metafile(model)
+        path = MIM_FOLDER / 'configs' / model.removeprefix('mmevit::')
+        if not path.is_file():
+            names = sorted(path.name for path in MIM_FOLDER.glob('configs/efficientvit/*.py'))
+            raise ConfigError(
+                f'{model} is not one of the configs mmevit::efficientvit/..., {", ".join(names)}.'
+            )
+        return Config.fromfile(path), None
+
+    def _inputs_to_list(self, inputs):
+        """List the inputs; those of a video are its frames.
+
+        Raises:
+            ConfigError: If a video cannot be read.
+        """
+        if not isinstance(inputs, str) or not inputs.lower().endswith(VIDEO_SUFFIXES):
+            return super()._inputs_to_list(inputs)
+        frames = Frames(inputs)
+        if next(iter(frames), None) is None:
+            raise ConfigError(f'The video {inputs} cannot be read: it has no frames.')
+        return frames
+
+
+if find_spec('mmdet'):
+    import mmdet.apis
+
+    class DetInferencer(EfficientViTInferencer, mmdet.apis.DetInferencer):
+        """:class:`mmdet.apis.DetInferencer` for models of mmevit and for videos."""
+
+
+if find_spec('mmseg'):
+    import mmseg.apis
+
+    class MMSegInferencer(EfficientViTInferencer, mmseg.apis.MMSegInferencer):
+        """:class:`mmseg.apis.MMSegInferencer` for models of mmevit and for videos."""
+
+
+if find_spec('mmpretrain'):
+    from mmpretrain.apis import ModelHub
+
+    # mmpretrain's own inferencer and `get_model` find our classifiers here.
+    ModelHub.register_model_index(
+        MIM_FOLDER / 'configs/efficientvit/classification_metafile.yml', MIM_FOLDER
+    )

@@ -1,0 +1,128 @@
+"""Compare networks that lack one of our choices each: Table 6 and Figure 7 of the paper."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from mmengine.config import Config
+
+from mmevit.benchmark import benchmark, find_model
+from mmevit.benchmark.report import describe
+from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
+from mmevit.cli.benchmark_arguments import add_arguments, make_setting
+from mmevit.cli.errors import one_sentence_errors
+from mmevit.utils.configs import read_config
+from mmevit.utils.errors import ConfigError
+from mmevit.utils.tables import format_table
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument('--form', default='folded', help='see tools/benchmark.py')
+    parser.add_argument(
+        '--train-digits', action='store_true', help='train each on the digits, minutes for each'
+    )
+    parser.add_argument('--work-dir', default='work_dirs/ablation', help='where to train')
+    parser.add_argument('--cfg-options', nargs='+', default=[], help='for the training')
+    add_output_arguments(parser)
+    return parser.parse_args(argv)
+
+
+@one_sentence_errors()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, train if asked to, print, and write what was asked for."""
+    args = parse_args(argv)
+    check_outputs(args)
+    paths = args.models or [CONFIGS / 'evit_m4_in1k.py', *sorted(CONFIGS.glob('ablation/*.py'))]
+    setting = make_setting(args)
+    rows = benchmark([find_model(str(path)) for path in paths], [args.form], setting)
+    for path, row in zip(paths, rows, strict=True):
+        if 'problem' in row:
+            raise ConfigError(f'{path} does not run as {args.form}: {row["problem"]}')
+        row['change'] = describe_change(path)
+        row['paper_speed'] = PAPER_SPEEDS.get(Path(path).stem)
+        if args.train_digits:
+            row['digits'] = train_on_digits(path, args)
+    print(f'{describe(setting)}\n\n{format_table(rows, COLUMNS)}')
+    write_outputs(args, rows, COLUMNS, describe(setting), lambda: plot_speeds(rows))
+
+
+# Images a second on a V100, as published. Of the others no figure is certain here.
+PAPER_SPEEDS = dict(evit_m4_in1k=15914)
+COLUMNS = dict(
+    change=('network', '{}'),
+    params=('params M', '{:.2f}'),
+    macs=('MACs M', '{:.1f}'),
+    speed=('images/s', '{:.1f}'),
+    ratio=('ratio', '{:.2f}'),
+    paper_speed=('paper, GPU images/s', '{:.0f}'),
+    digits=('digits top-1', '{:.2f}'),
+)
+
+
+def plot_speeds(rows):
+    """Draw how fast networks are, relative to the first.
+
+    Args:
+        rows (list[dict]): The table.
+
+    Returns:
+        matplotlib.figure.Figure: A bar for each network.
+    """
+    figure = Figure(figsize=(9, 1 + 0.3 * len(rows)), layout='constrained')
+    axes = figure.subplots()
+    ratios = [row['ratio'] for row in rows]
+    errors = [
+        [row['ratio'] - row['ratio_low'] for row in rows],
+        [row['ratio_high'] - row['ratio'] for row in rows],
+    ]
+    colors = ['tab:red', *['tab:blue'] * (len(rows) - 1)]
+    bars = axes.barh([row['change'] for row in rows], ratios, xerr=errors, color=colors)
+    axes.bar_label(bars, [f'{ratio:.2f}' for ratio in ratios], label_type='center', color='white')
+    axes.invert_yaxis()
+    axes.set_xlabel('speed, relative to the first, with quartiles')
+    axes.spines[['top', 'right']].set_visible(False)
+    return figure
+
+
+def describe_change(path):
+    """Read from the first line of a config what it changes."""
+    if not Path(path).is_file():
+        return path
+    return Path(path).read_text().splitlines()[0].lstrip('# ').rstrip('.').split(';')[0]
+
+
+def train_on_digits(path, args):
+    """Train the network of a config on the digits.
+
+    Args:
+        path (str | Path): The config, of a classifier.
+        args (argparse.Namespace): The parsed command line.
+
+    Returns:
+        float: Best accuracy on the validation images, in percent.
+
+    Raises:
+        ConfigError: If the training fails.
+    """
+    model = read_config(path, None, needs=['model']).model
+    cfg = Config.fromfile(CONFIGS / 'evit_m0_digits.py')
+    cfg.model.backbone, cfg.model.head.in_channels = model.backbone, model.head.in_channels
+    work_dir = Path(args.work_dir, Path(path).stem)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    cfg.dump(work_dir / 'digits.py')
+    options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
+    train = [sys.executable, CONFIGS.parent / 'tools/train.py', work_dir / 'digits.py']
+    if subprocess.run([*train, '--work-dir', work_dir, *options]).returncode:
+        raise ConfigError(f'The training of {path} failed: its messages say why.')
+    log = max(work_dir.glob('*/vis_data/scalars.json'))
+    scores = [json.loads(line).get('accuracy/top1', 0) for line in log.read_text().splitlines()]
+    return max(scores)

@@ -1,0 +1,92 @@
+"""Draw where in some images a classifier finds its class, stage by stage (Grad-CAM)."""
+
+import argparse
+from collections.abc import Sequence
+
+import cv2
+import torch
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import init_default_scope
+from mmengine.runner import CheckpointLoader
+from mmpretrain import ImageClassificationInferencer
+
+from mmevit.analysis import grad_cam, plot_grad_cams
+from mmevit.checkpoint import forbid_code_in_checkpoints
+from mmevit.checkpoint.loader import check_checkpoint
+from mmevit.checkpoint.matching import check_fit
+from mmevit.cli.arguments import add_config_arguments
+from mmevit.cli.errors import one_sentence_errors
+from mmevit.datasets.sampling import find_test_pipeline
+from mmevit.utils.configs import read_config, type_name
+from mmevit.utils.errors import ConfigError
+from mmevit.utils.files import PICTURES, atomic_write, check_ending
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file of a classifier')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
+    parser.add_argument('--out', default='grad_cam.png', help='picture to write')
+    add_config_arguments(parser)
+    return parser.parse_args(argv)
+
+
+@one_sentence_errors()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw a row for each image."""
+    args = parse_args(argv)
+    check_ending(args.out, PICTURES)
+    forbid_code_in_checkpoints(trust=args.trust_checkpoint)
+    check_checkpoint(args.checkpoint)
+    cfg = read_config(args.config, args.cfg_options)
+    backbone = cfg.get('model', {}).get('backbone', {})
+    if type_name(backbone) != 'EfficientViT' or cfg.get('default_scope') != 'mmpretrain':
+        raise ConfigError(
+            f'{args.config} has no EfficientViT classifier: give one such as evit_m0_in1k.py.'
+        )
+    inferencer = ImageClassificationInferencer(cfg, args.checkpoint)
+    classifier = inferencer.model
+    check_fit(classifier, CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu'))
+    # The inferencer's own reading of images always gives three channels.
+    init_default_scope('mmpretrain')
+    pipeline = Compose(find_test_pipeline(cfg))
+    inputs = torch.cat([preprocess(pipeline, classifier, image) for image in args.images])
+    maps, scores = grad_cam(classifier, inputs, stages=range(len(classifier.backbone.stages)))
+    titles = [describe(inferencer.classes, image_scores) for image_scores in scores]
+    figure = plot_grad_cams(plain_images(classifier, inputs), maps, titles)
+    with atomic_write(args.out) as path:
+        figure.savefig(path, dpi=120)
+    print(f'The maps of {len(inputs)} images: {args.out}')
+
+
+def preprocess(pipeline: Compose, classifier: torch.nn.Module, image: str) -> torch.Tensor:
+    """Read an image file as a test image, (1, C, H, W).
+
+    Raises:
+        ConfigError: If the image cannot be read.
+    """
+    try:
+        data = pipeline(dict(img_path=image))
+    # mmcv asserts that OpenCV has decoded an image.
+    except (OSError, ValueError, AssertionError, cv2.error) as error:
+        raise ConfigError(f'The image {image} cannot be read ({type(error).__name__}).') from error
+    return classifier.data_preprocessor(pseudo_collate([data]))['inputs']
+
+
+def describe(classes, scores):
+    """Name the class with the highest score and its probability."""
+    probability, label = scores.softmax(0).max(0)
+    return f'{classes[label] if classes else int(label)} ({probability:.0%})'
+
+
+def plain_images(classifier: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Undo the normalisation: (N, 3, H, W), RGB from 0 to 1; the mean of other than 3 channels."""
+    preprocessor = classifier.data_preprocessor
+    # A preprocessor that does not normalise has neither.
+    std, mean = getattr(preprocessor, 'std', 1), getattr(preprocessor, 'mean', 0)
+    images = (inputs * std + mean) / 255
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    return images if preprocessor.to_rgb else images.flip(1)

@@ -1,0 +1,97 @@
+"""Show how much alike the heads of attention are, over a data set (Figure 4)."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from mmengine.runner import CheckpointLoader, load_checkpoint
+from rich.progress import track
+
+from mmevit.analysis import head_similarity, plot_similarity
+from mmevit.benchmark import Setting
+from mmevit.benchmark.measuring import check
+from mmevit.benchmark.models import Flat, build
+from mmevit.checkpoint import forbid_code_in_checkpoints
+from mmevit.checkpoint.loader import check_checkpoint
+from mmevit.checkpoint.matching import check_fit
+from mmevit.checks.data import check_data
+from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
+from mmevit.cli.errors import one_sentence_errors
+from mmevit.datasets.sampling import sample_images
+from mmevit.utils.configs import build_model, read_config
+from mmevit.utils.errors import ConfigError
+from mmevit.utils.tables import format_table
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('data', metavar='CONFIG', help='config whose test images are used')
+    parser.add_argument(
+        'models',
+        nargs='+',
+        metavar='MODEL=CHECKPOINT',
+        help='a config, a name of mmpretrain or timm::NAME, see tools/benchmark.py, and its '
+        'weights; without =CHECKPOINT they are random',
+    )
+    parser.add_argument('--images', type=int, default=1000, help='images to look at, at most')
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
+    parser.add_argument('--trust-checkpoint', action='store_true', help='see tools/test.py')
+    add_output_arguments(parser)
+    return parser.parse_args(argv)
+
+
+@one_sentence_errors()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compare heads, print, and write what was asked for."""
+    args = parse_args(argv)
+    check_outputs(args)
+    forbid_code_in_checkpoints(trust=args.trust_checkpoint)
+    names = [text.partition('=')[::2] for text in args.models]
+    for _, checkpoint in names:
+        check_checkpoint(checkpoint)
+    if args.images < 1:
+        raise ConfigError('--images is 1 or more.')
+    check([], ['eager'], Setting(device=args.device), baseline=None)
+    cfg = read_config(args.data, None, needs=['test_dataloader', 'model'])
+    check_data(cfg, 'test')
+    images = torch.cat(
+        [batch['inputs'] for batch in sample_images(cfg, build_model(cfg), 'test', args.images)]
+    )
+    batches = images.to(args.device).split(32)
+    similarities = {}
+    for name, checkpoint in names:
+        network = Flat(build(name)).eval().to(args.device)
+        if checkpoint:
+            check_fit(network.model, CheckpointLoader.load_checkpoint(checkpoint, 'cpu'))
+            load_checkpoint(network.model, checkpoint, map_location='cpu')
+        label = Path(name).stem if name.endswith('.py') else name
+        if label in similarities:
+            label = f'{name}={checkpoint}'
+        similarities[label] = head_similarity(network, track(batches, label, transient=True))
+    rows = [
+        make_row(name, block.removeprefix('model.'), heads)
+        for name, blocks in similarities.items()
+        for block, heads in blocks.items()
+    ]
+    note = f'Largest cosine similarity with another head, mean over {len(images)} images.'
+    print(f'{note}\n\n{format_table(rows, COLUMNS)}\n')
+    for name in similarities:
+        means = [row['mean'] for row in rows if row['model'] == name]
+        print(f'{name}: {sum(means) / len(means):.3f}, the mean over {len(means)} blocks.')
+    write_outputs(args, rows, COLUMNS, note, lambda: plot_similarity(similarities))
+
+
+def make_row(name, block, heads):
+    """Make the row of one attention block."""
+    each = ' '.join(f'{value:.2f}' for value in heads.tolist())
+    return dict(model=name, block=block, mean=heads.mean().item(), heads=each)
+
+
+COLUMNS = dict(
+    model=('model', '{}'),
+    block=('block', '{}'),
+    mean=('mean', '{:.3f}'),
+    heads=('heads', '{}'),
+)

@@ -1,0 +1,85 @@
+"""Show where the time of networks goes: what memory bounds, and what computation (Figure 2)."""
+
+import argparse
+import re
+from collections.abc import Sequence
+
+from rich.progress import track
+
+from mmevit.analysis import memory_bound_share, plot_shares, profile_runtime, sum_rows
+from mmevit.benchmark import find_models
+from mmevit.benchmark.folding import fold_all
+from mmevit.benchmark.measuring import check, make_ready, process_settings
+from mmevit.benchmark.report import describe
+from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
+from mmevit.cli.benchmark_arguments import add_arguments, make_setting
+from mmevit.cli.errors import one_sentence_errors
+from mmevit.utils.tables import format_table
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument('--deploy', action='store_true', help='fold what can be folded first')
+    parser.add_argument('--rows', type=int, default=12, help='operators and modules to print')
+    add_output_arguments(parser)
+    return parser.parse_args(argv)
+
+
+@one_sentence_errors()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Profile, print, and write what was asked for."""
+    args = parse_args(argv)
+    check_outputs(args)
+    setting = make_setting(args)
+    models = find_models(args.models)
+    check(models, ['eager'], setting, baseline=None)
+    with process_settings(setting):
+        profiles = {
+            model.label: run(model, setting, args.deploy)
+            for model in track(models, 'Profiling', transient=True)
+        }
+    note = describe(setting)
+    print(note)
+    for name, rows in profiles.items():
+        print(f'\n{name}: memory bounds {memory_bound_share(rows):.1%} of the time in operators.')
+        for key in ('kind', 'operator', 'module'):
+            shown = [in_units(row) for row in sum_rows(rows, key)[: args.rows]]
+            print(f'\n{format_table(shown, {key: (key, "{}"), **COLUMNS})}')
+    rows = [dict(model=name, **in_units(row)) for name in profiles for row in profiles[name]]
+    words = {name: (name, '{}') for name in ('model', 'kind', 'operator', 'module')}
+    numbers = {name: COLUMNS[name] for name in ('ms', 'mib', 'mflops')}
+    write_outputs(args, rows, words | numbers, note, lambda: plot_shares(profiles))
+
+
+def run(model, setting, deploy):
+    """Profile one network.
+
+    Args:
+        model (Model): The network.
+        setting (Setting): How it is run.
+        deploy (bool): Whether to fold it first.
+
+    Returns:
+        list[dict]: See :func:`profile_runtime`.
+    """
+    network, images = make_ready(model, setting)
+    if deploy:
+        network = fold_all(network, images[:1])
+    rows = profile_runtime(network, images, setting.rounds)
+    return [dict(row, module=re.sub(r'^model\.?', '', row['module'])) for row in rows]
+
+
+def in_units(row):
+    """Add to a row what is printed of it."""
+    return dict(row, ms=row['seconds'] * 1e3, mib=row['bytes'] / 2**20, mflops=row['flops'] / 1e6)
+
+
+COLUMNS = dict(
+    share=('time', '{:.1%}'),
+    ms=('ms', '{:.2f}'),
+    mib=('MiB moved', '{:.1f}'),
+    mflops=('million operations', '{:.0f}'),
+    intensity=('operations a byte', '{:.1f}'),
+)

@@ -1,0 +1,73 @@
+"""Predict what is in images, folders and videos: JSON and pictures, from any config here."""
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+
+from mmevit.apis.inference import infer
+from mmevit.checkpoint import forbid_code_in_checkpoints
+from mmevit.checkpoint.loader import check_checkpoint
+from mmevit.checks import check_config
+from mmevit.cli.arguments import add_config_arguments
+from mmevit.cli.errors import one_sentence_errors
+from mmevit.utils.configs import read_config
+from mmevit.utils.errors import ConfigError
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'config', help='config file, or a name such as mmevit::efficientvit/retinanet_evit_m4.py'
+    )
+    parser.add_argument('checkpoint', help='checkpoint file, or evit://NAME')
+    parser.add_argument('inputs', nargs='+', metavar='INPUT', help='image, video, or folder')
+    parser.add_argument('--out-dir', default='outputs', help='folder to write vis/ and preds/ to')
+    parser.add_argument('--batch-size', type=int, default=1, help='images at once, 1 unless given')
+    parser.add_argument(
+        '--pred-score-thr', type=float, default=0.3, help='score from which on a box is drawn, 0.3'
+    )
+    parser.add_argument('--device', type=device, help='such as cpu or cuda:0')
+    parser.add_argument('--no-save-vis', action='store_true', help='make no pictures')
+    add_config_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.batch_size < 1:
+        parser.error(f'--batch-size {args.batch_size} must be at least 1.')
+    return args
+
+
+def device(name):
+    """Check that PyTorch has a device."""
+    try:
+        torch.empty(0, device=name)
+    # Depending on what is wrong, an AssertionError or a RuntimeError.
+    except Exception as error:
+        raise argparse.ArgumentTypeError(f'PyTorch has no device {name}') from error
+    return name
+
+
+@one_sentence_errors()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Check everything that can be checked first, then predict."""
+    args = parse_args(argv)
+    forbid_code_in_checkpoints(trust=args.trust_checkpoint)
+    cfg = read_config(args.config, args.cfg_options)
+    if cfg.get('model') is None:
+        raise ConfigError(f'{args.config} is no whole config: it has no model.')
+    check_config(cfg, splits=())
+    check_checkpoint(args.checkpoint)
+    num_predicted, num_left_out = infer(
+        cfg,
+        args.checkpoint,
+        args.inputs,
+        args.out_dir,
+        batch_size=args.batch_size,
+        score_thr=args.pred_score_thr,
+        device=args.device,
+        draw=not args.no_save_vis,
+    )
+    if not num_predicted:
+        raise ConfigError('None of the files can be read: nothing was written.')
+    left_out = f'; {num_left_out} files could not be read' if num_left_out else ''
+    print(f'Predictions of {num_predicted} images: {args.out_dir}{left_out}')

@@ -1,0 +1,101 @@
+import mmcv
+import numpy as np
+import pytest
+import torch
+from making_models import save_model
+from making_videos import write_video
+from mmdet.apis import DetInferencer
+from mmseg.apis import MMSegInferencer
+
+from mmevit.apis.video import Frames, open_writer
+from mmevit.utils.errors import ConfigError
+
+CONFIGS = {
+    DetInferencer: 'retinanet_evit_m4_digits',
+    MMSegInferencer: 'semantic-fpn_evit_m4_digits',
+}
+
+
+@pytest.fixture(scope='module', params=CONFIGS, ids=lambda kind: kind.__name__)
+def inferencer(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp('models') / 'model.pth'
+    torch.manual_seed(0)
+    name = CONFIGS[request.param]
+    save_model(name, path)
+    return request.param(f'mmevit::efficientvit/{name}.py', str(path))
+
+
+def predictions(inferencer, inputs, **options):
+    found = inferencer(inputs, **options)['predictions']
+    return found if isinstance(found, list) else [found]
+
+
+def is_same(found, wanted):
+    try:
+        assert_same(found, wanted)
+    except AssertionError:
+        return False
+    return True
+
+
+def assert_same(found, wanted):
+    if isinstance(found, dict):
+        assert len(found['scores']) > 10
+        for name, values in found.items():
+            np.testing.assert_allclose(values, wanted[name], rtol=1e-4, atol=1e-3)
+    else:
+        assert len(np.unique(found)) > 2 and (found != wanted).mean() < 1e-3
+
+
+def test_path_array_folder_and_list_give_the_same_predictions(inferencer, digits):
+    paths = sorted(str(path) for path in (digits / 'val').iterdir())
+    singly = [predictions(inferencer, path)[0] for path in paths[:3]]
+    arrays = [mmcv.imread(path) for path in paths[:3]]
+    assert_same(predictions(inferencer, arrays[0])[0], singly[0])
+    for found, wanted in zip(predictions(inferencer, arrays, batch_size=2), singly, strict=True):
+        assert_same(found, wanted)
+    found = predictions(inferencer, str(digits / 'val'), batch_size=8)
+    assert len(found) == 8
+    assert any(is_same(one, singly[0]) for one in found)
+
+
+def test_a_video_gives_the_predictions_of_its_frames_and_pictures(inferencer, digits, tmp_path):
+    video = write_video(tmp_path / 'clip.MP4', sorted((digits / 'val').iterdir())[:5])
+    out = tmp_path / 'out'
+    found = predictions(inferencer, str(video), batch_size=2, out_dir=str(out))
+    frames = list(mmcv.VideoReader(str(video)))
+    for ours, wanted in zip(found, predictions(inferencer, frames), strict=True):
+        assert_same(ours, wanted)
+    assert len(list((out / 'vis').iterdir())) == 5
+
+
+def test_a_video_that_cannot_be_read_is_told(inferencer, tmp_path):
+    (tmp_path / 'torn.mp4').write_bytes(b'torn')
+    with pytest.raises(ConfigError, match=r'torn\.mp4 cannot be read'):
+        inferencer(str(tmp_path / 'torn.mp4'))
+
+
+def test_frames_of_a_video_that_does_not_tell_their_number_are_read(digits, tmp_path, monkeypatch):
+    path = write_video(tmp_path / 'clip.mp4', sorted((digits / 'val').iterdir())[:3])
+    frames = Frames(str(path))
+    # As OpenCV says of files that a browser has recorded.
+    monkeypatch.setattr(frames, '_frame_cnt', -46116860184273879)
+    assert len(frames) == 0 and len(list(frames)) == 3
+
+
+@pytest.mark.parametrize(('rate', 'written'), [(12.5, 12.5), (0, 25), (90000, 25)])
+def test_a_video_is_written_at_its_rate_or_at_a_usual_one(rate, written, tmp_path):
+    image = np.zeros((64, 96, 3), dtype=np.uint8)
+    with open_writer(tmp_path / 'clip.mp4', rate, (96, 64)) as writer:
+        writer.write(image)
+    video = mmcv.VideoReader(str(tmp_path / 'clip.mp4'))
+    assert (len(video), video.fps, video.resolution) == (1, written, (96, 64))
+
+
+def test_a_video_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path):
+    with (
+        pytest.raises(ConfigError, match='OpenCV cannot write'),
+        open_writer(tmp_path / 'clip.mp4', 25, (0, 0)),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())

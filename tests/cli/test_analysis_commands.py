@@ -1,0 +1,140 @@
+import csv
+import json
+import runpy
+import sys
+
+import onnxruntime
+import pytest
+import torch
+from making_models import save_model
+
+from mmevit.utils.errors import UserError
+
+QUICK = ['--rounds', 1, '--batch', 1]
+
+
+@pytest.fixture
+def run_analysis(monkeypatch, own_loading):
+    """Run a command in this process, which has imported what takes time."""
+
+    def run(name, *arguments):
+        path = f'tools/analysis/{name}.py'
+        monkeypatch.setattr(sys, 'argv', [path, *map(str, arguments)])
+        runpy.run_path(path)['main']()
+
+    return run
+
+
+@pytest.fixture
+def digits_model(digits, tmp_path):
+    """A config on the small digits set, and a checkpoint of random weights."""
+    folder = {
+        f'{split}_dataloader.dataset.data_root': f'{digits}/classification/{part}'
+        for split, part in (('train', 'train'), ('val', 'val'), ('test', 'val'))
+    }
+    options = {name.replace('.', '__'): value for name, value in folder.items()}
+    cfg = save_model('evit_m0_digits', tmp_path / 'model.pth', **options)
+    cfg.dump(tmp_path / 'digits.py')
+    return tmp_path / 'digits.py', tmp_path / 'model.pth'
+
+
+def test_profile_runtime(run_analysis, tmp_path, capsys):
+    run_analysis(
+        'profile_runtime', 'backbone::m0', 'timm::resnet18', *QUICK, '--size', 64, '--deploy',
+        '--out', tmp_path / 'table.json', '--plot', tmp_path / 'shares.png',
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    assert 'timm::resnet18: memory bounds ' in printed and '| kind | time | ms |' in printed
+    rows = json.loads((tmp_path / 'table.json').read_text())['rows']
+    assert {row['model'] for row in rows} == {'backbone::m0', 'timm::resnet18'}
+    assert 'stages.*.*.attention' in {row['module'] for row in rows}
+    assert 'normalisation' not in {row['kind'] for row in rows if row['bytes']}  # it is folded
+    assert (tmp_path / 'shares.png').stat().st_size > 1000
+
+
+def test_head_similarity(run_analysis, digits_model, tmp_path, capsys):
+    config, checkpoint = digits_model
+    run_analysis(
+        'head_similarity', config, f'{config}={checkpoint}', 'backbone::m1', '--images', 3,
+        '--out', tmp_path / 'table.csv', '--plot', tmp_path / 'heads.png',
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    assert 'mean over 3 images' in printed and 'backbone::m1: ' in printed
+    with (tmp_path / 'table.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert [len(row['heads'].split()) for row in rows] == [4] * 6 + [2, 3, 3, 3, 3, 3]
+    assert all(0 < float(row['mean']) < 1 + 1e-6 for row in rows)
+    assert (tmp_path / 'heads.png').stat().st_size > 1000
+
+
+def test_channel_importance(run_analysis, digits_model, tmp_path, capsys):
+    config, checkpoint = digits_model
+    run_analysis(
+        'channel_importance', config, checkpoint, '--params', 0.7, '--images', 4, '--random', 1,
+        '--work-dir', tmp_path / 'work', '--export', tmp_path / 'pruned.onnx',
+        '--out', tmp_path / 'table.md', '--plot', tmp_path / 'kept.png',
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    scores = [line.split(' | ') for line in printed.splitlines() if line.startswith('| ')][-3:]
+    assert [cells[0] for cells in scores] == ['| whole', '| by importance', '| by chance, 0']
+    whole, pruned = (float(cells[1]) for cells in scores[:2])
+    assert pruned / whole == pytest.approx(0.7, abs=0.001)
+    session = onnxruntime.InferenceSession(tmp_path / 'pruned.onnx')
+    (scores,) = session.run(None, dict(images=torch.rand(3, 3, 112, 112).numpy()))
+    assert scores.shape == (3, 10)
+    assert (tmp_path / 'kept.png').stat().st_size > 1000
+
+
+def test_ablation(run_analysis, tmp_path, capsys):
+    configs = ['configs/evit_m4_in1k.py', 'configs/ablation/evit_m4_10-layer-norm.py']
+    run_analysis('ablation', *configs, *QUICK, '--out', tmp_path / 'table.json')
+    printed = capsys.readouterr().out
+    assert '| 8.80 | 299.3 |' in printed and '15914' in printed
+    assert 'Table 6, (10): layer normalisation of the channels of each pixel' in printed
+
+
+@pytest.mark.slow
+def test_ablation_trains_on_the_digits(run_tool, digits, tmp_path):
+    folders = [
+        f'{split}_dataloader.dataset.data_root={digits}/classification/{part}'
+        for split, part in (('train', 'train'), ('val', 'val'), ('test', 'val'))
+    ]
+    result = run_tool(
+        'tools/analysis/ablation.py', 'configs/ablation/evit_m4_05-plain-attention.py', *QUICK,
+        '--train-digits', '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=2',
+        'train_dataloader.batch_size=8', *folders,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout
+    assert 'digits top-1' in result.stdout.splitlines()[-3]
+    assert 0 <= float(result.stdout.splitlines()[-1].split('|')[-2]) <= 100
+
+
+@pytest.mark.slow
+def test_attention_ratio(run_analysis, tmp_path, capsys):
+    run_analysis(
+        'attention_ratio', 'deit-t', '--attention', 0.25, 0.5, '--batch', 1,
+        '--out', tmp_path / 'table.json', '--plot', tmp_path / 'ratio.png',
+    )  # fmt: skip
+    assert '| deit-t | 25% |' in capsys.readouterr().out
+    rows = json.loads((tmp_path / 'table.json').read_text())['rows']
+    assert [row['attention'] for row in rows] == [0.25, 0.5]
+    assert (tmp_path / 'ratio.png').stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['profile_runtime'], 'Name at least one model'),
+        (['profile_runtime', 'backbone::m0', '--plot', 'a.md'], 'a.md must end in'),
+        (
+            ['head_similarity', 'configs/evit_m0_digits.py', 'a=b.pth'],
+            'checkpoint b.pth is missing',
+        ),
+        (['channel_importance', 'configs/retinanet_evit_m4_digits.py', 'a.pth'], 'no plain class'),
+        (['ablation', 'configs/none.py'], 'configs/none.py is missing'),
+        (['attention_ratio', '--attention', '60'], 'takes shares, from 0 to 1'),
+    ],
+)
+def test_errors(run_analysis, arguments, message):
+    with pytest.raises(UserError, match=message):
+        run_analysis(*arguments)

@@ -1,0 +1,427 @@
+import json
+import pickle
+import runpy
+import shutil
+import socket
+from pathlib import Path, PurePosixPath
+
+import mmengine
+import pytest
+import torch
+import torchvision
+from mmengine.config import Config
+from mmengine.hub import get_config
+from PIL import Image, ImageOps
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mmevit.checkpoint import read_checkpoint
+from mmevit.utils.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+CONFIG = 'configs/retinanet_evit_m4_digits.py'
+# The commands are what is tested here: the smallest model that goes through all of them.
+TINY = ['model.backbone.arch=m0', 'model.neck.in_channels=[64,128,192]']
+
+
+def data_options(root):
+    evaluators = [f'{s}_evaluator.ann_file={root}/annotations/instances_val.json' for s in SPLITS]
+    return [
+        f'train_dataloader.dataset.data_root={root}',
+        *(f'{split}_dataloader.dataset.data_root={root}' for split in SPLITS),
+        *evaluators,
+        # One image of eight is corrupt.
+        'default_hooks.unreadable_images.max_share=0.2',
+    ]
+
+
+SPLITS = ('val', 'test')
+
+
+@pytest.fixture(scope='module')
+def trained(digits, tmp_path_factory, run_tool):
+    """A work directory after two epochs of four iterations, in which an image is corrupt."""
+    root = tmp_path_factory.mktemp('corrupt') / 'digits'
+    shutil.copytree(digits, root)
+    (root / 'train/000003.png').write_bytes(b'torn')
+    (root / 'val/000002.png').write_bytes(b'')
+    work_dir = tmp_path_factory.mktemp('work')
+    config = tmp_path_factory.mktemp('configs') / 'averaged.py'
+    hooks = "custom_hooks = [dict(type='TrainingCurveHook'), dict(type='EMAHook')]"
+    config.write_text(f'_base_ = {str(ROOT / CONFIG)!r}\n{hooks}\n')
+    options = [*TINY, *data_options(root), 'train_dataloader.batch_size=4']
+    train = ['tools/train.py', config, '--work-dir', work_dir]
+    first = run_tool(*train, '--cfg-options', *options, 'train_cfg.max_epochs=1')
+    assert first.returncode == 0, first.stdout
+    second = run_tool(
+        *train,
+        '--resume',
+        '--cfg-options',
+        *options,
+        'train_cfg.max_epochs=2',
+    )
+    assert second.returncode == 0, second.stdout
+    return work_dir, root, first.stdout, second.stdout
+
+
+def test_training_leaves_checkpoint_log_and_curve(trained):
+    work_dir, _, _, _ = trained
+    checkpoint = read_checkpoint((work_dir / 'last_checkpoint').read_text())
+    assert checkpoint['meta']['epoch'] == 2
+    assert len(list(work_dir.glob('*/*.log'))) == 2
+    assert Image.open(work_dir / 'curves.png').size == (1440, 540)
+
+
+def test_resume_goes_on_where_training_was_with_averages_optimizer_and_log(trained):
+    work_dir, _, first, second = trained
+    assert 'Epoch(train) [1]' in first and 'Epoch(train) [2]' not in first
+    assert 'Epoch(train) [1]' not in second and 'resumed epoch: 1' in second
+    checkpoint = read_checkpoint((work_dir / 'last_checkpoint').read_text())
+    assert checkpoint['ema_state_dict']['steps'] == 8
+    assert {int(state['step']) for state in checkpoint['optimizer']['state'].values()} == {8}
+    assert len(checkpoint['message_hub']['log_scalars']['train/loss'].data[0]) == 8
+
+
+def test_corrupt_images_do_not_end_training_and_are_named(trained):
+    _, root, first, second = trained
+    assert f'{root}/train/000003.png cannot be read and is skipped' in first
+    assert 'Epoch(train) [1]  unreadable_images: 1 of 16' in first
+    assert f'{root}/val/000002.png cannot be read and is taken as a blank image' in first
+    for output in (first, second):
+        # A metric, or where nothing is found and mmdet has none, a line of its own.
+        assert ' unreadable_images: 1' in output.split('is taken as a blank image')[1]
+
+
+@pytest.fixture(scope='module')
+def evaluate(trained, digits, run_tool):
+    """Run tools/test.py on the trained detector and whole data, or on other data."""
+    work_dir, _, _, _ = trained
+    own_checkpoint = (work_dir / 'last_checkpoint').read_text()
+
+    def run(*flags, checkpoint=own_checkpoint, root=digits, options=()):
+        options = [*TINY, *data_options(root), 'model.test_cfg.score_thr=0.01', *options]
+        test = ['tools/test.py', CONFIG, checkpoint, '--work-dir', work_dir, *flags]
+        result = run_tool(*test, '--cfg-options', *options)
+        assert result.returncode == 0, result.stdout
+        return result.stdout
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def predictions(evaluate, tmp_path_factory):
+    path = tmp_path_factory.mktemp('predictions') / 'plain.pkl'
+    evaluate('--out', path)
+    return load_predictions(path)
+
+
+def load_predictions(path):
+    """Boxes, scores and labels by the name of the image."""
+    return {
+        Path(prediction['img_path']).name: prediction['pred_instances']
+        for prediction in pickle.loads(path.read_bytes())
+    }
+
+
+def test_evaluation_prints_the_figures_of_pycocotools(predictions, digits, evaluate, tmp_path):
+    # A detector of eight iterations finds nothing. Were every other box that it predicts true, it
+    # would find something, but not all and not with the best scores.
+    path = digits / 'annotations/instances_val.json'
+    content = json.loads(path.read_text())
+    results, content['annotations'] = [], []
+    for image in content['images']:
+        instances = predictions[image['file_name']]
+        for index, box in enumerate(instances['bboxes'].double().tolist()):
+            left, top, right, bottom = box
+            entry = dict(
+                image_id=image['id'],
+                category_id=int(instances['labels'][index]) + 1,
+                bbox=[left, top, right - left, bottom - top],
+            )
+            results.append(entry | dict(score=float(instances['scores'][index])))
+            if index % 2:
+                area = (right - left) * (bottom - top)
+                content['annotations'].append(entry | dict(id=index, area=area, iscrowd=0))
+    for index, annotation in enumerate(content['annotations'], start=1):
+        annotation['id'] = index
+    path = tmp_path / 'instances.json'
+    path.write_text(json.dumps(content))
+
+    metrics = tmp_path / 'metrics.json'
+    files = [f'test_{part}.ann_file={path}' for part in ('dataloader.dataset', 'evaluator')]
+    output = evaluate('--out', metrics, '--out-item', 'metrics', options=files)
+
+    coco = COCO(path)
+    evaluation = COCOeval(coco, coco.loadRes(results), 'bbox')
+    evaluation.params.maxDets = [100, 300, 1000]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    average_precision = evaluation.eval['precision']
+    expected = dict(
+        bbox_mAP=average_precision[:, :, :, 0, -1],
+        bbox_mAP_50=average_precision[0, :, :, 0, -1],
+    )
+    for name, values in expected.items():
+        wanted = values[values > -1].mean()
+        assert 0.2 < wanted < 0.9
+        assert mmengine.load(metrics)[f'coco/{name}'] == pytest.approx(wanted, abs=6e-4)
+        assert f'coco/{name}: {wanted:.3f}' in output
+
+
+def test_pictures_of_every_so_many_images_are_saved_and_corrupt_ones_left_out(
+    trained, evaluate, tmp_path
+):
+    _, root, _, _ = trained
+    output = evaluate('--show-dir', tmp_path, '--interval', 3, root=root)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        '000001.png',
+        '000004.png',
+        '000007.png',
+    ]
+    # True boxes on the left, predicted ones on the right.
+    assert Image.open(tmp_path / '000001.png').size == (384, 192)
+    assert 'is not drawn' not in output
+    output = evaluate('--show-dir', tmp_path, root=root)
+    assert len(list(tmp_path.iterdir())) == 7
+    assert f'{root}/val/000002.png cannot be read and is not drawn' in output
+
+
+def test_tta_of_a_config_that_says_nothing_merges_the_image_and_its_mirror_image(
+    predictions, digits, evaluate, tmp_path
+):
+    mirrored = tmp_path / 'digits'
+    shutil.copytree(digits, mirrored, ignore=shutil.ignore_patterns('classification'))
+    for path in (mirrored / 'val').iterdir():
+        ImageOps.mirror(Image.open(path)).save(path)
+    evaluate('--out', tmp_path / 'mirrored.pkl', root=mirrored)
+    evaluate('--out', tmp_path / 'tta.pkl', '--tta', options=['tta_pipeline=None'])
+    from_mirrored = load_predictions(tmp_path / 'mirrored.pkl')
+    for instances in from_mirrored.values():
+        instances['bboxes'][:, [0, 2]] = 192 - instances['bboxes'][:, [2, 0]]
+    assert_merged(load_predictions(tmp_path / 'tta.pkl'), [predictions, from_mirrored])
+
+
+@pytest.mark.slow
+def test_tta_of_the_digits_merges_three_sizes_and_no_mirror_image(predictions, evaluate, tmp_path):
+    views = [predictions]
+    for side in (160, 224):
+        path = tmp_path / f'{side}.pkl'
+        evaluate(
+            *('--out', path),
+            options=[f'test_dataloader.dataset.pipeline.1.scale=({side},{side})'],
+        )
+        views.append(load_predictions(path))
+    evaluate('--out', tmp_path / 'tta.pkl', '--tta')
+    assert_merged(load_predictions(tmp_path / 'tta.pkl'), views)
+
+
+def assert_merged(merged_predictions, views):
+    """Compare with torchvision's suppression of the boxes of all views."""
+    assert len(merged_predictions) == 8
+    for name, merged in merged_predictions.items():
+        boxes, scores, labels = (
+            torch.cat([view[name][key] for view in views]) for key in ('bboxes', 'scores', 'labels')
+        )
+        kept = torchvision.ops.batched_nms(boxes, scores, labels, iou_threshold=0.5)[:100]
+        torch.testing.assert_close(merged['scores'], scores[kept], rtol=1e-4, atol=1e-5)
+        # Boxes of nearly equal scores may change places.
+        distances = (merged['bboxes'][:, None] - boxes[kept]).abs().amax(2)
+        distances += 1e3 * (merged['labels'][:, None] != labels[kept])
+        order = kept[distances.argmin(1)]
+        assert order.unique().numel() == len(kept)
+        torch.testing.assert_close(merged['bboxes'], boxes[order], rtol=1e-4, atol=1e-3)
+        assert merged['labels'].equal(labels[order])
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mmevit::efficientvit/mask-rcnn_evit_m4_digits.py',
+        'mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py',
+        'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py',
+    ],
+)
+def test_tta_of_masks_is_refused(name):
+    enable_tta = runpy.run_path('tools/test.py')['enable_tta']
+    with pytest.raises(ConfigError, match='no test-time augmentation for masks'):
+        enable_tta(get_config(name))
+
+
+def test_tta_of_another_library_is_refused():
+    enable_tta = runpy.run_path('tools/test.py')['enable_tta']
+    with pytest.raises(ConfigError, match="not 'mmpose'"):
+        enable_tta(Config(dict(default_scope='mmpose')))
+
+
+def test_flags_of_training_reach_the_config(digits, tmp_path, run_tool):
+    result = run_tool(
+        'tools/train.py',
+        CONFIG,
+        '--work-dir',
+        tmp_path,
+        '--no-validate',
+        '--no-pin-memory',
+        '--no-persistent-workers',
+        '--auto-scale-lr',
+        '--cfg-options',
+        *TINY,
+        *data_options(digits),
+        'train_cfg.max_epochs=1',
+        'train_dataloader.batch_size=16',
+    )
+    assert result.returncode == 0, result.stdout
+    assert 'coco/bbox_mAP' not in result.stdout and 'base_batch_size' in result.stdout
+    kept = Config.fromfile(tmp_path / Path(CONFIG).name)
+    assert kept.val_dataloader is None
+    assert kept.train_dataloader.pin_memory is False
+    assert kept.train_dataloader.persistent_workers is False
+
+
+@pytest.mark.parametrize(
+    ('command', 'parts'),
+    [
+        (['tools/train.py', 'configs/no_such.py'], ['configs/no_such.py is missing']),
+        (
+            [
+                'tools/train.py',
+                'configs/retinanet_evit_m4.py',
+                '--cfg-options',
+                'train_dataloader.dataset.data_root=no/such',
+            ],
+            ['no/such/annotations/instances_train2017.json', 'retinanet_evit_m4_digits.py'],
+        ),
+        (['tools/train.py', CONFIG, '--resume', 'no.pth'], ['no.pth is missing']),
+        (['tools/test.py', CONFIG, 'no.pth'], ['no.pth is missing']),
+        (
+            ['tools/train.py', CONFIG, '--cfg-options', 'model.backbone.arch=m7'],
+            ["'m7'", 'm0, m1, m2, m3, m4, m5'],
+        ),
+    ],
+    ids=lambda value: ' '.join(value)[:60],
+)
+def test_what_is_missing_or_torn_ends_a_command_with_one_sentence(run_tool, command, parts):
+    result = run_tool(*command, timeout=60)
+    assert result.returncode == 1
+    (sentence,) = [line for line in result.stdout.splitlines() if line.startswith('error: ')]
+    assert 'Traceback' not in result.stdout
+    assert all(part in sentence for part in parts)
+
+
+@pytest.mark.parametrize(
+    ('content', 'sentence'),
+    [
+        ('model = dict(', 'cannot be read: SyntaxError'),
+        ("_base_ = 'no_such.py'", 'cannot be read: FileNotFoundError'),
+        ("model = dict(type='RetinaNet')", 'has no train_dataloader, optim_wrapper, train_cfg'),
+    ],
+)
+def test_a_config_that_is_not_whole_ends_with_one_sentence(run_tool, tmp_path, content, sentence):
+    config = tmp_path / 'config.py'
+    config.write_text(content)
+    result = run_tool('tools/train.py', config)
+    assert result.returncode == 1
+    assert 'error: ' in result.stdout and sentence in result.stdout
+    assert 'Traceback' not in result.stdout
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
+def test_scripts_without_arguments_say_how_they_are_used(run_tool, script):
+    result = run_tool(f'tools/{script}')
+    assert result.returncode == 2
+    assert f'Usage: tools/{script}' in result.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_on_cpus_train_and_evaluate(trained, digits, tmp_path, run_tool):
+    options = [
+        *TINY,
+        *data_options(digits),
+        'model.test_cfg.score_thr=0.01',
+        'train_cfg.max_epochs=1',
+        'train_dataloader.batch_size=4',
+        'default_hooks.logger.interval=1',
+    ]
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    env = dict(PORT=str(port), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
+
+    def run(tool, *arguments):
+        command = [ROOT / tool, ROOT / CONFIG, *arguments, '--work-dir', tmp_path]
+        # mmengine collects the processes' results in a folder below the current one.
+        result = run_tool(*command, '--cfg-options', *options, cwd=tmp_path, env=env)
+        assert result.returncode == 0, result.stdout
+        assert 'coco/bbox_mAP' in result.stdout
+        return result.stdout
+
+    # Two processes with four images each: sixteen are two iterations of one epoch.
+    assert 'Epoch(train) [1][2/2]' in run('tools/dist_train.sh', 2)
+    run('tools/dist_test.sh', (tmp_path / 'last_checkpoint').read_text(), 2)
+
+
+def test_a_failure_of_two_processes_ends_in_a_sentence(tmp_path, run_tool):
+    options = [
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+        'train_dataloader.dataset.data_root=no/such',
+    ]
+    env = dict(PORT='0', OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
+    result = run_tool('tools/dist_train.sh', CONFIG, 2, *options, env=env)
+    assert result.returncode == 1 and 'Traceback' not in result.stdout
+    lines = result.stdout.strip().splitlines()
+    assert lines[-1].startswith('error: process ') and lines[-1].endswith('it says above why.')
+    assert any(line.startswith('error: ') and 'no/such' in line for line in lines)
+
+
+def test_slurm_script_hands_its_arguments_to_srun(tmp_path, run_tool):
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    result = run_tool(
+        'bash', '-c', f'PATH={tmp_path}:$PATH GPUS=4 tools/slurm_train.sh part job a.py "w d" --amp'
+    )
+    arguments = result.stdout.splitlines()
+    assert arguments[:4] == ['-p', 'part', '--job-name=job', '--gres=gpu:4']
+    assert arguments[-6:] == ['a.py', '--work-dir', 'w d', '--launcher', 'slurm', '--amp']
+
+
+def test_a_checkpoint_of_another_model_is_not_evaluated_in_part(trained, digits, run_tool):
+    work_dir, _, _, _ = trained
+    checkpoint = (work_dir / 'last_checkpoint').read_text()
+    options = [*TINY, *data_options(digits), 'model.bbox_head.stacked_convs=3']
+    result = run_tool('tools/test.py', CONFIG, checkpoint, '--cfg-options', *options, cwd=ROOT)
+    assert result.returncode == 1 and 'Traceback' not in result.stdout
+    (sentence,) = [line for line in result.stdout.splitlines() if line.startswith('error: ')]
+    assert 'lacks bbox_head.cls_convs.2' in sentence
+
+
+def test_what_convert_writes_gives_the_same_predictions_by_evit(
+    trained, predictions, evaluate, run_tool, tmp_path
+):
+    work_dir, _, _, _ = trained
+    checkpoint = (work_dir / 'last_checkpoint').read_text()
+    out = tmp_path / 'released.pth'
+    result = run_tool('tools/convert_checkpoint.py', checkpoint, out, '--to', 'released')
+    assert result.returncode == 0, result.stdout
+    assert f'{out}: released form, arch m0, from epoch_2.pth.' in result.stdout
+    content = read_checkpoint(out)
+    assert 'neck.extra_trans_convs.0.conv.weight' in content['model']
+    assert content['meta']['dataset_meta']['classes'] == tuple('0123456789')
+
+    evaluate('--out', tmp_path / 'evit.pkl', checkpoint=f'evit://{out}')
+    for name, instances in load_predictions(tmp_path / 'evit.pkl').items():
+        assert instances['bboxes'].equal(predictions[name]['bboxes'])
+        assert instances['scores'].equal(predictions[name]['scores'])
+
+
+def test_trust_lets_a_checkpoint_load_that_holds_more_than_weights(trained, run_tool, tmp_path):
+    work_dir, root, _, _ = trained
+    own = read_checkpoint((work_dir / 'last_checkpoint').read_text())
+    torch.save(own | dict(note=PurePosixPath('x')), tmp_path / 'odd.pth')
+    options = ['--cfg-options', *TINY, *data_options(root)]
+    test = ['tools/test.py', CONFIG, tmp_path / 'odd.pth', '--work-dir', tmp_path]
+    result = run_tool(*test, *options)
+    assert result.returncode == 1 and '--trust-checkpoint' in result.stdout
+    result = run_tool(*test, '--trust-checkpoint', *options)
+    assert result.returncode == 0, result.stdout

@@ -1,0 +1,337 @@
+import json
+import pickle
+import runpy
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from making_models import build_model, save_model
+from making_videos import write_video
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from PIL import Image
+from plug_in_table import NECKS, write_config
+from pycocotools import mask as mask_api
+
+from mmevit.apis.inference import infer, make_predictor, name_inputs, simplify_test_data
+from mmevit.utils.errors import CheckpointError, ConfigError
+
+CONFIGS = dict(
+    retinanet='retinanet_evit_m4_digits',
+    mask_rcnn='mask-rcnn_evit_m4_digits',
+    segmentor='semantic-fpn_evit_m4_digits',
+    classifier='evit_m0_digits',
+)
+
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory):
+    """Checkpoints, by the names above."""
+    folder = tmp_path_factory.mktemp('models')
+    torch.manual_seed(0)
+    for name, config in CONFIGS.items():
+        save_model(config, folder / f'{name}.pth')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def video(digits, tmp_path_factory):
+    path = tmp_path_factory.mktemp('video') / 'clip.mp4'
+    return write_video(path, sorted((digits / 'val').iterdir())[:5])
+
+
+def data_options(name, root):
+    root = root / 'classification/val' if name == 'classifier' else root
+    options = [f'test_dataloader.dataset.data_root={root}']
+    if name in ('retinanet', 'mask_rcnn'):
+        options.append(f'test_evaluator.ann_file={root}/annotations/instances_val.json')
+    return options
+
+
+@pytest.fixture(scope='module')
+def evaluated(models, digits, run_tool, tmp_path_factory):
+    """What tools/test.py predicts for the validation images, by their paths."""
+
+    def evaluate(name):
+        path = tmp_path_factory.mktemp(name) / 'predictions.pkl'
+        options = data_options(name, digits)
+        result = run_tool(
+            *('tools/test.py', f'configs/{CONFIGS[name]}.py', models / f'{name}.pth'),
+            *('--work-dir', path.parent, '--out', path, '--cfg-options', *options),
+        )
+        assert result.returncode == 0, result.stdout
+        predictions = pickle.loads(path.read_bytes())
+        return {str(prediction['img_path']): prediction for prediction in predictions}
+
+    return evaluate
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'retinanet',
+        pytest.param('mask_rcnn', marks=pytest.mark.slow),
+        'segmentor',
+        'classifier',
+    ],
+)
+def test_json_holds_what_the_evaluation_predicts(
+    name, models, digits, video, evaluated, run_tool, tmp_path
+):
+    wanted = evaluated(name)
+    folder = digits / ('classification/val/4' if name == 'classifier' else 'val')
+    result = run_tool(
+        *('tools/infer.py', f'configs/{CONFIGS[name]}.py', models / f'{name}.pth'),
+        *(folder, video, '--out-dir', tmp_path, '--batch-size', 3, '--pred-score-thr', 0.0),
+    )
+    assert result.returncode == 0, result.stdout
+    images = sorted(folder.iterdir())
+    assert f'Predictions of {len(images) + 5} images: {tmp_path}' in result.stdout
+    for path in images:
+        found = json.loads((tmp_path / f'preds/{path.stem}.json').read_text())
+        compare[name](found, wanted[str(path)], tmp_path)
+        # Drawn upon a picture of the image's size.
+        before, after = (np.asarray(Image.open(p)) for p in (path, tmp_path / 'vis' / path.name))
+        assert after.shape[:2] == before.shape[:2]
+        assert (after != before.reshape(*before.shape[:2], -1)).any()
+
+    found = json.loads((tmp_path / 'preds/clip.json').read_text())
+    assert len(found['frames']) == 5 and found['frames_per_second'] == 5
+    drawn = cv2.VideoCapture(str(tmp_path / 'vis/clip.mp4'))
+    assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 5
+    assert drawn.get(cv2.CAP_PROP_FPS) == 5
+
+
+def compare_boxes(found, wanted, _):
+    instances = wanted['pred_instances']
+    assert len(found['bboxes']) == len(instances['bboxes']) > 10
+    assert len(set(found['labels'])) > 1
+    # Batches are of other sizes, so that sums are added up in other orders.
+    for name in ('bboxes', 'scores', 'labels'):
+        values = torch.tensor(found[name])
+        torch.testing.assert_close(values, instances[name].to(values), rtol=1e-4, atol=1e-3)
+
+
+def compare_masks(found, wanted, folder):
+    compare_boxes(found, wanted, folder)
+    for ours, theirs in zip(found['masks'], wanted['pred_instances']['masks'], strict=True):
+        ours, theirs = mask_api.decode(ours), mask_api.decode(theirs)
+        assert (ours != theirs).mean() < 1e-3
+
+
+def compare_segments(found, wanted, folder):
+    segments = np.asarray(Image.open(folder / 'preds' / found['segments']))
+    theirs = wanted['pred_sem_seg']['data'][0].numpy()
+    assert segments.shape == theirs.shape == (192, 192)
+    assert (segments != theirs).mean() < 1e-3
+    classes = {entry['label']: entry['pixels'] for entry in found['classes']}
+    assert classes == {label: (segments == label).sum() for label in np.unique(segments)}
+    assert len(classes) > 2
+    names = ['background', *'0123456789']
+    assert all(entry['name'] == names[entry['label']] for entry in found['classes'])
+
+
+def compare_scores(found, wanted, _):
+    scores = torch.tensor(found['pred_scores'])
+    torch.testing.assert_close(scores, wanted['pred_score'], rtol=1e-4, atol=1e-6)
+    assert found['pred_label'] == int(scores.argmax())
+    assert found['pred_class'] == '0123456789'[found['pred_label']]
+
+
+compare = dict(
+    retinanet=compare_boxes,
+    mask_rcnn=compare_masks,
+    segmentor=compare_segments,
+    classifier=compare_scores,
+)
+
+
+@pytest.fixture
+def classify(models):
+    """Predict into a folder, by the fastest model."""
+    cfg = Config.fromfile('configs/evit_m0_digits.py')
+
+    def run(inputs, out_dir, **options):
+        return infer(cfg, str(models / 'classifier.pth'), map(str, inputs), out_dir, **options)
+
+    return run
+
+
+def test_files_that_cannot_be_read_are_named_and_left_out(classify, digits, video, tmp_path, log):
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    shutil.copy(digits / 'val/000001.png', folder / 'whole.png')
+    Image.open(digits / 'val/000002.png').convert('L').resize((50, 30)).save(folder / 'grey.jpg')
+    (folder / 'torn.png').write_bytes(b'torn')
+    (folder / 'notes.txt').write_text('no image')
+    (folder / 'cut.mp4').write_bytes(video.read_bytes()[:500])
+    (folder / 'empty.avi').touch()
+    assert classify([folder], tmp_path / 'out', batch_size=8) == (2, 3)
+    written = {str(path.relative_to(tmp_path / 'out')) for path in tmp_path.glob('out/*/*')}
+    assert written == {'preds/whole.json', 'preds/grey.json', 'vis/whole.png', 'vis/grey.jpg'}
+    assert Image.open(tmp_path / 'out/vis/grey.jpg').size == (50, 30)
+    warnings = log.read_text()
+    assert 'torn.png cannot be read and is skipped' in warnings
+    assert 'cut.mp4 0 of' in warnings and 'empty.avi 0 of 0 frames' in warnings
+
+
+def test_pictures_are_left_out_where_none_are_wanted(classify, digits, video, tmp_path):
+    assert classify([digits / 'val/000001.png', video], tmp_path, draw=False) == (6, 0)
+    assert {path.name for path in tmp_path.rglob('*')} == {'preds', '000001.json', 'clip.json'}
+
+
+@pytest.mark.parametrize('batch_size', [1, 4])
+def test_images_of_other_sizes_do_not_change_what_is_found(models, digits, batch_size, tmp_path):
+    # In a batch with a larger image, one is padded, and other windows would be attended to.
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    for index, side in enumerate((192, 192, 130, 192)):
+        image = Image.open(digits / 'val/000001.png').resize((side, 192))
+        image.save(folder / f'{index}.png')
+    cfg = Config.fromfile('configs/retinanet_evit_m4_digits.py')
+    infer(cfg, str(models / 'retinanet.pth'), [str(folder)], tmp_path / 'out', batch_size)
+    found = [json.loads((tmp_path / f'out/preds/{i}.json').read_text()) for i in range(4)]
+    assert found[0]['labels'] == found[1]['labels'] == found[3]['labels'] != found[2]['labels']
+
+
+def test_detections_below_the_threshold_are_not_drawn(models, digits, tmp_path):
+    cfg = Config.fromfile('configs/retinanet_evit_m4_digits.py')
+    image = digits / 'val/000001.png'
+    for threshold in (0.0, 1.1):
+        out = tmp_path / str(threshold)
+        infer(cfg, str(models / 'retinanet.pth'), [str(image)], out, score_thr=threshold)
+    drawn = [np.asarray(Image.open(tmp_path / f'{t}/vis/000001.png')) for t in (0.0, 1.1)]
+    plain = np.asarray(Image.open(image))
+    assert (drawn[0] != plain).mean() > 0.1 and (drawn[1] == plain).all()
+    found = [(tmp_path / f'{t}/preds/000001.json').read_text() for t in (0.0, 1.1)]
+    assert found[0] == found[1]
+
+
+def test_images_for_a_classifier_of_arrays_come_as_rgb(tmp_path):
+    cfg = save_model('evit_m0_cifar10', tmp_path / 'cifar.pth')
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    image[..., 0] //= 8
+    predict = make_predictor(cfg, str(tmp_path / 'cifar.pth'), 'cpu', 0.3, draw=False)
+    ((found, _),) = predict([image[..., ::-1].copy()])
+
+    model = build_model(cfg).eval()
+    model.load_state_dict(torch.load(tmp_path / 'cifar.pth')['state_dict'])
+    data = Compose(cfg.test_dataloader.dataset.pipeline)(dict(img=image))
+    data = {name: [value] for name, value in data.items()}
+    with torch.no_grad():
+        wanted = model.test_step(dict(inputs=data['inputs'][0][None], data_samples=None))
+    np.testing.assert_allclose(found['pred_scores'], wanted[0].pred_score, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('inputs', 'sentence'),
+    [
+        (['missing.png'], 'missing.png is missing'),
+        (['notes.txt'], 'notes.txt is no image or video by its name'),
+        (['empty'], 'empty holds no image or video'),
+        (['a/1.png', 'b/1.png'], 'would be written to one file'),
+    ],
+)
+def test_inputs_that_cannot_be_used_are_told_in_one_sentence(inputs, sentence, tmp_path):
+    for name in ('empty', 'a', 'b'):
+        (tmp_path / name).mkdir()
+    for name in ('notes.txt', 'a/1.png', 'b/1.png'):
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=sentence):
+        name_inputs([tmp_path / name for name in inputs])
+
+
+def test_names_keep_their_suffix_where_they_differ_in_that_alone(tmp_path):
+    for name in ('1.jpg', '1.mov', '2.png'):
+        (tmp_path / name).touch()
+    named = name_inputs([tmp_path, tmp_path / '2.png'])
+    assert {name: path.name for name, path in named.items()} == {
+        '1.jpg': '1.jpg',
+        '1.mov': '1.mov',
+        '2': '2.png',
+    }
+
+
+def test_a_wrapped_test_set_and_one_of_a_kept_config_serve(models, digits, tmp_path):
+    cfg = Config.fromfile('configs/evit_m0_digits.py')
+    dataset = cfg.test_dataloader.dataset
+    dataset.pipeline[0] = dict(type='LoadReadableImage', on_error='blank')
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[dataset, dataset])
+    assert simplify_test_data(cfg).test_dataloader.dataset.type == 'CustomDataset'
+    image = str(digits / 'val/000001.png')
+    assert infer(cfg, str(models / 'classifier.pth'), [image], tmp_path) == (1, 0)
+
+
+@pytest.mark.parametrize('name', ['retinanet', 'segmentor'])
+def test_classes_are_those_of_the_config_where_the_checkpoint_has_none(name, models, digits):
+    cfg = simplify_test_data(Config.fromfile(f'configs/{CONFIGS[name]}.py'))
+    bare = models / f'bare-{name}.pth'
+    torch.save(dict(state_dict=torch.load(models / f'{name}.pth')['state_dict']), bare)
+    image = cv2.imread(str(digits / 'val/000001.png'))
+    ours, theirs = (
+        make_predictor(cfg, str(path), 'cpu', 0.0, draw=True)([image])[0]
+        for path in (bare, models / f'{name}.pth')
+    )
+    assert ours[0].keys() == theirs[0].keys()
+    if name == 'segmentor':
+        assert ours[0]['classes'] == theirs[0]['classes']
+    assert (ours[1] == theirs[1]).all()  # the labels that are drawn
+
+
+def test_a_panoptic_model_is_refused_in_one_sentence(digits, tmp_path):
+    path = tmp_path / 'panoptic.py'
+    name = 'mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py'
+    cfg = Config.fromfile(write_config(path, name, NECKS[name]))
+    with pytest.raises(ConfigError, match='panoptic model'):
+        infer(cfg, 'none.pth', [str(digits / 'val/000001.png')], tmp_path)
+
+
+def test_a_config_of_another_library_or_without_data_is_told(digits, tmp_path):
+    inputs = [str(digits / 'val/000001.png')]
+    with pytest.raises(ConfigError, match='no test_dataloader'):
+        infer(Config(dict(default_scope='mmdet')), 'x.pth', inputs, tmp_path)
+    cfg = Config.fromfile('configs/evit_m0_digits.py')
+    cfg.default_scope = 'mmpose'
+    with pytest.raises(ConfigError, match="default_scope is 'mmpose'"):
+        infer(cfg, 'x.pth', inputs, tmp_path)
+
+
+def test_a_checkpoint_of_another_model_is_refused(models, digits, tmp_path):
+    cfg = Config.fromfile('configs/evit_m0_digits.py')
+    cfg.model.head.num_classes = 7
+    with pytest.raises(CheckpointError, match='does not fit the model'):
+        infer(cfg, str(models / 'classifier.pth'), [str(digits / 'val/000001.png')], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ('flags', 'sentence'),
+    [
+        (['no_config.py', 'x.pth', '.'], 'The config no_config.py is missing'),
+        (['mmevit::efficientvit/no.py', 'x.pth', '.'], 'mmevit::efficientvit/no.py cannot be read'),
+        (['configs/evit_m0_digits.py', 'x.pth', '.'], 'The checkpoint x.pth is missing'),
+        (['a', 'b', 'c', '--batch-size', '0'], '--batch-size 0 must be at least 1'),
+        (['a', 'b', 'c', '--device', 'cuda:99'], 'PyTorch has no device cuda:99'),
+    ],
+)
+def test_command_line_that_cannot_work_is_told_in_one_sentence(
+    flags, sentence, monkeypatch, capsys, own_loading
+):
+    monkeypatch.setattr('sys.argv', ['tools/infer.py', *flags])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path('tools/infer.py', run_name='__main__')
+    assert sentence in f'{caught.value.code} {capsys.readouterr().err}'
+
+
+def test_nothing_readable_is_an_error(models, run_tool, tmp_path):
+    (tmp_path / 'torn.png').write_bytes(b'torn')
+    result = run_tool(
+        *('tools/infer.py', 'mmevit::efficientvit/evit_m0_digits.py', models / 'classifier.pth'),
+        *(tmp_path / 'torn.png', '--out-dir', tmp_path / 'out'),
+    )
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[-1].startswith('error: None of the files can be read')
+    assert not Path(tmp_path / 'out').exists()

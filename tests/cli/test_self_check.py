@@ -1,0 +1,136 @@
+"""``python -m mmevit``, as a user runs it and check by check."""
+
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import mmcv
+import mmdet.registry
+import mmengine
+import pytest
+import torch
+
+from mmevit import __main__ as self_check
+from mmevit.utils.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+NAMES = [name for name, _, _ in self_check.CHECKS]
+# An extension that was compiled for another PyTorch.
+BROKEN_OPERATORS = """
+import importlib.machinery, importlib.util, sys
+
+class Broken(importlib.machinery.SourceFileLoader):
+    def create_module(self, spec):
+        raise ImportError('_ext.so: undefined symbol: _ZN2at4_ops')
+
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == 'mmcv._ext':
+            return importlib.util.spec_from_loader(name, Broken(name, name))
+
+sys.meta_path.insert(0, Finder)
+"""
+LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg')
+
+
+def hide(*modules):
+    """What makes Python take modules for missing."""
+    return f'import sys\nsys.modules.update(dict.fromkeys({modules}))\n'
+
+
+@pytest.fixture
+def run_self_check(run_tool, tmp_path):
+    """Run it in a process that begins with some code, away from the checkout."""
+
+    def run(startup=''):
+        (tmp_path / 'sitecustomize.py').write_text(startup)
+        path = os.pathsep.join((str(tmp_path), str(ROOT)))
+        result = run_tool(
+            *(sys.executable, '-m', 'mmevit'), cwd=tmp_path, env=dict(PYTHONPATH=path)
+        )
+        lines = result.stdout.splitlines()
+        found = {
+            name: line
+            for line in lines
+            for name in NAMES
+            if line.startswith((f'ok      {name}: ', f'failed  {name}: '))
+        }
+        assert list(found) == NAMES, result.stdout
+        assert result.returncode == any(line.startswith('failed') for line in found.values())
+        return lines, found
+
+    return run
+
+
+def failures(found):
+    return [name for name in found if found[name].startswith('failed')]
+
+
+def test_all_is_well_here(run_self_check):
+    lines, found = run_self_check()
+    assert not failures(found)
+    for module in (torch, mmcv, mmengine, mmdet):
+        (line,) = [line for line in lines if line.startswith(f'{module.__name__} ')]
+        assert line.split()[1].split('+')[0] == module.__version__.split('+')[0]
+    assert f'numpy {version("numpy")}' in lines
+    assert f'CPU, {torch.backends.cpu.get_cpu_capability()}, ' in found['PyTorch']
+    assert found['registry'].endswith('from mmengine, mmdet, mmpretrain, mmseg')
+    assert 'mmevit::efficientvit/retinanet_evit_m4.py' in found['configs']
+
+
+def test_the_backbone_alone_is_well_without_detection_segmentation_and_classification(
+    run_self_check,
+):
+    _, found = run_self_check(hide(*LIBRARIES, 'pycocotools', 'mmcv._ext'))
+    assert not failures(found)
+    assert found['registry'].endswith('from mmengine')
+    assert 'mmcv-lite; classification needs none' in found["mmcv's operators"]
+    assert found['configs'].endswith('models in the index')
+    assert 'only detection needs it' in found['pycocotools']
+
+
+def test_operators_that_do_not_load_are_told_with_what_to_do(run_self_check):
+    _, found = run_self_check(hide(*LIBRARIES) + BROKEN_OPERATORS)
+    assert failures(found) == ["mmcv's operators"]
+    line = found["mmcv's operators"]
+    assert 'undefined symbol' in line and 'compile them' in line and line.endswith('FORCE_CUDA=1.')
+
+
+def test_mmdet_needs_operators(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', None)
+    with pytest.raises(UserError, match='mmdet and mmseg may need them: .* place of mmcv-lite'):
+        self_check.check_operators()
+
+
+def nan_maps(backbone, images):
+    return [torch.full(shape, torch.nan) for shape in self_check.M0_SHAPES]
+
+
+@pytest.mark.parametrize(
+    ('name', 'path', 'value', 'parts'),
+    [
+        ('libraries', 'mmevit.utils.versions.version', lambda name: '0.1', ['0.1 is', 'pip']),
+        ('PyTorch', 'torch.get_num_threads', None, ['install a build of torch']),
+        (
+            "mmcv's operators",
+            'mmcv.ops.nms',
+            lambda *args: (None, torch.arange(3)),
+            ['[0, 1, 2], not [0, 2]', 'compile them'],
+        ),
+        ('registry', 'mmdet.registry.MODELS', {'EfficientViT': dict}, ['mmdet takes', 'leave out']),
+        ('forward', 'mmevit.models.EfficientViT.forward', nan_maps, ['not finite', 'mend']),
+        ('configs', 'mmevit.hub.MIM_FOLDER', Path('no/such'), ['model-index.yml', 'wheel']),
+        ('pycocotools', 'pycocotools.mask.area', lambda mask: 5, ['area of 5', 'pip install']),
+    ],
+    ids=NAMES,
+)
+def test_each_check_fails_in_one_sentence(name, path, value, parts, monkeypatch, capsys):
+    check = self_check.CHECKS[NAMES.index(name)]
+    assert self_check.is_ok(*check)
+    assert capsys.readouterr().out.startswith(f'ok      {name}: ')
+    monkeypatch.setattr(path, value)
+    assert not self_check.is_ok(*check)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f'failed  {name}: ') and line.endswith('.')
+    assert all(part in line for part in parts)

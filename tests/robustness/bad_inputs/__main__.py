@@ -1,0 +1,164 @@
+"""Try the commands on bad input of every kind, and tabulate what each gave.
+
+Usage: python tools/dev/bad_inputs [--only WORDS] [--out TABLE]
+
+An input may be refused, in one sentence and with an exit status, or survived, with a warning where
+something is lost. Ends with 1 if one gave anything else: a traceback as the last word, a hang, a
+crash of the process, or silence where something was to be said.
+"""
+
+import argparse
+import os
+import runpy
+import signal
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+# Imported once here, since each case runs in a fork of this process.
+import mmpretrain.datasets
+import mmpretrain.models  # noqa: F401
+import torch
+from cases import make_cases
+from rich.progress import track
+
+import mmevit  # noqa: F401
+from mmevit.utils.tables import format_table, write_table
+
+TOOLS = Path(__file__).parents[2]
+SECONDS = 120
+COLUMNS = dict(
+    kind=('input', '{}'),
+    tool=('command', '{}'),
+    outcome=('outcome', '{}'),
+    last=('last line, or the warning', '{}'),
+)
+
+
+def main():
+    """Run all cases, print the table, and say how many there were."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--only', default='', help='part of the names of the cases to run')
+    parser.add_argument('--out', help='table to write, .md, .csv or .json')
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        cases = [case for case in make_cases(Path(folder)) if args.only in case.kind]
+        results = pool.map(run, cases)
+        rows = list(track(results, f'{len(cases)} cases', len(cases)))
+    bad = [row for row in rows if row['outcome'].isupper()]
+    print(format_table(rows, COLUMNS))
+    kinds = len({row['kind'] for row in rows})
+    note = f'{kinds} kinds of bad input in {len(rows)} runs; {len(bad)} gave what they should not.'
+    print(f'\n{note}')
+    if args.out:
+        write_table(rows, COLUMNS, note, args.out)
+    sys.exit(bool(bad))
+
+
+def run(case):
+    """Run a case in a process of its own.
+
+    Args:
+        case (Case): The case.
+
+    Returns:
+        dict: A row of the table; an outcome in capitals is a failure.
+    """
+    folder = case.folder
+    command = case.prepare()
+    log = folder / 'output.txt'
+    process = os.fork()
+    if process == 0:
+        run_tool(command, folder, log)
+    status = wait(process)
+    lines = [line.rstrip() for line in log.read_text(errors='replace').splitlines()]
+    lines = [line for line in lines if line]
+    outcome, last = judge(case, status, lines)
+    return dict(kind=case.kind, tool=command[0], outcome=outcome, last=last[-300:])
+
+
+def run_tool(command, folder, log):
+    """Become a tool, and never return.
+
+    Args:
+        command (list[str]): Name of the tool and its arguments.
+        folder (Path): Where it runs.
+        log (Path): What it prints to.
+    """
+    os.setsid()
+    with log.open('w') as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    sys.argv = [str(part) for part in command]
+    code = 0
+    try:
+        runpy.run_path(str(TOOLS / command[0]), run_name='__main__')
+    except SystemExit as end:
+        code = end.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+def wait(process):
+    """Wait for a process, and end it with all that it has started if it takes too long.
+
+    Args:
+        process (int): Its number, which is that of its group too.
+
+    Returns:
+        int | None: Its exit status, below 0 if a signal has ended it, None if it took too long.
+    """
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.killpg(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return None
+
+
+def judge(case, status, lines):
+    """Judge what a case gave.
+
+    Args:
+        case (Case): The case.
+        status (int | None): Exit status, or None if it took too long.
+        lines (list[str]): What was printed.
+
+    Returns:
+        tuple[str, str]: The outcome and the line that shows it.
+    """
+    last = lines[-1] if lines else ''
+    warnings = [line for line in lines if case.warning and case.warning in line]
+    if status is None:
+        return 'HANGS', last
+    if status < 0:
+        return 'CRASHES', last
+    if status:
+        is_sentence = last.startswith('error: ') or ': error: ' in last or case.tool_reports
+        if not is_sentence:
+            return 'TRACEBACK', last
+        told = 'told after a traceback' if 'Traceback' in ' '.join(lines) else 'refused'
+        return (told if not case.survives else 'REFUSED'), last
+    if not case.survives:
+        return 'ACCEPTED', last
+    if case.warning and not warnings:
+        return 'SILENT', last
+    return 'survived', warnings[0] if warnings else last
+
+
+if __name__ == '__main__':
+    main()
