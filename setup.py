@@ -45,6 +45,7 @@ setup(
     # As in mmdet and mmpretrain, OpenMMLab is the extra `mim`: pip could not see that the original
     # builds, where they are installed, serve as well as the maintained ones.
     install_requires=read_requirements('runtime'),
+    entry_points={'console_scripts': ['mmevit = mmevit.cli.main:main']},
     extras_require={
         'mim': read_requirements('mminstall'),
         **{name: read_requirements(name) for name in extras},

@@ -3,17 +3,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import mmengine.hub
 import mmpretrain
 import pytest
 import torch
 import yaml
-from mmdet.apis import DetInferencer
 from mmpretrain.apis.model import ModelHub
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmevit.apis import DetInferencer
 from mmevit.utils.configs import MIM_FOLDER
 from mmevit.utils.errors import ConfigError
 
@@ -96,7 +95,7 @@ def test_index_and_configs_agree():
     ],
 )
 def test_inferencers_find_our_models_beside_those_of_mmdet(name):
-    cfg, weights = DetInferencer._load_model_from_metafile(SimpleNamespace(scope='mmdet'), name)
+    cfg, weights = make_inferencer()._load_model_from_metafile(name)
     if name.startswith('atss'):
         assert cfg.model.type == 'ATSS' and weights.startswith('https://')
     else:
@@ -104,10 +103,16 @@ def test_inferencers_find_our_models_beside_those_of_mmdet(name):
         assert weights == (None if 'm3' in name else 'evit://retinanet-m4')
 
 
+def make_inferencer():
+    """An inferencer that has not loaded a model yet."""
+    inferencer = object.__new__(DetInferencer)
+    inferencer.scope = 'mmdet'
+    return inferencer
+
+
 def test_a_name_that_is_unknown_is_told():
-    inferencer = SimpleNamespace(scope='mmdet')
-    with pytest.raises(ConfigError, match='mmevit::efficientvit/no.py is none of .* retinanet_'):
-        DetInferencer._load_model_from_metafile(inferencer, 'mmevit::efficientvit/no.py')
+    with pytest.raises(ConfigError, match='mmevit::efficientvit/no.py is not one of .* retinanet_'):
+        make_inferencer()._load_model_from_metafile('mmevit::efficientvit/no.py')
 
 
 @pytest.fixture(scope='module')

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 import mmevit
+from mmevit.utils.configs import MIM_FOLDER
 from mmevit.utils.errors import UserError, one_line
 from mmevit.utils.versions import (
     LIBRARIES,
@@ -169,8 +170,6 @@ def check_configs():
     """Check that the model index and the configs are found."""
     from mmengine.fileio import load
     from mmengine.hub import get_config
-
-    from mmevit.utils.configs import MIM_FOLDER
 
     metafiles = [load(MIM_FOLDER / path) for path in load(MIM_FOLDER / 'model-index.yml')['Import']]
     configs = [model['Config'] for metafile in metafiles for model in metafile['Models']]

@@ -1,6 +1,16 @@
 """Folding, exporting, and running what was exported; each runtime is imported when needed."""
 
+from .evaluation import ExportedClassifier, ExportedDetector
 from .exporting import TARGETS, export, load_exported
 from .folding import FoldHook, fold, try_to_fold
 
-__all__ = ['TARGETS', 'FoldHook', 'export', 'fold', 'load_exported', 'try_to_fold']
+__all__ = [
+    'TARGETS',
+    'ExportedClassifier',
+    'ExportedDetector',
+    'FoldHook',
+    'export',
+    'fold',
+    'load_exported',
+    'try_to_fold',
+]

@@ -1,6 +1,6 @@
-"""What runs the models: checks before a run, hooks during it, and the tools' common part."""
+"""Training and evaluation: hooks, optimizer wrappers, checkpoints and resuming."""
 
-from mmevit.utils.errors import CheckpointError, ConfigError
+from importlib.util import find_spec
 
 from .adaptive_clipping import (
     AdaptiveClipAmpOptimWrapper,
@@ -8,6 +8,7 @@ from .adaptive_clipping import (
     AdaptiveClipOptimWrapper,
 )
 from .checkpointing import AtomicCheckpointHook
+from .cpu_processes import CPUDistributedDataParallel
 from .data_hooks import InvalidLabelsHook, UnreadableImagesHook
 from .hooks import (
     ChannelsLastHook,
@@ -27,10 +28,9 @@ __all__ = [
     'AdaptiveClipBfloat16OptimWrapper',
     'AdaptiveClipOptimWrapper',
     'Bfloat16OptimWrapper',
+    'CPUDistributedDataParallel',
     'ChannelsLastHook',
-    'CheckpointError',
     'CompileHook',
-    'ConfigError',
     'ConfigScheduleHook',
     'InvalidLabelsHook',
     'InvalidLossHook',
@@ -42,3 +42,12 @@ __all__ = [
     'UnreadableImagesHook',
     'StrictLoadHook',
 ]
+
+if find_spec('mmdet'):
+    from .det_visualization import IntervalDetVisualizationHook
+
+    __all__ += ['IntervalDetVisualizationHook']
+if find_spec('mmseg'):
+    from .seg_visualization import IntervalSegVisualizationHook
+
+    __all__ += ['IntervalSegVisualizationHook']

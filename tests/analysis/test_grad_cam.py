@@ -1,5 +1,3 @@
-import runpy
-import sys
 from collections import OrderedDict
 
 import numpy as np
@@ -12,6 +10,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from mmevit.analysis import grad_cam, plot_grad_cams
+from mmevit.cli.analysis import grad_cam as command
 
 
 @pytest.fixture
@@ -126,21 +125,22 @@ def test_the_command_reads_images_of_any_number_of_channels_as_the_config_says(
     cfg.dump(tmp_path / 'config.py')
     monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())  # as in a new process
     names = ('config.py', 'model.pth', 'image.png')
-    arguments = ['grad_cam.py', *(str(tmp_path / name) for name in names)]
-    monkeypatch.setattr(sys, 'argv', [*arguments, '--out', str(tmp_path / 'maps.png')])
-    tool = runpy.run_path('tools/analysis/grad_cam.py')
     seen = {}
-    tool['main'].__globals__['grad_cam'] = lambda *args, **kwargs: (
-        seen.update(classifier=args[0], inputs=args[1]) or grad_cam(*args, **kwargs)
-    )
-    tool['main']()
+
+    def spy(classifier, inputs, **options):
+        seen.update(classifier=classifier, inputs=inputs)
+        return grad_cam(classifier, inputs, **options)
+
+    monkeypatch.setattr(command, 'grad_cam', spy)
+    paths = [str(tmp_path / name) for name in names]
+    command.main([*paths, '--out', str(tmp_path / 'maps.png')])
     assert (tmp_path / 'maps.png').is_file()
 
     # OpenCV has blue first, and alpha last.
     order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
     images = torch.tensor(pixels[..., order]).permute(2, 0, 1)[None].float()
     torch.testing.assert_close(seen['inputs'], (images - 100) / 50)
-    shown = tool['plain_images'](seen['classifier'], seen['inputs'])
+    shown = command.plain_images(seen['classifier'], seen['inputs'])
     images = torch.tensor(pixels).permute(2, 0, 1)[None] / 255
     if channels != 3:
         images = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)

@@ -4,9 +4,8 @@ import pytest
 import torch
 from making_models import save_model
 from making_videos import write_video
-from mmdet.apis import DetInferencer
-from mmseg.apis import MMSegInferencer
 
+from mmevit.apis import DetInferencer, MMSegInferencer
 from mmevit.apis.video import Frames, open_writer
 from mmevit.utils.errors import ConfigError
 

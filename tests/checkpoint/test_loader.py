@@ -130,7 +130,7 @@ def test_mmpretrains_get_model_takes_evit(tmp_path):
 
 
 def test_mmdets_inferencer_takes_evit(tmp_path):
-    from mmdet.apis import DetInferencer
+    from mmevit.apis import DetInferencer
 
     cfg = Config.fromfile('configs/retinanet_evit_m4_digits.py')
     detector = MODELS.build(cfg.model)

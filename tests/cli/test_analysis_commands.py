@@ -1,26 +1,21 @@
 import csv
 import json
-import runpy
-import sys
+from importlib import import_module
 
 import onnxruntime
 import pytest
 import torch
 from making_models import save_model
 
-from mmevit.utils.errors import UserError
-
 QUICK = ['--rounds', 1, '--batch', 1]
 
 
 @pytest.fixture
-def run_analysis(monkeypatch, own_loading):
+def run_analysis(own_loading):
     """Run a command in this process, which has imported what takes time."""
 
     def run(name, *arguments):
-        path = f'tools/analysis/{name}.py'
-        monkeypatch.setattr(sys, 'argv', [path, *map(str, arguments)])
-        runpy.run_path(path)['main']()
+        import_module(f'mmevit.cli.analysis.{name}').main([*map(str, arguments)])
 
     return run
 
@@ -136,5 +131,5 @@ def test_attention_ratio(run_analysis, tmp_path, capsys):
     ],
 )
 def test_errors(run_analysis, arguments, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(SystemExit, match=message):
         run_analysis(*arguments)

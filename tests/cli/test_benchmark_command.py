@@ -1,21 +1,18 @@
 import json
-import runpy
-import sys
 
 import pytest
 
-from mmevit.utils.errors import UserError
+from mmevit.cli.benchmark import main
 
 QUICK = ['--rounds', 1, '--seconds', 0, '--batch', 1]
 
 
 @pytest.fixture
-def run_benchmark(monkeypatch):
+def run_benchmark():
     """Run the command in this process, which has imported what takes time."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['benchmark.py', *map(str, arguments)])
-        runpy.run_path('tools/benchmark.py')['main']()
+        main([*map(str, arguments)])
 
     return run
 
@@ -61,7 +58,7 @@ def test_paper_shows_the_fastest_form_and_keeps_all(run_benchmark, tmp_path, cap
     ],
 )
 def test_errors(run_benchmark, arguments, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(SystemExit, match=message):
         run_benchmark(*arguments)
 
 

@@ -1,12 +1,12 @@
 import json
-import runpy
 import shutil
-import sys
 
 import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
+
+from mmevit.cli.check_dataset import main
 
 DETECTOR = 'configs/retinanet_evit_m4_digits.py'
 MASK_DETECTOR = 'configs/mask-rcnn_evit_m4_digits.py'
@@ -20,7 +20,7 @@ def root(digits, tmp_path):
 
 
 @pytest.fixture
-def look_through(root, monkeypatch, tmp_path, capsys):
+def look_through(root, tmp_path, capsys):
     """Run the command in this process; returns its status, its rows and what it printed."""
 
     def run(config, *arguments, data_root=root, options=()):
@@ -28,9 +28,8 @@ def look_through(root, monkeypatch, tmp_path, capsys):
         roots = [f'{split}_dataloader.dataset.data_root={data_root}' for split in splits]
         out = tmp_path / 'faults.json'
         arguments = [config, *arguments, '--out', out, '--cfg-options', *roots, *options]
-        monkeypatch.setattr(sys, 'argv', ['check_dataset.py', *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
-            runpy.run_path('tools/check_dataset.py', run_name='__main__')
+            main([*map(str, arguments)])
         rows = json.loads(out.read_text())['rows'] if out.exists() else []
         return end.value.code, rows, capsys.readouterr().out
 
@@ -243,7 +242,6 @@ def test_labels_beyond_the_classes_are_told(look_through, root):
     assert label['examples'].startswith('9 of ')
 
 
-def test_an_unknown_ending_is_refused_before_the_data_are_read(monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['check_dataset.py', DETECTOR, '--out', 'a.txt'])
+def test_an_unknown_ending_is_refused_before_the_data_are_read():
     with pytest.raises(SystemExit, match='a.txt must end in'):
-        runpy.run_path('tools/check_dataset.py', run_name='__main__')
+        main([DETECTOR, '--out', 'a.txt'])

@@ -1,6 +1,5 @@
 import json
 import pickle
-import runpy
 import shutil
 import socket
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmevit.checkpoint import read_checkpoint
+from mmevit.cli.test import enable_tta
 from mmevit.utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -242,13 +242,11 @@ def assert_merged(merged_predictions, views):
     ],
 )
 def test_tta_of_masks_is_refused(name):
-    enable_tta = runpy.run_path('tools/test.py')['enable_tta']
     with pytest.raises(ConfigError, match='no test-time augmentation for masks'):
         enable_tta(get_config(name))
 
 
 def test_tta_of_another_library_is_refused():
-    enable_tta = runpy.run_path('tools/test.py')['enable_tta']
     with pytest.raises(ConfigError, match="not 'mmpose'"):
         enable_tta(Config(dict(default_scope='mmpose')))
 

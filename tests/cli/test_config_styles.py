@@ -131,7 +131,7 @@ def test_only_sizes_in_pipelines_become_tuples():
 def test_characters_that_the_console_does_not_have_end_no_command(tmp_path, run_tool):
     script = tmp_path / 'say.py'
     script.write_text(
-        'from mmevit.engine.launch import one_sentence_errors\n'
+        'from mmevit.cli.errors import one_sentence_errors\n'
         'with one_sentence_errors():\n'
         "    print('\\u732b')\n"
     )

@@ -1,6 +1,5 @@
 import json
 import pickle
-import runpy
 import shutil
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from plug_in_table import NECKS, write_config
 from pycocotools import mask as mask_api
 
 from mmevit.apis.inference import infer, make_predictor, name_inputs, simplify_test_data
+from mmevit.cli.infer import main
 from mmevit.utils.errors import CheckpointError, ConfigError
 
 CONFIGS = dict(
@@ -318,11 +318,10 @@ def test_a_checkpoint_of_another_model_is_refused(models, digits, tmp_path):
     ],
 )
 def test_command_line_that_cannot_work_is_told_in_one_sentence(
-    flags, sentence, monkeypatch, capsys, own_loading
+    flags, sentence, capsys, own_loading
 ):
-    monkeypatch.setattr('sys.argv', ['tools/infer.py', *flags])
     with pytest.raises(SystemExit) as caught:
-        runpy.run_path('tools/infer.py', run_name='__main__')
+        main(flags)
     assert sentence in f'{caught.value.code} {capsys.readouterr().err}'
 
 

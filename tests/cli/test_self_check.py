@@ -11,7 +11,7 @@ import mmengine
 import pytest
 import torch
 
-from mmevit import __main__ as self_check
+from mmevit.cli import self_check
 from mmevit.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -120,7 +120,12 @@ def nan_maps(backbone, images):
         ),
         ('registry', 'mmdet.registry.MODELS', {'EfficientViT': dict}, ['mmdet takes', 'leave out']),
         ('forward', 'mmevit.models.EfficientViT.forward', nan_maps, ['not finite', 'mend']),
-        ('configs', 'mmevit.hub.MIM_FOLDER', Path('no/such'), ['model-index.yml', 'wheel']),
+        (
+            'configs',
+            'mmevit.cli.self_check.MIM_FOLDER',
+            Path('no/such'),
+            ['model-index.yml', 'wheel'],
+        ),
         ('pycocotools', 'pycocotools.mask.area', lambda mask: 5, ['area of 5', 'pip install']),
     ],
     ids=NAMES,

@@ -22,7 +22,7 @@ from rich.table import Table
 from mmevit.checkpoint import read_checkpoint
 from mmevit.utils.files import UNFINISHED
 
-TRAIN = Path(__file__).parents[1] / 'train.py'
+TRAIN = Path(__file__).parents[2] / 'tools/train.py'
 # Data loaders look for their parent every five seconds.
 SECONDS_TO_END = 15
 

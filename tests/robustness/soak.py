@@ -19,7 +19,7 @@ from rich.progress import track
 from mmevit.utils.configs import read_config
 from mmevit.utils.files import atomic_write
 
-TRAIN = Path(__file__).parents[1] / 'train.py'
+TRAIN = Path(__file__).parents[2] / 'tools/train.py'
 SHARED_MEMORY = Path('/dev/shm')
 
 

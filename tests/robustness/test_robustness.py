@@ -1,4 +1,4 @@
-"""The commands under tools/dev that try what goes wrong, and that they find it."""
+"""The commands in this folder that try what goes wrong, and that they find it."""
 
 import json
 import runpy
@@ -34,7 +34,7 @@ randomness = dict(seed=5)
 
 @pytest.fixture
 def bad_inputs(monkeypatch):
-    folder = ROOT / 'tools/dev/bad_inputs'
+    folder = ROOT / 'tests/robustness/bad_inputs'
     monkeypatch.syspath_prepend(str(folder))
     return SimpleNamespace(**runpy.run_path(str(folder / '__main__.py')))
 
@@ -49,7 +49,9 @@ def config(digits, tmp_path):
 @pytest.mark.slow
 def test_a_run_that_is_killed_three_times_ends_with_the_same_bits(config, tmp_path, run_tool):
     work_dir = tmp_path / 'work'
-    result = run_tool('tools/dev/kill_and_resume.py', config, work_dir, '--kills', 3, timeout=900)
+    result = run_tool(
+        'tests/robustness/kill_and_resume.py', config, work_dir, '--kills', 3, timeout=900
+    )
     assert result.returncode == 0, result.stdout
     assert result.stdout.count('│ 1 ') == 3  # once in each phase
 
@@ -58,7 +60,7 @@ def test_a_run_that_is_killed_three_times_ends_with_the_same_bits(config, tmp_pa
 def test_memory_and_open_files_of_a_run_are_looked_at(config, tmp_path, run_tool):
     picture = tmp_path / 'soak.png'
     arguments = [config, tmp_path / 'run', '--minutes', 1, '--warm-up', 0.5, '--plot', picture]
-    result = run_tool('tools/dev/soak.py', *arguments)
+    result = run_tool('tests/robustness/soak.py', *arguments)
     assert 'memory: ' in result.stdout and 'files: ' in result.stdout, result.stdout
     assert picture.stat().st_size > 1000
 
@@ -66,7 +68,7 @@ def test_memory_and_open_files_of_a_run_are_looked_at(config, tmp_path, run_tool
 @pytest.mark.slow
 def test_every_bad_input_is_refused_or_survived(tmp_path, run_tool):
     out = tmp_path / 'table.json'
-    result = run_tool(sys.executable, 'tools/dev/bad_inputs', '--out', out, timeout=3000)
+    result = run_tool(sys.executable, 'tests/robustness/bad_inputs', '--out', out, timeout=3000)
     bad = [row for row in json.loads(out.read_text())['rows'] if row['outcome'].isupper()]
     assert not bad
     assert result.returncode == 0
@@ -99,7 +101,7 @@ def test_what_an_input_gave_is_judged(bad_inputs, case, status, lines, outcome):
 
 
 def test_checkpoints_that_differ_in_a_bit_are_told():
-    compare = runpy.run_path('tools/dev/kill_and_resume.py')['compare']
+    compare = runpy.run_path('tests/robustness/kill_and_resume.py')['compare']
     ours = dict(state_dict=dict(weight=torch.ones(3)), param_schedulers=[dict(last_step=4)])
     same = dict(state_dict=dict(weight=torch.ones(3)), param_schedulers=[dict(last_step=4)])
     assert compare(ours, same) == dict(state_dict=(0, 1), param_schedulers=(0, 1))
@@ -109,7 +111,7 @@ def test_checkpoints_that_differ_in_a_bit_are_told():
 
 
 def test_growth_of_memory_and_open_files_is_told(capsys):
-    judge = runpy.run_path('tools/dev/soak.py')['judge']
+    judge = runpy.run_path('tests/robustness/soak.py')['judge']
     args = SimpleNamespace(minutes=4, warm_up=1)
 
     def samples(memory, files):
@@ -133,7 +135,7 @@ def test_growth_of_memory_and_open_files_is_told(capsys):
 
 
 def test_only_the_runs_own_files_in_shared_memory_are_counted():
-    look = runpy.run_path('tools/dev/soak.py')['look']
+    look = runpy.run_path('tests/robustness/soak.py')['look']
     process = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
     ended = 2**22 + 1  # larger than any that runs
     pids = {ended}

@@ -5,7 +5,16 @@ import pytest
 
 @pytest.mark.slow
 def test_both_commands_reach_the_first_iteration(tmp_path, run_tool):
-    command = ['tools/dev/time_start_up.py', tmp_path, '--images', 48, '--boxes', 480, '--runs', 1]
+    command = [
+        'tests/robustness/time_start_up.py',
+        tmp_path,
+        '--images',
+        48,
+        '--boxes',
+        480,
+        '--runs',
+        1,
+    ]
     result = run_tool(*command)
     assert result.returncode == 0, result.stdout
     memory = {

@@ -1,6 +1,6 @@
 """Try the commands on bad input of every kind, and tabulate what each gave.
 
-Usage: python tools/dev/bad_inputs [--only WORDS] [--out TABLE]
+Usage: python tests/robustness/bad_inputs [--only WORDS] [--out TABLE]
 
 An input may be refused, in one sentence and with an exit status, or survived, with a warning where
 something is lost. Ends with 1 if one gave anything else: a traceback as the last word, a hang, a
@@ -27,7 +27,7 @@ from rich.progress import track
 import mmevit  # noqa: F401
 from mmevit.utils.tables import format_table, write_table
 
-TOOLS = Path(__file__).parents[2]
+TOOLS = Path(__file__).parents[3] / 'tools'
 SECONDS = 120
 COLUMNS = dict(
     kind=('input', '{}'),
