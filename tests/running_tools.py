@@ -73,4 +73,5 @@ def run_script(command, output, cwd, env):
     sys.argv = command
     folders = env['PYTHONPATH'].split(os.pathsep)
     sys.path[:0] = [str(Path(command[0]).resolve().parent), *folders]
-    runpy.run_path(command[0], run_name='__main__')
+    # Python gives a script its absolute path.
+    runpy.run_path(os.path.abspath(command[0]), run_name='__main__')

@@ -59,7 +59,7 @@ custom_hooks = [_base_.custom_hooks[0]]  # averaged weights
 
 @pytest.mark.slow
 @pytest.mark.parametrize('stock', [ATSS, RTMDET], ids=['atss', 'rtmdet'])
-def test_average_precision_rises_over_three_epochs(stock, tmp_path, run_tool):
+def test_average_precision_doubles_in_three_epochs(stock, tmp_path, run_tool):
     root = tmp_path / 'data/digits'
     assert run_tool('tools/prepare_digits.py', root).returncode == 0
     existing = tmp_path / 'existing.py'
@@ -75,5 +75,5 @@ def test_average_precision_rises_over_three_epochs(stock, tmp_path, run_tool):
 
     result = run_tool('tools/train.py', changed, '--work-dir', tmp_path / 'run', timeout=1800)
     assert result.returncode == 0, result.stdout
-    first, second, third = map(float, re.findall(r'coco/bbox_mAP: (\d\.\d+)', result.stdout))
-    assert first < second < third
+    first, *_, last = map(float, re.findall(r'coco/bbox_mAP: (\d\.\d+)', result.stdout))
+    assert last > max(2 * first, 0.05)
