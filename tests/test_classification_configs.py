@@ -53,7 +53,7 @@ def size_of(name):
     return LARGE.get(name, 224)
 
 
-def test_there_is_a_config_for_every_result_of_the_paper_and_each_is_tested():
+def test_every_result_of_the_paper_has_a_tested_config():
     found = {path.stem for path in Path('configs').glob('evit_*.py')}
     networks = {f'evit_{arch}_{data}' for arch in LAST_WIDTHS for data in ('in1k', *NUM_CLASSES)}
     # tools/finetune.py completes evit_m5_finetune.
@@ -79,13 +79,13 @@ def roots(tmp_path_factory, digits):
 
 @pytest.fixture
 def work_dir(tmp_path):
-    """A folder that does not keep hundreds of megabytes of checkpoints after the test."""
+    """A folder that is deleted after the test, with its large checkpoints."""
     yield tmp_path / 'work'
     shutil.rmtree(tmp_path / 'work', ignore_errors=True)
 
 
 class StopAfter(Hook):
-    """End the run before its 300 epochs, the schedules being those of the whole run."""
+    """Stop the run early; the schedules remain those of the full run."""
 
     def __init__(self, epochs):
         self.epochs = epochs
@@ -109,7 +109,7 @@ def make_runner(cfg, root, work_dir):
     cfg.train_cfg.val_interval = 1
     for split in ('train', 'val', 'test'):
         dataloader = cfg[f'{split}_dataloader']
-        # mmpretrain's configs count on its tools for the collation.
+        # mmpretrain's tools set the collate function.
         dataloader.update(num_workers=0, collate_fn=dict(type='default_collate'))
         for dataset in find_datasets(dataloader.dataset):
             dataset.data_root = str(root)
@@ -177,10 +177,10 @@ def average(history, momentum):
     return {name: averages[name] for name, value in history[0].items() if value.is_floating_point()}
 
 
-def test_averaged_weights_are_the_ones_evaluated_and_saved(roots, work_dir):
+def test_averaged_weights_are_evaluated_and_saved(roots, work_dir):
     cfg = load('evit_m0_in1k')
     cfg.custom_hooks[0].momentum = 0.5
-    cfg.param_scheduler = None  # from 1e-6 on there would be little to see
+    cfg.param_scheduler = None  # at the initial 1e-6, weights would hardly change
     runner = make_runner(cfg, roots['in1k'], work_dir)
     recorder = Recorder()
     runner.register_hook(recorder)
@@ -220,7 +220,7 @@ def test_models_of_a_recipe_differ_only_in_their_network(data):
     assert all(others == rest[0] for others in rest)
 
 
-def test_every_in1k_config_averages_as_the_recipe_says_and_transfer_does_not():
+def test_only_imagenet_recipes_average_the_weights():
     average = dict(type='EMAHook', momentum=4e-5, update_buffers=True)
     for name in AVERAGED:
         assert [hook for hook in load(name).custom_hooks if hook.type == 'EMAHook'] == [average]
@@ -229,7 +229,7 @@ def test_every_in1k_config_averages_as_the_recipe_says_and_transfer_does_not():
 
 
 @pytest.mark.parametrize('arch', ['m0', 'm5'])
-def test_weight_decay_is_on_the_weights_that_timm_has_it_on(arch):
+def test_timm_decays_the_same_weights(arch):
     cfg = load(f'evit_{arch}_in1k')
     model = MODELS.build(cfg.model)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
@@ -255,7 +255,7 @@ def test_weight_decay_is_on_the_weights_that_timm_has_it_on(arch):
 
 
 @pytest.mark.parametrize('name', [DISTILLED, 'evit_m5_in1k-384', 'evit_m0_cars'])
-def test_weight_decay_spares_biases_and_norms_in_the_other_recipes_too(name):
+def test_other_recipes_do_not_decay_biases_and_norms(name):
     cfg = load(name)
     model = MODELS.build(cfg.model)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
@@ -287,7 +287,7 @@ def test_optimizer_and_batch_follow_the_recipe(name):
 
 
 class Probe(BaseModel):
-    """A model of one layer, for a run in which the schedule is what counts."""
+    """A model with one layer, to test the schedule."""
 
     def __init__(self):
         super().__init__()
@@ -327,7 +327,7 @@ def warm_up_and_cosine(step, epochs, peak, last, epoch_length):
         ('evit_m5_in1k-512', 60, 2e-5, 2e-7),
     ],
 )
-def test_learning_rate_warms_up_and_falls_as_a_cosine(name, epochs, peak, last, work_dir):
+def test_learning_rate_is_linear_warm_up_then_cosine(name, epochs, peak, last, work_dir):
     cfg = load(name)
     runner = Runner(
         model=Probe(),
@@ -399,7 +399,7 @@ def test_windows_and_weights_fit_the_image_size(name):
     assert model.get('init_cfg') == released
 
 
-def test_distilled_config_learns_half_from_the_labels_of_the_teacher():
+def test_distillation_is_hard_with_weight_one_half():
     model = load(DISTILLED).model
     assert model.type == 'DistilledImageClassifier' and model.head.distillation
     assert (model.distillation_type, model.distillation_weight) == ('hard', 0.5)
