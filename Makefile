@@ -1,47 +1,54 @@
-# Everything here sets itself up: it needs Python 3.10 to 3.13, a C++ compiler, and nothing else.
-#   make demo        train and evaluate a detector on real handwritten digits
+# Each target installs what it needs into .venv. Required: Python 3.10 to 3.13 and a C++ compiler.
+#   make demo                  train and evaluate a detector on handwritten digits
 #   make demo-classification   the same for a classifier
-#   make demo-segmentation     the same for boxes and masks
-#   make test        the fast tests; make test-all runs the slow ones too
-#   make test-openmmlab   the fast tests and both demos on the original releases of OpenMMLab
-#   make lint        ruff, lint and format; make format mends what it can
-#   make docs        the documentation, in build/site
-#   make test-readme the commands of README.md as they are written, on few digits
-# VENV=path shares one environment between checkouts, PYTHON=path chooses the interpreter.
+#   make demo-segmentation     the same for instance segmentation
+#   make test                  the fast tests
+#   make test-all              all tests
+#   make test-openmmlab        the fast tests and two demos with the original OpenMMLab packages
+#   make test-readme           the commands in README.md, with a small data set
+#   make lint                  ruff and pyright
+#   make format                fix style and formatting with ruff
+#   make docs                  the documentation, in build/site
+# VENV=path shares an environment between checkouts. PYTHON=path selects the interpreter.
 
 PYTHON ?= python3
 VENV ?= .venv
 WORK_DIR ?= work_dirs/$@
 BIN := $(VENV)/bin
-# The checkout comes before what is installed, so that a shared environment runs this code.
+# With a shared environment, run the code of this checkout.
 export PYTHONPATH := $(CURDIR)
-# Which OpenMMLab: the maintained builds, or in requirements/openmmlab the original releases.
+# The maintained OpenMMLab packages; requirements/openmmlab has the original ones.
 OPENMMLAB ?= requirements
 REQUIREMENTS := $(sort $(wildcard requirements/*.txt $(OPENMMLAB)/*.txt))
-# The name holds a digest of what was asked for: a change of it installs, and nothing else does.
-INSTALLED := $(VENV)/installed-$(shell cat $(REQUIREMENTS) setup.py | cksum | cut -d ' ' -f 1)
+# Named after a checksum of the requirements: installation runs only when they change.
+INSTALLED := $(VENV)/installed-$(shell cat $(REQUIREMENTS) setup.py pyproject.toml | cksum | cut -d ' ' -f 1)
+EXTRAS := coreml digits docs onnx openvino tests timm
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c $(OPENMMLAB)/constraints.txt
 
 .PHONY: env demo demo-classification demo-segmentation test test-all test-readme \
 	test-openmmlab lint format docs clean
 
-env: $(INSTALLED)
+env: $(INSTALLED) mmevit/.mim/configs
+
+# A shared environment may have been installed from another checkout.
+mmevit/.mim/configs: | $(INSTALLED)
+	$(BIN)/python setup.py --quiet --version
 
 $(INSTALLED):
 	@command -v $(PYTHON) >/dev/null || \
-		{ echo "error: $(PYTHON) not found: install Python 3.10 to 3.13, or name one with PYTHON=path."; exit 1; }
+		{ echo "error: $(PYTHON) is not installed. Install Python 3.10 to 3.13 or pass PYTHON=path."; exit 1; }
 	@$(PYTHON) tools/dev/check_machine.py $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch torchvision numpy -r requirements/build.txt
-	@echo "Compiling mmcv's operators, unless pip has kept them: 6 to 20 minutes on two cores."
+	@echo "Compiling mmcv's operators, unless pip has cached them: 6 to 20 minutes on two cores."
 	CFLAGS=-g0 $(PIP) --no-build-isolation -r $(OPENMMLAB)/mminstall.txt
 	$(PIP) --no-build-isolation -r requirements/runtime.txt -r $(OPENMMLAB)/optional.txt \
-		-r requirements/tests.txt -r requirements/docs.txt
-	@# mmcv asks for opencv-python and others for opencv-python-headless, two builds of the same
-	@# files. The headless one alone also works without a display's libraries.
+		$(EXTRAS:%=-r requirements/%.txt)
+	@# mmcv requires opencv-python, others require opencv-python-headless: two builds of the same
+	@# files. The headless build also works without display libraries.
 	$(BIN)/python -m pip uninstall --yes opencv-python opencv-python-headless
 	$(PIP) --no-deps opencv-python-headless
-	$(PIP) --no-build-isolation --no-deps -e .
+	$(PIP) --no-deps -e .
 	@touch $@
 
 data/digits: | env
@@ -53,10 +60,10 @@ demo demo-segmentation: env | data/digits
 	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(WORK_DIR)
 	$(BIN)/python tools/test.py $(DEMO_CONFIG) $$(cat $(WORK_DIR)/last_checkpoint) --work-dir $(WORK_DIR) \
 		--show-dir $(WORK_DIR)/val_images --interval 10
-	@echo "The checkpoint:     $$(cat $(WORK_DIR)/last_checkpoint)"
-	@echo "Loss and mAP:       $(WORK_DIR)/curves.png"
-	@echo "True and predicted: $(WORK_DIR)/val_images/, sixteen validation images"
-	@echo "Logs:               $(WORK_DIR)/, a folder a run"
+	@echo "Checkpoint:                   $$(cat $(WORK_DIR)/last_checkpoint)"
+	@echo "Loss and mAP:                 $(WORK_DIR)/curves.png"
+	@echo "Ground truth and predictions: $(WORK_DIR)/val_images/, sixteen validation images"
+	@echo "Logs:                         $(WORK_DIR)/, one folder per run"
 
 demo-classification: DEMO_CONFIG := configs/evit_m0_digits.py
 demo-classification: env | data/digits
@@ -70,13 +77,13 @@ demo-classification: env | data/digits
 		$$(cat $(WORK_DIR)/last_checkpoint) \
 		$$(ls data/digits/classification/val/[02469]/*.png | awk 'NR % 36 == 1') \
 		--out $(WORK_DIR)/grad_cam.png
-	@echo "The checkpoint:     $$(cat $(WORK_DIR)/last_checkpoint)"
-	@echo "Loss and accuracy:  $(WORK_DIR)/curves.png"
-	@echo "True and predicted: $(WORK_DIR)/confusion_matrix.png"
-	@echo "Where it looks:     $(WORK_DIR)/grad_cam.png"
+	@echo "Checkpoint:        $$(cat $(WORK_DIR)/last_checkpoint)"
+	@echo "Loss and accuracy: $(WORK_DIR)/curves.png"
+	@echo "Confusion matrix:  $(WORK_DIR)/confusion_matrix.png"
+	@echo "Grad-CAM:          $(WORK_DIR)/grad_cam.png"
 
-# Two processes of one thread each, since most tests keep one core busy.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+# Two processes with one thread each, as most tests use one core.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test: env
 	$(PYTEST)
@@ -92,14 +99,15 @@ test-readme: env
 	git ls-files -z | xargs -0 cp --parents -P -t $(COPY)
 	ln -s $(abspath $(VENV)) $(COPY)/.venv
 	cd $(COPY) && export PYTHONPATH=$$PWD && \
+		.venv/bin/python setup.py --quiet --version && \
 		.venv/bin/python tools/prepare_digits.py --num-train 16 --num-val 8 && \
 		find data/digits/classification -name '*[1-9].png' -delete && \
 		.venv/bin/python tools/dev/run_commands.py README.md
 
-# In an environment of its own, with the PyTorch of their time.
+# In a separate environment, with a PyTorch release of that time.
 test-openmmlab:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 12))' || \
-		{ echo "error: PyTorch 2.1 needs Python 3.10 or 3.11: name one with PYTHON=path."; exit 1; }
+		{ echo "error: PyTorch 2.1 needs Python 3.10 or 3.11. Pass one with PYTHON=path."; exit 1; }
 	$(MAKE) test demo demo-classification VENV=.venv-openmmlab OPENMMLAB=requirements/openmmlab \
 		WORK_DIR='work_dirs/openmmlab/$$@'
 
@@ -109,6 +117,7 @@ docs: env
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: env
 	$(BIN)/ruff check --fix .

@@ -2,37 +2,63 @@
 # cores.
 _base_ = 'evit_m0_in1k.py'
 
-classes = ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
+dataset_type = 'CustomDataset'
 data_root = 'data/digits/classification/'
+metainfo = dict(classes=('0', '1', '2', '3', '4', '5', '6', '7', '8', '9'))
 
 model = dict(
     head=dict(num_classes=10, loss=dict(_delete_=True, type='CrossEntropyLoss')), train_cfg=None
 )
 data_preprocessor = dict(num_classes=10)
 
-# The digits are enlarged so that the first stage sees one window of 7x7; no flip, since 2 is not S.
-load, pack = dict(type='LoadImageFromFile'), dict(type='PackInputs')
+# Digits are enlarged so that the first stage has one window of 7x7. No flip: a flipped 2 looks like
+# an S.
 train_pipeline = [
-    load,
+    dict(type='LoadImageFromFile'),
     dict(type='Rotate', angle=15.0, prob=0.5, random_negative_prob=0.5, pad_val=0),
     dict(type='RandomResizedCrop', scale=112, crop_ratio_range=(0.7, 1.0), backend='pillow'),
-    pack,
+    dict(type='PackInputs'),
 ]
-resize = dict(type='Resize', scale=(112, 112), backend='pillow')
-test_pipeline = [load, resize, pack]
-sizes = [{**resize, 'scale': (side, side)} for side in (112, 96, 128)]
-tta_pipeline = [load, dict(type='TestTimeAug', transforms=[sizes, [pack]])]
-data = dict(type='CustomDataset', metainfo=dict(classes=classes))
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(112, 112), backend='pillow'),
+    dict(type='PackInputs'),
+]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale=scale, backend='pillow')
+                for scale in ((112, 112), (96, 96), (128, 128))
+            ],
+            [dict(type='PackInputs')],
+        ],
+    ),
+]
 train_dataloader = dict(
     batch_size=32,
     num_workers=1,
-    dataset=dict(_delete_=True, **data, data_root=data_root + 'train', pipeline=train_pipeline),
+    dataset=dict(
+        _delete_=True,
+        type=dataset_type,
+        data_root=data_root + 'train',
+        metainfo=metainfo,
+        pipeline=train_pipeline,
+    ),
     sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True),
 )
 val_dataloader = dict(
     batch_size=60,
     num_workers=1,
-    dataset=dict(_delete_=True, **data, data_root=data_root + 'val', pipeline=test_pipeline),
+    dataset=dict(
+        _delete_=True,
+        type=dataset_type,
+        data_root=data_root + 'val',
+        metainfo=metainfo,
+        pipeline=test_pipeline,
+    ),
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(topk=(1,))

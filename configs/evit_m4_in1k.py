@@ -15,17 +15,49 @@ model = dict(
         in_channels=384,
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
     ),
-    # One of the two for each batch, with equal chances.
+    # Each batch gets one of the two, with equal probability.
     train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]),
 )
 
-# The base has the recipe's augmentations. Images are read by Pillow and not turned by their EXIF
-# tags, as the published weights were trained and evaluated.
-load = dict(
-    type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation'
-)
-train_pipeline = [load, *_base_.train_pipeline[1:]]
-test_pipeline = [load, *_base_.test_pipeline[1:]]
+# Pillow reads the images without EXIF rotation, as for the published weights.
+train_pipeline = [
+    dict(
+        type='LoadImageFromFile',
+        imdecode_backend='pillow',
+        color_type='color_ignore_orientation',
+    ),
+    dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(
+        type='RandAugment',
+        policies='timm_increasing',
+        num_policies=2,
+        total_level=10,
+        magnitude_level=9,
+        magnitude_std=0.5,
+        hparams=dict(pad_val=[round(x) for x in _base_.bgr_mean], interpolation='bicubic'),
+    ),
+    dict(
+        type='RandomErasing',
+        erase_prob=0.25,
+        mode='rand',
+        min_area_ratio=0.02,
+        max_area_ratio=1 / 3,
+        fill_color=_base_.bgr_mean,
+        fill_std=_base_.bgr_std,
+    ),
+    dict(type='PackInputs'),
+]
+test_pipeline = [
+    dict(
+        type='LoadImageFromFile',
+        imdecode_backend='pillow',
+        color_type='color_ignore_orientation',
+    ),
+    dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
+    dict(type='CenterCrop', crop_size=224),
+    dict(type='PackInputs'),
+]
 train_dataloader = dict(
     drop_last=True,
     dataset=dict(pipeline=train_pipeline),
@@ -34,16 +66,37 @@ train_dataloader = dict(
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-# By tools/test.py --tta: two sizes, each also flipped.
+# Test-time augmentation (tools/test.py --tta): two sizes, with and without a flip.
 tta_model = dict(type='AverageClsScoreTTA')
-resize, crop, pack = test_pipeline[1:]
-flips = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]
-sizes = [resize, {**resize, 'scale': 288}]
-tta_pipeline = [load, dict(type='TestTimeAug', transforms=[sizes, [crop], flips, [pack]])]
+tta_pipeline = [
+    dict(
+        type='LoadImageFromFile',
+        imdecode_backend='pillow',
+        color_type='color_ignore_orientation',
+    ),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(
+                    type='ResizeEdge',
+                    scale=scale,
+                    edge='short',
+                    backend='pillow',
+                    interpolation='bicubic',
+                )
+                for scale in (256, 288)
+            ],
+            [dict(type='CenterCrop', crop_size=224)],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='PackInputs')],
+        ],
+    ),
+]
 
 optim_wrapper = dict(
     type='AdaptiveClipOptimWrapper',
-    # The paper's rate. The released script scales it by the batch of 2048 to 4e-3.
+    # The paper's learning rate. The released script scales it to 4e-3 at a batch size of 2048.
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.025),
     clip_grad=dict(clip_factor=0.02),
     paramwise_cfg=dict(
@@ -61,7 +114,7 @@ val_cfg = dict()
 test_cfg = dict()
 auto_scale_lr = dict(base_batch_size=2048)
 
-# Buffers are averaged too, as timm's ModelEma did for the recipe.
+# EMA of the buffers too, as in timm's ModelEma, which the released script uses.
 custom_hooks = [
     dict(type='EMAHook', momentum=4e-5, update_buffers=True),
     dict(type='TrainingCurveHook'),

@@ -1,13 +1,36 @@
 # EfficientViT-M5 on your own folders of images; tools/finetune.py fills in data and classes.
 _base_ = '_base_/evit_m5_transfer.py'
 
-# Assumed: a short schedule on one GPU with light augmentation, for some thousand images.
+# Assumed: a short schedule with light augmentation, for some thousand images on one GPU.
 model = dict(train_cfg=None)
-load, pack = dict(type='LoadImageFromFile'), dict(type='PackInputs')
-crop = dict(type='RandomResizedCrop', crop_ratio_range=(0.35, 1.0))
-train_pipeline = [load, {**_base_.train_pipeline[1], **crop}, _base_.train_pipeline[2], pack]
-test_pipeline = [load, *_base_.test_pipeline[1:]]
-tta_pipeline = [load, _base_.views]
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='RandomResizedCrop',
+        scale=224,
+        crop_ratio_range=(0.35, 1.0),
+        backend='pillow',
+        interpolation='bicubic',
+    ),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='PackInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(224, 224), backend='pillow', interpolation='bicubic'),
+    dict(type='PackInputs'),
+]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale=(224, 224), backend='pillow', interpolation='bicubic')],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='PackInputs')],
+        ],
+    ),
+]
 train_dataloader = dict(
     dataset=dict(_delete_=True, type='BaseDataset', pipeline=train_pipeline),
     sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True),

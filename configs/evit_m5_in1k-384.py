@@ -1,27 +1,74 @@
 # EfficientViT-M5 at 384 pixels, 30 epochs from the 224 pixel weights; published: 79.8 top-1.
 _base_ = 'evit_m5_in1k.py'
 
-size = 384
 model = dict(
     backbone=dict(window_sizes=(12, 12, 6)),
     init_cfg=dict(type='Pretrained', checkpoint='evit://m5'),
 )
 
-load, crop, *augmentations = _base_.train_pipeline
-train_pipeline = [load, {**crop, 'scale': size}, *augmentations]
-# Fine-tuned models of the released script see the whole image, made square.
-resize = dict(type='Resize', scale=(size, size), backend='pillow', interpolation='bicubic')
-pack = dict(type='PackInputs')
-test_pipeline = [load, resize, pack]
-tta_pipeline = [load, dict(type='TestTimeAug', transforms=[[resize], _base_.flips, [pack]])]
+train_pipeline = [
+    dict(
+        type='LoadImageFromFile',
+        imdecode_backend='pillow',
+        color_type='color_ignore_orientation',
+    ),
+    dict(type='RandomResizedCrop', scale=384, backend='pillow', interpolation='bicubic'),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(
+        type='RandAugment',
+        policies='timm_increasing',
+        num_policies=2,
+        total_level=10,
+        magnitude_level=9,
+        magnitude_std=0.5,
+        hparams=dict(pad_val=[round(x) for x in _base_.bgr_mean], interpolation='bicubic'),
+    ),
+    dict(
+        type='RandomErasing',
+        erase_prob=0.25,
+        mode='rand',
+        min_area_ratio=0.02,
+        max_area_ratio=1 / 3,
+        fill_color=_base_.bgr_mean,
+        fill_std=_base_.bgr_std,
+    ),
+    dict(type='PackInputs'),
+]
+# The released script evaluates fine-tuned models on the whole image, resized to a square.
+test_pipeline = [
+    dict(
+        type='LoadImageFromFile',
+        imdecode_backend='pillow',
+        color_type='color_ignore_orientation',
+    ),
+    dict(type='Resize', scale=(384, 384), backend='pillow', interpolation='bicubic'),
+    dict(type='PackInputs'),
+]
+tta_pipeline = [
+    dict(
+        type='LoadImageFromFile',
+        imdecode_backend='pillow',
+        color_type='color_ignore_orientation',
+    ),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale=(384, 384), backend='pillow', interpolation='bicubic')],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='PackInputs')],
+        ],
+    ),
+]
 train_dataloader = dict(batch_size=64, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(batch_size=64, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-# Assumed, since the paper gives the number of epochs alone: batch size, optimizer and schedule of
-# Swin Transformer's fine-tuning at 384 pixels.
+# Assumed: batch size, optimizer and schedule of Swin Transformer's fine-tuning at 384 pixels. The
+# paper gives only the number of epochs.
 optim_wrapper = dict(optimizer=dict(lr=2e-5, weight_decay=1e-8))
-warm_up, cosine = _base_.param_scheduler
-param_scheduler = [warm_up, {**cosine, 'eta_min': 2e-7}]
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-3, end=5, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', eta_min=2e-7, begin=5, convert_to_iter_based=True),
+]
 train_cfg = dict(max_epochs=30)
 auto_scale_lr = dict(base_batch_size=512)

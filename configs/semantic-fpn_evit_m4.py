@@ -1,5 +1,5 @@
-# Semantic FPN on ADE20K with EfficientViT-M4, 40,000 iterations. The paper has no segmentation of
-# scenes: the schedule is assumed, the usual one for this head (PVT, PoolFormer).
+# Semantic FPN on ADE20K with EfficientViT-M4, 40,000 iterations. The paper has no semantic
+# segmentation. Assumed: the usual schedule of this head (PVT, PoolFormer).
 _base_ = [
     '_base_/semantic-fpn_evit_m4.py',
     'mmseg::_base_/datasets/ade20k.py',
@@ -9,7 +9,7 @@ _base_ = [
 custom_imports = dict(imports=['mmevit'], allow_failed_imports=False)
 
 model = dict(data_preprocessor=dict(size=_base_.crop_size), decode_head=dict(num_classes=150))
-sync_bn = 'torch'  # where there are several GPUs
+sync_bn = 'torch'  # with several GPUs
 
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=2e-4, weight_decay=1e-4),

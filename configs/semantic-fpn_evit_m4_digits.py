@@ -2,65 +2,75 @@
 _base_ = ['_base_/semantic-fpn_evit_m4.py', 'mmseg::_base_/default_runtime.py']
 custom_imports = dict(imports=['mmevit'], allow_failed_imports=False)
 
-classes = ('background', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
-palette = [
-    (0, 0, 0),
-    (230, 25, 75),
-    (60, 180, 75),
-    (255, 225, 25),
-    (0, 130, 200),
-    (245, 130, 48),
-    (145, 30, 180),
-    (70, 240, 240),
-    (240, 50, 230),
-    (210, 245, 60),
-    (250, 190, 212),
-]
+metainfo = dict(
+    classes=('background', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'),
+    palette=[
+        (0, 0, 0),
+        (230, 25, 75),
+        (60, 180, 75),
+        (255, 225, 25),
+        (0, 130, 200),
+        (245, 130, 48),
+        (145, 30, 180),
+        (70, 240, 240),
+        (240, 50, 230),
+        (210, 245, 60),
+        (250, 190, 212),
+    ],
+)
 
 model = dict(
     data_preprocessor=dict(size=(192, 192)),
     backbone=dict(init_cfg=None),
-    neck=dict(out_channels=128, norm_cfg=_base_.batch_norm),
+    neck=dict(out_channels=128, norm_cfg=dict(type='BN')),
     decode_head=dict(
         in_channels=[128, 128, 128, 128],
         channels=64,
         num_classes=11,
-        # Nine pixels of ten are background, and no digit has more than one of a hundred.
+        # Nine tenths of the pixels are background; each digit has at most one hundredth.
         loss_decode=dict(class_weight=[0.1] + [1.0] * 10),
     ),
 )
 
-load, load_annotations = dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')
-resize, pack = dict(type='Resize', scale=(192, 192), keep_ratio=True), dict(type='PackSegInputs')
-train_pipeline = [load, load_annotations, resize, pack]  # no flip: 2 is not S
-test_pipeline = [load, resize, load_annotations, pack]
+dataset_type = 'BaseSegDataset'
+data_root = 'data/digits/'
+# No flip: a flipped 2 looks like an S.
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='Resize', scale=(192, 192), keep_ratio=True),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(192, 192), keep_ratio=True),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
 tta_pipeline = [
-    load,
+    dict(type='LoadImageFromFile'),
     dict(
         type='TestTimeAug',
         transforms=[
             [dict(type='Resize', scale_factor=factor) for factor in (0.75, 1.0, 1.25)],
-            [load_annotations],
-            [pack],
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
         ],
     ),
 ]
-data = dict(
-    type='BaseSegDataset',
-    data_root='data/digits/',
-    metainfo=dict(classes=classes, palette=palette),
-    img_suffix='.png',
-    reduce_zero_label=False,
-)
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
         data_prefix=dict(img_path='train', seg_map_path='segments/train'),
+        img_suffix='.png',
+        metainfo=metainfo,
+        reduce_zero_label=False,
         pipeline=train_pipeline,
-        **data,
     ),
 )
 val_dataloader = dict(
@@ -69,9 +79,13 @@ val_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
         data_prefix=dict(img_path='val', seg_map_path='segments/val'),
+        img_suffix='.png',
+        metainfo=metainfo,
+        reduce_zero_label=False,
         pipeline=test_pipeline,
-        **data,
     ),
 )
 test_dataloader = val_dataloader

@@ -1,6 +1,8 @@
-"""Tell what is installed, and check that it works: ``python -m mmevit``."""
+"""``python -m mmevit`` is the self check, ``python -m mmevit COMMAND`` the console script."""
 
-from mmevit.cli.self_check import main
+import sys
+
+from mmevit.cli import main, self_check
 
 if __name__ == '__main__':
-    main()
+    main.main() if sys.argv[1:] else self_check.main()

@@ -33,14 +33,14 @@ PUBLISHED = {
 }
 
 
-def test_published_classifiers_are_listed_and_no_others():
+def test_exactly_the_published_classifiers_are_listed():
     assert set(mmpretrain.list_models('efficientvit*')) == set(PUBLISHED)
     task = mmpretrain.ImageClassificationInferencer.list_models('efficientvit*')
     assert set(task) == set(PUBLISHED)
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
-def test_metafile_tells_accuracy_parameters_and_macs(name):
+def test_metafile_has_accuracy_parameters_and_macs(name):
     meta = ModelHub.get(name)
     assert meta.results[0].metrics == {'Top 1 Accuracy': PUBLISHED[name]}
     model = mmpretrain.get_model(name)
@@ -56,7 +56,7 @@ def test_weights_are_the_released_ones(index):
     assert ModelHub.get(f'efficientvit-m{index}_8xb256_in1k').weights == f'evit://m{index}'
 
 
-def test_image_is_named_by_model_name_and_weights(tmp_path):
+def test_classifier_is_loaded_by_name_with_weights(tmp_path):
     model = mmpretrain.get_model('efficientvit-m0_8xb256_in1k')
     torch.nn.init.normal_(model.head.head.linear.weight)
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'm0.pth')
@@ -94,7 +94,7 @@ def test_index_and_configs_agree():
         'atss_r50_fpn_1x_coco',
     ],
 )
-def test_inferencers_find_our_models_beside_those_of_mmdet(name):
+def test_inferencer_finds_models_of_mmevit_and_mmdet(name):
     cfg, weights = make_inferencer()._load_model_from_metafile(name)
     if name.startswith('atss'):
         assert cfg.model.type == 'ATSS' and weights.startswith('https://')
@@ -104,27 +104,31 @@ def test_inferencers_find_our_models_beside_those_of_mmdet(name):
 
 
 def make_inferencer():
-    """An inferencer that has not loaded a model yet."""
+    """An inferencer without a model."""
     inferencer = object.__new__(DetInferencer)
     inferencer.scope = 'mmdet'
     return inferencer
 
 
-def test_a_name_that_is_unknown_is_told():
+def test_unknown_config_name_lists_the_known_ones():
     with pytest.raises(ConfigError, match='mmevit::efficientvit/no.py is not one of .* retinanet_'):
         make_inferencer()._load_model_from_metafile('mmevit::efficientvit/no.py')
 
 
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory):
-    """The package as its wheel installs it, far from the checkout."""
+    """The package as its wheel installs it, away from the checkout."""
+    pytest.importorskip('setuptools', '77')  # for pyproject.toml
     folder = tmp_path_factory.mktemp('wheel')
     pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
     options = ['--no-deps', '--no-build-isolation', '--quiet']
-    # From a copy, since building leaves files beside the sources.
+    # Build from a copy: it leaves files in the source tree.
     source = folder / 'source'
-    for name in ('configs', 'mmevit', 'requirements', 'tools'):
-        shutil.copytree(ROOT / name, source / name, symlinks=True)
+    for name in ('configs', 'requirements', 'tools'):
+        shutil.copytree(ROOT / name, source / name)
+    # Without what setup.py adds to .mim.
+    ignore = shutil.ignore_patterns('configs', 'tools')
+    shutil.copytree(ROOT / 'mmevit', source / 'mmevit', ignore=ignore)
     for name in ('LICENSE', 'MANIFEST.in', 'README.md', 'pyproject.toml', 'setup.py'):
         shutil.copy(ROOT / name, source)
     subprocess.run([*pip, 'wheel', *options, '-w', folder, source], check=True)
@@ -166,7 +170,8 @@ def test_wheel_has_models_and_configs_without_a_checkout(installed, tmp_path):
     assert found == dict(arch='m0', weights='evit://m3', child='m2', built='EfficientViT')
 
 
-def test_wheel_has_every_config_and_tool(installed):
+def test_wheel_has_every_config_and_tool_and_is_typed(installed):
+    assert (installed / 'mmevit/py.typed').exists()
     mim = installed / 'mmevit/.mim'
     for folder, inside in (('configs', 'configs/efficientvit'), ('tools', 'tools')):
         wanted = {

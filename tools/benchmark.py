@@ -1,4 +1,4 @@
-"""Measure how fast networks are, side by side: ours and any of mmpretrain, timm and mmdet."""
+"""Measure the speed of networks of mmevit, mmpretrain, timm and mmdet."""
 
 from mmevit.cli.benchmark import main
 

@@ -1,4 +1,4 @@
-"""Convert a checkpoint between the forms of mmevit, the authors' release and timm."""
+"""Convert a checkpoint between mmevit's, the released and timm's format."""
 
 from mmevit.cli.convert_checkpoint import main
 

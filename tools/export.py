@@ -1,4 +1,4 @@
-"""Export a classifier, a detector or a backbone for another runtime, and check the file."""
+"""Export a classifier, detector or backbone to another runtime and check the file."""
 
 from mmevit.cli.export import main
 

@@ -1,4 +1,4 @@
-"""Fine-tune a classifier on your own images, a folder for each class."""
+"""Fine-tune a classifier on your own images, one folder per class."""
 
 from mmevit.cli.finetune import main
 

@@ -1,4 +1,4 @@
-"""Predict what is in images, folders and videos: JSON and pictures, from any config here."""
+"""Predict on images, folders and videos; save JSON and pictures."""
 
 from mmevit.cli.infer import main
 

@@ -1,4 +1,4 @@
-"""Make the digits data sets: detection, segmentation and classification, no download."""
+"""Create the digits data sets for detection, segmentation and classification."""
 
 from mmevit.cli.prepare_digits import main
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [flags of tools/train.py]
-# GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SRUN_ARGS say what to ask Slurm for.
+# Environment variables: GPUS, GPUS_PER_NODE, CPUS_PER_TASK, SRUN_ARGS (more arguments of srun).
 set -euo pipefail
 [ $# -ge 4 ] || { sed -n 2p "$0" >&2; exit 2; }
 
@@ -8,7 +8,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 gpus=${GPUS:-8}
 gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
-# SRUN_ARGS is several words on purpose.
+# SRUN_ARGS is split into words.
 # shellcheck disable=SC2086
 exec srun -p "$1" \
     --job-name="$2" \

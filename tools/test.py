@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint, or an exported file, of an mmdet, mmpretrain or mmsegmentation config."""
+"""Evaluate a checkpoint or an exported file with an OpenMMLab config."""
 
 from mmevit.cli.test import main
 

@@ -1,4 +1,4 @@
-"""PyTorch's torchrun, which ends in a sentence instead of a traceback where a process fails."""
+"""Run torchrun, with a one-line error if a process fails."""
 
 import sys
 
@@ -12,4 +12,4 @@ if __name__ == '__main__':
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
             sys.exit(f'error: process {rank} was killed by {failure.signal_name()}.')
-        sys.exit(f'error: process {rank} failed ({failure.exitcode}); it says above why.')
+        sys.exit(f'error: process {rank} failed with exit code {failure.exitcode} (see above).')

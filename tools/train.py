@@ -1,4 +1,4 @@
-"""Train a model of an mmdet or mmpretrain config."""
+"""Train a model with an OpenMMLab config."""
 
 from mmevit.cli.train import main
 

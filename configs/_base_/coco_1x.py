@@ -1,4 +1,4 @@
-# Schedule and runtime of every detector that is trained on COCO: 12 epochs, 8x2 images.
+# Schedule and runtime of the COCO detectors: 12 epochs, 8x2 images.
 _base_ = [
     'mmdet::_base_/schedules/schedule_1x.py',
     'mmdet::_base_/default_runtime.py',

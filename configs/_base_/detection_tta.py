@@ -1,4 +1,4 @@
-# Test-time augmentation of detectors, by tools/test.py --tta: three sizes, each also flipped.
+# Test-time augmentation of detectors (tools/test.py --tta): three sizes, with and without a flip.
 tta_model = dict(
     type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
 )
@@ -11,7 +11,7 @@ tta_pipeline = [
                 dict(type='Resize', scale=scale, keep_ratio=True)
                 for scale in ((1333, 800), (1000, 600), (1667, 1000))
             ],
-            # The first view is the one that is drawn on, so that is not flipped.
+            # Predictions are drawn on the first view, so it is not flipped.
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
             [dict(type='LoadAnnotations', with_bbox=True)],
             [dict(type='PackDetInputs')],

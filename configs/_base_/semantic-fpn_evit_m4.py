@@ -1,9 +1,15 @@
-_base_ = ['mmseg::_base_/models/fpn_r50.py', 'detection_backbone.py']
+_base_ = 'mmseg::_base_/models/fpn_r50.py'
 
-batch_norm = dict(type='BN')
+norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     pretrained=None,
-    backbone=dict(_delete_=True, **{**_base_.evit_m4, 'norm_eval': False}),
+    backbone=dict(
+        _delete_=True,
+        type='EfficientViT',
+        arch='m4',
+        norm_eval=False,
+        init_cfg=dict(type='Pretrained', checkpoint='evit://m4', prefix='backbone.'),
+    ),
     neck=dict(type='EfficientViTFPN', in_channels=[128, 256, 384], num_upsample_levels=2),
-    decode_head=dict(norm_cfg=batch_norm),
+    decode_head=dict(norm_cfg=norm_cfg),
 )

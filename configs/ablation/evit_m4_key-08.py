@@ -1,5 +1,10 @@
 # Figure 7: queries and keys of 8 channels a head instead of 16.
 _base_ = '../evit_m4_in1k.py'
 
-attention = dict(type='CascadedGroupAttention', key_channels=8)
-model = dict(backbone=dict(block_cfg=dict(type='SandwichBlock', attention_cfg=attention)))
+model = dict(
+    backbone=dict(
+        block_cfg=dict(
+            type='SandwichBlock', attention_cfg=dict(type='CascadedGroupAttention', key_channels=8)
+        )
+    )
+)

@@ -1,5 +1,10 @@
 # Figure 7: values 1.2 times as wide as a head's split.
 _base_ = '../evit_m4_in1k.py'
 
-attention = dict(type='CascadedGroupAttention', value_ratio=1.2)
-model = dict(backbone=dict(block_cfg=dict(type='SandwichBlock', attention_cfg=attention)))
+model = dict(
+    backbone=dict(
+        block_cfg=dict(
+            type='SandwichBlock', attention_cfg=dict(type='CascadedGroupAttention', value_ratio=1.2)
+        )
+    )
+)

@@ -65,10 +65,9 @@ if find_spec('mmseg'):
         """:class:`mmseg.apis.MMSegInferencer` for models of mmevit and for videos."""
 
 
-if find_spec('mmpretrain'):
+CLASSIFIERS = MIM_FOLDER / 'configs/efficientvit/classification_metafile.yml'
+if find_spec('mmpretrain') and CLASSIFIERS.exists():
     from mmpretrain.apis import ModelHub
 
     # mmpretrain's own inferencer and `get_model` find our classifiers here.
-    ModelHub.register_model_index(
-        MIM_FOLDER / 'configs/efficientvit/classification_metafile.yml', MIM_FOLDER
-    )
+    ModelHub.register_model_index(CLASSIFIERS, MIM_FOLDER)

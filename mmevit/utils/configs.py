@@ -1,6 +1,7 @@
 """Read configs, and build models from them."""
 
 import os
+import warnings
 from pathlib import Path
 
 from mmengine.config import Config
@@ -10,8 +11,15 @@ from mmengine.utils import import_modules_from_strings
 
 from .errors import ConfigError, one_line, reraise_as_config_error
 
-# Where mim and mmengine look for the configs and the model index of a package.
+# Where mim and mmengine look for the configs and the model index of a package. setup.py adds the
+# configs, so that a checkout which is not installed has none there.
 MIM_FOLDER = Path(__file__).parents[1] / '.mim'
+if not (MIM_FOLDER / 'configs').is_dir():
+    warnings.warn(
+        f'{MIM_FOLDER}/configs is missing, so that models and mmevit:: configs are not found by '
+        'name. Run `pip install -e .` or `python setup.py --version` in the checkout.',
+        stacklevel=2,
+    )
 
 
 def read_config(path, options, needs=()):

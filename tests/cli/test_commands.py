@@ -368,7 +368,7 @@ def test_a_failure_of_two_processes_ends_in_a_sentence(tmp_path, run_tool):
     result = run_tool('tools/dist_train.sh', CONFIG, 2, *options, env=env)
     assert result.returncode == 1 and 'Traceback' not in result.stdout
     lines = result.stdout.strip().splitlines()
-    assert lines[-1].startswith('error: process ') and lines[-1].endswith('it says above why.')
+    assert lines[-1].startswith('error: process ') and lines[-1].endswith('(see above).')
     assert any(line.startswith('error: ') and 'no/such' in line for line in lines)
 
 

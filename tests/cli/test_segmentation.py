@@ -74,7 +74,7 @@ def test_tta_averages_the_probabilities_of_the_views(views, options, evaluate, t
     for prediction in pickle.loads((tmp_path / 'merged.pkl').read_bytes())[:3]:
         probabilities = []
         for view in views:
-            pipeline = Compose([cfg.load, *view, cfg.pack])
+            pipeline = Compose([cfg.test_pipeline[0], *view, cfg.test_pipeline[-1]])
             with torch.no_grad():
                 (sample,) = model.test_step(
                     pseudo_collate([pipeline(dict(img_path=prediction['img_path']))])

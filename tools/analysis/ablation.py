@@ -1,4 +1,4 @@
-"""Compare networks that lack one of our choices each: Table 6 and Figure 7 of the paper."""
+"""Compare the ablations of Table 6 and Figure 7 of the paper."""
 
 from mmevit.cli.analysis.ablation import main
 

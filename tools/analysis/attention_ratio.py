@@ -1,4 +1,4 @@
-"""Compare networks of 0 to 60 % attention layers that are equally fast (Figure 3, speed)."""
+"""Compare networks of equal speed with 0 to 60 % attention layers (Figure 3)."""
 
 from mmevit.cli.analysis.attention_ratio import main
 

@@ -1,4 +1,4 @@
-"""Show which channels of attention and FFNs matter, and take out the others (Figure 5)."""
+"""Measure channel importance and prune the least important (Figure 5)."""
 
 from mmevit.cli.analysis.channel_importance import main
 

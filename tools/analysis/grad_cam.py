@@ -1,4 +1,4 @@
-"""Draw where in some images a classifier finds its class, stage by stage (Grad-CAM)."""
+"""Draw the Grad-CAM heat maps of a classifier, stage by stage."""
 
 from mmevit.cli.analysis.grad_cam import main
 

@@ -1,4 +1,4 @@
-"""Show how much alike the heads of attention are, over a data set (Figure 4)."""
+"""Measure the similarity of attention heads over a data set (Figure 4)."""
 
 from mmevit.cli.analysis.head_similarity import main
 

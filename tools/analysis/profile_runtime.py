@@ -1,4 +1,4 @@
-"""Show where the time of networks goes: what memory bounds, and what computation (Figure 2)."""
+"""Profile networks: memory-bound and compute-bound operators (Figure 2)."""
 
 from mmevit.cli.analysis.profile_runtime import main
 
