@@ -1,4 +1,4 @@
-"""The documentation builds, and says what the code does."""
+"""The documentation builds, and agrees with the code."""
 
 import re
 import sys
