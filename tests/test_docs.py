@@ -1,5 +1,6 @@
-"""The documentation builds, and says what the code does."""
+"""The documentation builds, and agrees with the code."""
 
+import ast
 import re
 import sys
 from importlib import import_module
@@ -19,10 +20,20 @@ METAFILES = [yaml.safe_load(path.read_text()) for path in ROOT.glob('configs/*_m
 MODELS_BY_CONFIG = {
     Path(model['Config']).name: model for metafile in METAFILES for model in metafile['Models']
 }
+# Headings of docs/troubleshooting.md that the code composes of parts, or that a library prints.
+COMPOSED = {
+    "No module named 'mmcv._ext'",
+    '… is installed, but mmevit needs …',
+    '… is not installed, but mmevit needs …',
+    '… has … strides, but … returns … maps',
+    '….mean has … values, but model.backbone.in_channels is …',
+    '….num_classes is …, but the … data has … classes',
+    '….topk is …, but …',
+}
 
 
 def table_rows(path, first_cell):
-    """Cells of the rows of a page's tables whose first cell fits a pattern."""
+    """The cells of the table rows of a page whose first cell matches a pattern."""
     rows = [
         [cell.strip() for cell in line.strip('|').split('|')]
         for line in (ROOT / path).read_text().splitlines()
@@ -32,12 +43,12 @@ def table_rows(path, first_cell):
 
 
 def published(model):
-    """The first figure that is published for a model of the index."""
+    """The first published result of a model of the index."""
     return next(iter(model['Results'][0]['Metrics'].values()))
 
 
 @pytest.mark.parametrize('page', ['README.md', 'docs/models.md'])
-def test_table_of_archs_is_what_the_code_gives(page):
+def test_table_of_archs_agrees_with_the_code(page):
     rows = [row for row in table_rows(page, r'm\d') if '.' in row[2]]
     assert [row[0] for row in rows] == list(EfficientViT.arch_zoo)
     for arch, channels, params, macs, top1, *_ in rows:
@@ -48,7 +59,7 @@ def test_table_of_archs_is_what_the_code_gives(page):
         assert top1 == f'{published(model):.1f}'
 
 
-def test_table_of_layers_is_what_the_code_has():
+def test_table_of_layers_agrees_with_the_code():
     (*rows,) = [row for row in table_rows('docs/models.md', r'm\d') if '.' not in row[2]]
     assert [row[0] for row in rows] == list(EfficientViT.arch_zoo)
     for row in rows:
@@ -89,16 +100,39 @@ def test_every_tool_is_documented():
     assert undocumented == []
 
 
-def test_configs_weights_and_commands_that_pages_name_are_there():
+def messages():
+    """The strings of the code; ``…`` stands for the values in them."""
+    for folder in 'mmevit', 'tools':
+        for path in (ROOT / folder).rglob('*.py'):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    yield ''.join(
+                        part.value if isinstance(part, ast.Constant) else '…'
+                        for part in node.values
+                    )
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def test_errors_in_troubleshooting_are_those_of_the_code():
+    page = (ROOT / 'docs/troubleshooting.md').read_text()
+    quotes = re.findall(r'^### `(.*)`$', page, re.MULTILINE)
+    assert len(quotes) > 80
+    code = '\0'.join(messages())
+    unknown = {quote for quote in quotes for part in quote.split('…') if part not in code}
+    assert unknown == COMPOSED
+
+
+def test_paths_in_the_pages_exist():
     for page in PAGES:
         text = page.read_text()
         for path in re.findall(r'\b((?:tools|configs|tests|mmevit)/[\w/.-]+\.(?:py|sh|txt))', text):
-            # Those that the reader is told to make.
+            # The reader creates these.
             if not re.search('animals|photos|_NAME', path):
                 assert (ROOT / path).exists(), f'{page}: {path}'
 
 
-def test_the_config_of_the_readme_changes_a_stock_detector(tmp_path):
+def test_readme_config_replaces_the_backbone_of_a_stock_detector(tmp_path):
     code = re.search(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)[1]
     path = tmp_path / 'config.py'
     path.write_text("_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n" + code)
@@ -108,7 +142,7 @@ def test_the_config_of_the_readme_changes_a_stock_detector(tmp_path):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason='its tools need Python 3.11')
-def test_the_site_builds_without_a_warning_and_has_every_public_name(run_tool, tmp_path):
+def test_site_builds_without_warnings_and_documents_every_public_name(run_tool, tmp_path):
     from mkdocstrings import Inventory
 
     result = run_tool(
@@ -118,5 +152,6 @@ def test_the_site_builds_without_a_warning_and_has_every_public_name(run_tool, t
     assert result.returncode == 0, result.stdout
     with open(tmp_path / 'site/objects.inv', 'rb') as file:
         documented = {name.rpartition('.')[2] for name in Inventory.parse_sphinx(file)}
-    for package in 'models', 'checkpoint', 'datasets', 'engine', 'deploy', 'benchmark', 'analysis':
+    main = ('models', 'checkpoint', 'datasets', 'checks', 'engine', 'apis', 'deploy')
+    for package in (*main, 'benchmark', 'analysis'):
         assert set(import_module(f'mmevit.{package}').__all__) <= documented

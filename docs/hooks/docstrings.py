@@ -1,39 +1,33 @@
-"""Turns what the docstrings have of reStructuredText into Markdown, for the reference."""
+"""Convert reStructuredText in docstrings to Markdown, for the API reference."""
 
 import re
+from typing import Any
 
 import griffe
 
-# What is found by its place in the text, and what takes its place.
 REPLACEMENTS = (
-    # `text <address>`_, which may be broken into lines.
+    # `text <address>`_, possibly over several lines.
     (re.compile(r'(?<!`)`([^`<]+?)\s+<([^`>]+)>`_+'), r'[\1](\2)'),
     # :class:`mmdet.models.RetinaHead`
     (re.compile(r':(?:class|func|meth|mod|attr):`~?([^`]+)`'), r'`\1`'),
-    # A block of code is announced by two colons.
+    # Two colons before a code block.
     (re.compile(r'::$', re.MULTILINE), ':'),
-    # As Griffe wants the section called, to show it as code.
+    # The name that Griffe expects for the section.
     (re.compile(r'^( *)Example:$', re.MULTILINE), r'\1Examples:'),
 )
 
 
 class MarkdownDocstrings(griffe.Extension):
-    """An extension of Griffe, which mkdocs.yml names."""
+    """Griffe extension, used in mkdocs.yml."""
 
-    def on_instance(self, *, obj, **kwargs):
-        """Rewrite the docstring of a module, a class, a function or an attribute."""
+    def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        """Convert the docstring of a module, a class, a function or an attribute."""
         if obj.docstring:
             obj.docstring.value = to_markdown(obj.docstring.value)
 
 
-def to_markdown(text):
-    """Rewrite a docstring.
-
-    Args:
-        text (str): The docstring.
-
-    Returns:
-        str: The same in Markdown.
+def to_markdown(text: str) -> str:
+    """Convert a docstring to Markdown.
 
     Example:
         >>> to_markdown('See :class:`SandwichBlock` and `the paper <https://arxiv.org>`_.')
