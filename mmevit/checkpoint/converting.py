@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from mmevit.models.efficientvit import infer_arch, select_weights
 from mmevit.utils.errors import CheckpointError
 from mmevit.utils.files import atomic_write, check_ending
 from mmevit.version import __version__
 
 from .loader import find_dataset_meta, find_state_dict
+from .matching import infer_arch, select_weights
 from .names import convert_names
 from .reading import read_checkpoint
 

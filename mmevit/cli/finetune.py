@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmevit.checkpoint import forbid_code_in_checkpoints, load_from_evit
+from mmevit.checkpoint.matching import infer_arch, infer_window_sizes, select_weights
 from mmevit.checks import check_config
 from mmevit.cli.arguments import common_parser, load_config
 from mmevit.cli.errors import one_sentence_errors
 from mmevit.datasets import split_class_folders
 from mmevit.engine.runner import build_trainer
 from mmevit.models import EfficientViT
-from mmevit.models.efficientvit import infer_arch, infer_window_sizes, select_weights
 from mmevit.utils.configs import MIM_FOLDER, type_name
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write
@@ -190,7 +190,7 @@ def set_model(cfg, weights, num_classes):
         )
     cfg.model.backbone.update(arch=arch, window_sizes=windows)
     cfg.model.backbone.init_cfg.checkpoint = weights
-    cfg.model.head.in_channels = EfficientViT.arch_zoo[arch]['embed_dims'][-1]
+    cfg.model.head.in_channels = EfficientViT.arch_zoo[arch].embed_dims[-1]
     cfg.model.head.num_classes = cfg.data_preprocessor.num_classes = num_classes
 
 

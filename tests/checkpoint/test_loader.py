@@ -3,6 +3,7 @@ import functools
 import http.server
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -178,11 +179,11 @@ def test_another_number_of_classes_is_a_size_mismatch_to_mmengine(tmp_path, log)
 def wrong_weights():
     whole = EfficientViT('m0').state_dict()
     first = next(iter(whole))
-    yield EfficientViT('m4').state_dict(), ["arch='m4'", 'in another shape']
-    yield {k: v for k, v in whole.items() if k != first}, [f'lack {first}']
-    yield whole | {'stages.0.9.extra': torch.zeros(1)}, ['have besides stages.0.9.extra']
-    fewer_heads = dict(EfficientViT.arch_zoo['m0'], num_heads=(4, 4, 2))
-    yield EfficientViT(fewer_heads).state_dict(), ['lack stages.2.1', 'none of the archs']
+    yield EfficientViT('m4').state_dict(), ["They fit arch='m4'", 'size mismatch for']
+    yield {k: v for k, v in whole.items() if k != first}, [f'missing keys {first}']
+    yield whole | {'stages.0.9.extra': torch.zeros(1)}, ['unexpected keys stages.0.9.extra']
+    fewer_heads = dict(asdict(EfficientViT.arch_zoo['m0']), num_heads=(4, 4, 2))
+    yield EfficientViT(fewer_heads).state_dict(), ['missing keys stages.2.1', 'none of the archs']
     folded = EfficientViT('m0')
     folded.switch_to_deploy()
     yield folded.state_dict(), ['folded', 'deploy=True']
