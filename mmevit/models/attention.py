@@ -83,9 +83,11 @@ class CascadedGroupAttention(nn.Module):
         torch.Size([6, 64, 7, 7])
     """
 
-    attention_biases: nn.Parameter  # until it is folded
-    bias_index: Tensor
-    expanded_biases: Tensor  # once it is folded
+    qkvs: Any  # nn.ModuleList of ConvNorm, one for each head
+    query_convs: Any  # nn.ModuleList of ConvNorm, one for each head
+    attention_biases: nn.Parameter  # unless it is folded
+    bias_index: Tensor  # unless it is folded
+    expanded_biases: Tensor  # if it is folded
 
     def __init__(
         self,
@@ -228,7 +230,8 @@ def add_output(split: Tensor, output: Tensor, padding: int) -> Tensor:
 def split_conv(conv: nn.Conv2d, widths: Sequence[int]) -> nn.ModuleList:
     """Split a 1x1 convolution into several by its output channels."""
     convs = nn.ModuleList()
-    for weight, bias in zip(conv.weight.split(widths), conv.bias.split(widths), strict=True):
+    biases = conv.bias.split(widths)  # pyright: ignore[reportOptionalMemberAccess]
+    for weight, bias in zip(conv.weight.split(widths), biases, strict=True):
         part = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
         part.weight, part.bias = nn.Parameter(weight), nn.Parameter(bias)
         convs.append(part)

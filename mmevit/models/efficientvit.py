@@ -32,8 +32,8 @@ class EfficientViT(BaseModule):
         in_channels: Channels of the image.
         window_sizes: Size of the attention windows of each stage, in pixels of that stage's map.
             Weights made for other windows are resized when they are loaded. Classifiers use
-            (7, 7, 4) at 224, (12, 12, 6) at 384 and (16, 16, 8) at 512 pixels; dense prediction
-            uses the default at any size.
+            (7, 7, 4) at 224, (12, 12, 6) at 384 and (16, 16, 8) at 512 pixels, dense prediction
+            the default.
         out_indices: Stages whose maps are returned, counted from 0 and in order. Stages after the
             last of them are not built.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages. Frozen
@@ -59,8 +59,6 @@ class EfficientViT(BaseModule):
             PyTorch module.
 
     Example:
-        >>> import torch
-        >>> from mmevit.models import EfficientViT
         >>> backbone = EfficientViT('m0').eval()
         >>> for feature in backbone(torch.rand(1, 3, 224, 416)):
         ...     print(tuple(feature.shape))
@@ -69,6 +67,7 @@ class EfficientViT(BaseModule):
         (1, 192, 4, 7)
     """
 
+    stages: Any  # nn.ModuleList of nn.Sequential
     arch_zoo = ARCHS
     # Pre-hooks of load_state_dict() that every backbone gets. mmevit.checkpoint adds the check
     # that pretrained weights fit.
@@ -150,18 +149,20 @@ class EfficientViT(BaseModule):
         height, width = x.shape[2:]
         x = self.stem(x)
         # Not the dtype of the images, which is float32 under autocast.
-        if x.dtype == torch.bfloat16 and x.device.type == 'cpu' and not torch.jit.is_tracing():
+        if x.dtype == torch.bfloat16 and x.device.type == 'cpu':
             check_bfloat16_size(height, width)
         outputs = []
         for index, stage in enumerate(self.stages):
             for layer in stage:
-                if self.with_cp and x.requires_grad:
-                    x = checkpoint(layer, x, use_reentrant=False)
-                else:
-                    x = layer(x)
+                x = self._run(layer, x)
             if index in self.out_indices:
                 outputs.append(x)
         return tuple(outputs)
+
+    def _run(self, layer: nn.Module, x: Tensor) -> Tensor:
+        if self.with_cp and x.requires_grad:
+            return checkpoint(layer, x, use_reentrant=False)  # pyright: ignore[reportReturnType]
+        return layer(x)
 
     def train(self, mode: bool = True) -> 'EfficientViT':
         """Set the training mode, but keep what is frozen in evaluation mode."""
@@ -217,15 +218,15 @@ class EfficientViT(BaseModule):
         trained. Its maps are in channels-last memory format, whatever format the images have.
         """
         for module in list(self.modules())[1:]:
-            if hasattr(module, 'switch_to_deploy'):
-                module.switch_to_deploy()
+            if fold := getattr(module, 'switch_to_deploy', None):
+                fold()
         self._put_channels_last()
         self.deploy = True
 
     def _put_channels_last(self) -> None:
         # Convolutions pass the memory format of their weights on to their output. This one is up
         # to a quarter faster, and windows are then copied in contiguous rows.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
@@ -340,6 +341,8 @@ class SandwichBlock(nn.Sequential):
 
 def check_bfloat16_size(height: int, width: int) -> None:
     """Refuse small images: PyTorch's bfloat16 convolutions give NaN there on CPUs with AMX."""
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return
     if height < 32 or width < 32:
         raise UserError(
             f'Images of {height}x{width} pixels are too small for bfloat16 on a CPU. Use float32, '

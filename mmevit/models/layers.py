@@ -49,8 +49,9 @@ class ConvNorm(nn.Module):
             bias=deploy,
         )
         self.norm = nn.Identity() if deploy else build_norm_layer(norm_cfg, out_channels)[1]
-        if getattr(self.norm, 'weight', None) is not None:
-            nn.init.constant_(self.norm.weight, norm_weight)
+        weight = getattr(self.norm, 'weight', None)
+        if weight is not None:
+            nn.init.constant_(weight, norm_weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
@@ -77,8 +78,8 @@ def fold_norm(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.Module) -> None:
     conv.weight, conv.bias = fuse_conv_bn_weights(
         conv.weight,
         conv.bias,
-        norm.running_mean,
-        norm.running_var,
+        norm.running_mean,  # pyright: ignore[reportArgumentType]
+        norm.running_var,  # pyright: ignore[reportArgumentType]
         norm.eps,
         norm.weight,
         norm.bias,

@@ -97,7 +97,7 @@ def test_teacher_with_other_statistics_sees_its_own_normalisation(images):
     pixels = images * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
     own_images = (pixels - 127.5) / torch.tensor([100.0, 110.0, 120.0]).view(3, 1, 1)
     wanted = model.teacher(own_images, mode='tensor')
-    torch.testing.assert_close(model.ask_teacher(images), wanted)
+    torch.testing.assert_close(model.compute_teacher_logits(images), wanted)
     assert not torch.allclose(wanted, model.teacher(images, mode='tensor'))
 
 
@@ -121,7 +121,7 @@ def test_teacher_keeps_what_timm_has_loaded(tmp_path, name):
 
 def test_random_teacher_is_warned_of(log, images, samples):
     make()(images, samples, mode='loss')
-    assert 'The teacher starts from random weights' in log.read_text()
+    assert 'The teacher has random weights' in log.read_text()
 
 
 class RandomImages(Dataset):
@@ -220,7 +220,7 @@ def test_training_takes_no_more_memory_than_the_student_and_a_forward_of_the_tea
     assert peak_bytes(train) <= limit
     # The limit is one that a teacher with gradients would break.
     teacher.requires_grad_(True)
-    model.ask_teacher = lambda images: teacher(images, mode='tensor')
+    model.compute_teacher_logits = lambda images: teacher(images, mode='tensor')
     assert peak_bytes(train) > limit
 
 
@@ -229,7 +229,7 @@ def test_training_takes_no_more_memory_than_the_student_and_a_forward_of_the_tea
     [
         (dict(distillation_type='warm'), "'warm'"),
         (dict(distillation_weight=1.5), '1.5'),
-        (dict(temperature=0), 'temperature is 0'),
+        (dict(temperature=0), 'temperature=0'),
         (
             dict(head=dict(type='LinearClsHead', num_classes=5, in_channels=192)),
             'distillation=True',
@@ -254,7 +254,7 @@ def test_teacher_that_cannot_be_had_is_named_in_one_sentence(images, samples, wr
 
 def test_teacher_of_other_classes_is_refused_in_one_sentence(images, samples):
     model = make({**TIMM_TEACHER, 'num_classes': 7})
-    with pytest.raises(ConfigError, match='scores 7 classes and the student 5'):
+    with pytest.raises(ConfigError, match='has 7 classes and the student 5'):
         model(images, samples, mode='loss')
 
 

@@ -88,8 +88,8 @@ def test_norm_layers_reach_the_finer_levels_and_gradients_reach_the_inputs():
     [
         (dict(in_channels=[16], num_outs=4), 'at least two backbone maps'),
         (dict(in_channels=CHANNELS, num_outs=4, start_level=2), 'at least two backbone maps'),
-        (dict(in_channels=16, num_outs=4), 'must list'),
-        (dict(in_channels=CHANNELS, num_outs=2, num_upsample_levels=2), 'make at least 3 outputs'),
+        (dict(in_channels=16, num_outs=4), 'in_channels=16 is not a list'),
+        (dict(in_channels=CHANNELS, num_outs=2, num_upsample_levels=2), 'Pass at least 3'),
         (dict(in_channels=CHANNELS, num_outs=4, out_channels=[8, 8]), 'one for each of the 4'),
         (dict(in_channels=CHANNELS, num_outs=5, num_upsample_levels=0), 'at least 1'),
     ],
@@ -101,5 +101,5 @@ def test_numbers_that_do_not_fit_are_named_in_one_sentence(arguments, sentence):
 
 def test_fewer_maps_than_channels_are_named_in_one_sentence():
     neck = EfficientViTFPN(CHANNELS, 8, 4)
-    with pytest.raises(ValueError, match='built for 3 maps .* the backbone gives 2'):
+    with pytest.raises(ValueError, match='built for 3 maps .* the backbone returns 2'):
         neck(make_maps(dtype=torch.float32)[:2])
