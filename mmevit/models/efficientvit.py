@@ -12,11 +12,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmevit.utils.errors import UserError
-
 from .arch import ARCHS, EfficientViTArch, check_stage_arguments
 from .attention import WindowAttention
-from .layers import FFN, ConvNorm, Residual, ResidualDepthwise, SqueezeExcite, add_load_hook
+from .layers import (
+    FFN,
+    ConvNorm,
+    Residual,
+    ResidualDepthwise,
+    SqueezeExcite,
+    add_load_hook,
+    check_bfloat16_size,
+)
 
 
 @MODELS.register_module()
@@ -59,6 +65,8 @@ class EfficientViT(BaseModule):
             PyTorch module.
 
     Example:
+        >>> import torch
+        >>> from mmevit.models import EfficientViT
         >>> backbone = EfficientViT('m0').eval()
         >>> for feature in backbone(torch.rand(1, 3, 224, 416)):
         ...     print(tuple(feature.shape))
@@ -337,14 +345,3 @@ class SandwichBlock(nn.Sequential):
         self.attention = Residual(attention, drop_path_rate)
         for index in range(num_ffns, 2 * num_ffns):
             add_ffn(index)
-
-
-def check_bfloat16_size(height: int, width: int) -> None:
-    """Refuse small images: PyTorch's bfloat16 convolutions give NaN there on CPUs with AMX."""
-    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
-        return
-    if height < 32 or width < 32:
-        raise UserError(
-            f'Images of {height}x{width} pixels are too small for bfloat16 on a CPU. Use float32, '
-            'or images of 32x32 pixels and up.'
-        )

@@ -193,3 +193,14 @@ def add_load_hook(module: nn.Module, hook: Callable[..., None]) -> None:
         module.register_load_state_dict_pre_hook(hook)
     else:
         module._register_load_state_dict_pre_hook(hook, with_module=True)
+
+
+def check_bfloat16_size(height: int, width: int) -> None:
+    """Refuse small images: PyTorch's bfloat16 convolutions give NaN there on CPUs with AMX."""
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return
+    if height < 32 or width < 32:
+        raise UserError(
+            f'Images of {height}x{width} pixels are too small for bfloat16 on a CPU. Use float32, '
+            'or images of 32x32 pixels and up.'
+        )
