@@ -363,8 +363,8 @@ def test_weights_load_in_a_process_group(server, tmp_path):
 def test_a_download_that_stalls_ends_in_an_error(server, monkeypatch):
     save(make_timm('m0'), 'released', server.folder).rename(server.folder / 'efficientvit_m0.pth')
     server.stalls = True
-    monkeypatch.setattr(loader, 'STALLED', 0.3)
-    with pytest.raises(CheckpointError, match='timed out.* by hand'):
+    monkeypatch.setattr(loader, 'TIMEOUT', 0.3)
+    with pytest.raises(CheckpointError, match='timed out.* manually'):
         loader.load_from_evit('evit://m0')
     assert not server.cached.exists()
 
@@ -383,7 +383,7 @@ def test_a_download_that_fails_leaves_nothing_and_says_what_to_do(server, fault)
     with pytest.raises(CheckpointError) as caught:
         loader.load_from_evit('evit://m0')
     assert not list(server.cached.parent.glob('[!.]*'))
-    assert 'by hand' in str(caught.value) or 'download or copy it again' in str(caught.value)
+    assert 'manually' in str(caught.value) or 'Download or copy it again' in str(caught.value)
 
 
 def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
@@ -399,7 +399,7 @@ def test_without_a_network_the_place_for_the_file_is_named(monkeypatch, tmp_path
     with pytest.raises(CheckpointError) as caught:
         loader.load_from_evit('evit://retinanet-m4')
     place = tmp_path / 'checkpoints/retinanet_efficientvit_m4_fpn_1x_coco.pth'
-    assert str(place) in str(caught.value) and 'by hand' in str(caught.value)
+    assert str(place) in str(caught.value) and 'manually' in str(caught.value)
     place.write_bytes(b'')  # found, though it is of no use
     with pytest.raises(CheckpointError, match='empty'):
         loader.load_from_evit('evit://retinanet-m4')
@@ -437,7 +437,7 @@ def test_an_unknown_prefix_is_named(prefix, tmp_path):
     torch.save(weights, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError) as caught:
         loader.load_from_evit(f'evit://{tmp_path}/a.pth')
-    assert f'a.pth: The names of the weights start with {prefix!r}' in str(caught.value)
+    assert f'a.pth: The keys of the weights start with {prefix!r}' in str(caught.value)
     code = str(caught.value).partition('Save them without: ')[2].rstrip('.')
     assert eval(code, dict(weights=weights)).keys() == EfficientViT('m0').state_dict().keys()
 

@@ -402,7 +402,7 @@ def test_what_convert_writes_gives_the_same_predictions_by_evit(
     out = tmp_path / 'released.pth'
     result = run_tool('tools/convert_checkpoint.py', checkpoint, out, '--to', 'released')
     assert result.returncode == 0, result.stdout
-    assert f'{out}: released form, arch m0, from epoch_2.pth.' in result.stdout
+    assert f'{out}: released format, arch m0, from epoch_2.pth.' in result.stdout
     content = read_checkpoint(out)
     assert 'neck.extra_trans_convs.0.conv.weight' in content['model']
     assert content['meta']['dataset_meta']['classes'] == tuple('0123456789')
