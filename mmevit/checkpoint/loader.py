@@ -38,6 +38,9 @@ def load_for_mmengine(filename: str, map_location: MapLocation = None) -> dict:
     return require_fit(load_from_evit(filename, map_location))
 
 
+load_for_mmengine.__name__ = 'load_from_evit'  # mmengine logs the part after `load_from_`
+
+
 def load_from_evit(filename: str, map_location: MapLocation = None) -> dict:
     """Load ``evit://NAME`` or ``evit://PATH``.
 
