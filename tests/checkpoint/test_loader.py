@@ -79,7 +79,7 @@ def test_round_trips_are_bit_exact_and_timm_loads_what_comes_back(arch, suffix, 
 
 
 @pytest.mark.parametrize('kind', ['retinanet', 'mask-rcnn'])
-def test_a_released_detector_of_mmcv_1_loads_whole(kind, tmp_path):
+def test_released_detector_of_mmcv_1_loads_completely(kind, tmp_path):
     register_all_modules()
     source = randomise(MODELS.build(detector_config(kind)))
     reference = make_timm('m4')
@@ -121,7 +121,7 @@ def test_backbones_start_from_a_file_by_init_cfg(tmp_path):
         assert value.equal(wanted[f'backbone.{name}'])
 
 
-def test_mmpretrains_get_model_takes_evit(tmp_path):
+def test_mmpretrains_get_model_supports_evit(tmp_path):
     from mmpretrain import get_model
 
     path = save(make_timm('m0'), 'timm', tmp_path)
@@ -130,7 +130,7 @@ def test_mmpretrains_get_model_takes_evit(tmp_path):
     assert model.head.head.bn.weight.equal(read_checkpoint(path)['head.bn.weight'])
 
 
-def test_mmdets_inferencer_takes_evit(tmp_path):
+def test_mmdets_inferencer_supports_evit(tmp_path):
     from mmevit.apis import DetInferencer
 
     cfg = Config.fromfile('configs/retinanet_evit_m4_digits.py')
@@ -194,7 +194,7 @@ def wrong_weights():
 @pytest.mark.parametrize(
     ('weights', 'parts'), list(wrong_weights()), ids=lambda value: str(value)[:30]
 )
-def test_tools_never_load_a_backbone_in_part(weights, parts, own_loading, tmp_path):
+def test_backbone_refuses_local_weights_that_do_not_fit(weights, parts, own_loading, tmp_path):
     forbid_code_in_checkpoints()
     backbone = EfficientViT('m0')
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
@@ -232,7 +232,7 @@ WAYS_IN = dict(
 
 
 @pytest.mark.parametrize('way', WAYS_IN)
-def test_evit_never_loads_a_backbone_in_part(way, tmp_path):
+def test_backbone_refuses_evit_weights_that_do_not_fit(way, tmp_path):
     torch.save(EfficientViT('m4').state_dict(), tmp_path / 'm4.pth')
     with pytest.raises(CheckpointError, match="arch='m4'|prefix='backbone.'"):
         WAYS_IN[way](f'evit://{tmp_path}/m4.pth')
@@ -277,7 +277,7 @@ def test_stages_that_are_not_built_need_not_be_loaded(tmp_path):
 
 
 @pytest.mark.parametrize('form', ['released', 'timm'])
-def test_missing_and_surplus_names_of_a_file_are_named(form, tmp_path):
+def test_missing_and_unexpected_keys_of_a_file_are_listed(form, tmp_path):
     model = make_timm('m2')
     weights = as_released(model) if form == 'released' else dict(model.state_dict())
     name = [name for name in weights if 'dw1' in name][0]
@@ -360,7 +360,7 @@ def test_weights_load_in_a_process_group(server, tmp_path):
     assert not server.asked
 
 
-def test_a_download_that_stalls_ends_in_an_error(server, monkeypatch):
+def test_stalled_download_raises(server, monkeypatch):
     save(make_timm('m0'), 'released', server.folder).rename(server.folder / 'efficientvit_m0.pth')
     server.stalls = True
     monkeypatch.setattr(loader, 'TIMEOUT', 0.3)
@@ -370,7 +370,7 @@ def test_a_download_that_stalls_ends_in_an_error(server, monkeypatch):
 
 
 @pytest.mark.parametrize('fault', ['absent', 'page', 'torn', 'short'])
-def test_a_download_that_fails_leaves_nothing_and_says_what_to_do(server, fault):
+def test_failed_download_leaves_no_file_and_raises(server, fault):
     path = server.folder / 'efficientvit_m0.pth'
     if fault == 'page':
         path.write_text('<html>sign in</html>')
@@ -386,14 +386,14 @@ def test_a_download_that_fails_leaves_nothing_and_says_what_to_do(server, fault)
     assert 'manually' in str(caught.value) or 'Download or copy it again' in str(caught.value)
 
 
-def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
+def test_cache_that_cannot_be_written_raises(monkeypatch, tmp_path):
     (tmp_path / 'hub').write_text('a file where a folder is needed')
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
     with pytest.raises(CheckpointError, match='hub/checkpoints cannot be written .*TORCH_HOME'):
         loader.load_from_evit('evit://m0')
 
 
-def test_without_a_network_the_place_for_the_file_is_named(monkeypatch, tmp_path):
+def test_error_without_network_has_the_path_for_the_file(monkeypatch, tmp_path):
     monkeypatch.setattr(loader, 'RELEASE', 'http://127.0.0.1:9/')
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     with pytest.raises(CheckpointError) as caught:
@@ -405,7 +405,7 @@ def test_without_a_network_the_place_for_the_file_is_named(monkeypatch, tmp_path
         loader.load_from_evit('evit://retinanet-m4')
 
 
-def test_an_unknown_name_is_told_the_known_ones():
+def test_unknown_name_raises_with_the_known_names():
     with pytest.raises(CheckpointError, match='m0, m1, .* mask-rcnn-m4'):
         loader.load_from_evit('evit://m6')
 
@@ -424,7 +424,7 @@ def test_prefixes_of_training_code_are_stripped(wrapper, form, tmp_path):
     assert all(value.equal(expected[name]) for name, value in loaded.items())
 
 
-def test_a_part_that_was_compiled_or_parallel_is_recognised(tmp_path):
+def test_prefixes_inside_keys_are_stripped(tmp_path):
     weights = {f'backbone.{k}': v for k, v in EfficientViT('m0').state_dict().items()}
     wrapped = {k.replace('backbone.', 'backbone.module._orig_mod.'): v for k, v in weights.items()}
     torch.save(wrapped, tmp_path / 'a.pth')
@@ -432,7 +432,7 @@ def test_a_part_that_was_compiled_or_parallel_is_recognised(tmp_path):
 
 
 @pytest.mark.parametrize('prefix', ['net.', 'model.student.'])
-def test_an_unknown_prefix_is_named(prefix, tmp_path):
+def test_unknown_prefix_raises(prefix, tmp_path):
     weights = {prefix + name: value for name, value in EfficientViT('m0').state_dict().items()}
     torch.save(weights, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError) as caught:

@@ -77,31 +77,31 @@ def checkpoint(tmp_path):
     return str(tmp_path / 'epoch_1.pth')
 
 
-def test_heads_of_every_library_are_left_out(checkpoint, tmp_path, capsys):
+def test_head_of_another_library_is_left_out(checkpoint, tmp_path, capsys):
     make_runner(Detector(num_classes=3), tmp_path).load_checkpoint(checkpoint)
     output = capsys.readouterr().out
     assert 'bbox_head.weight (80, 192, 1, 1) instead of (3, 192, 1, 1)' in output
 
 
-def test_resuming_needs_the_whole_model(checkpoint, tmp_path):
+def test_resuming_requires_all_weights(checkpoint, tmp_path):
     runner = make_runner(Detector(num_classes=3), tmp_path, resume=True)
     with pytest.raises(CheckpointError, match='size mismatch for bbox_head.bias, bbox_head.w'):
         runner.load_checkpoint(checkpoint)
     make_runner(Detector(), tmp_path, resume=True).load_checkpoint(checkpoint)
 
 
-def test_a_backbone_of_another_arch_is_not_taken_for_another_head(released, tmp_path):
+def test_evit_backbone_of_another_arch_raises(released, tmp_path):
     runner = make_runner(Detector('m1'), tmp_path)
     with pytest.raises(CheckpointError, match="arch='m0'"):
         runner.load_checkpoint(released[0])
 
 
-def test_a_local_backbone_of_another_arch_is_refused(checkpoint, tmp_path):
+def test_local_backbone_of_another_arch_raises(checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="arch='m0'"):
         make_runner(Detector('m1'), tmp_path).load_checkpoint(checkpoint)
 
 
-def test_a_file_without_weights_of_the_backbone_is_refused(tmp_path):
+def test_checkpoint_without_backbone_weights_raises(tmp_path):
     path = str(tmp_path / 'released.pth')
     torch.save(dict(model=as_released(make_timm('m0'))), path)
     with pytest.raises(CheckpointError, match='no weights of the backbone.* load_from=evit://'):
@@ -119,7 +119,7 @@ def test_weights_of_a_model_that_is_a_backbone_are_found(tmp_path):
         leave_out_other_heads(backbone, {})
 
 
-def test_plain_weights_start_a_training_and_resume_none(tmp_path):
+def test_plain_weights_start_training_but_cannot_resume(tmp_path):
     expected, model = Detector(), Detector(num_classes=3)
     path = str(tmp_path / 'plain.pth')
     torch.save(expected.state_dict(), path)
