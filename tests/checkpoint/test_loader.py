@@ -21,7 +21,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
-from mmengine.runner import load_checkpoint
+from mmengine.runner import load_checkpoint, load_state_dict
 from safetensors.torch import save_file
 
 from mmevit.checkpoint import (
@@ -30,6 +30,7 @@ from mmevit.checkpoint import (
     forbid_code_in_checkpoints,
     loader,
     read_checkpoint,
+    require_fit,
 )
 from mmevit.models import EfficientViT
 from mmevit.utils.errors import CheckpointError
@@ -242,6 +243,12 @@ def test_backbone_refuses_evit_weights_that_do_not_fit(way, tmp_path):
 def test_evit_loads_a_backbone_that_fits(way, tmp_path):
     torch.save(EfficientViT('m0', window_sizes=(7, 7, 4)).state_dict(), tmp_path / 'm0.pth')
     WAYS_IN[way](f'evit://{tmp_path}/m0.pth')
+
+
+def test_weights_of_a_model_without_those_of_its_backbone_load():
+    load_state_dict(Model('m0'), require_fit({'head.weight': torch.zeros(1)}))
+    with pytest.raises(CheckpointError, match='missing keys'):
+        load_state_dict(EfficientViT('m0'), require_fit({'head.weight': torch.zeros(1)}))
 
 
 @pytest.mark.parametrize('strict', [True, False])
