@@ -53,7 +53,7 @@ def test_table_of_archs_agrees_with_the_code(page):
     assert [row[0] for row in rows] == list(EfficientViT.arch_zoo)
     for arch, channels, params, macs, top1, *_ in rows:
         model = MODELS_BY_CONFIG[f'evit_{arch}_in1k.py']
-        assert channels == ', '.join(map(str, EfficientViT.arch_zoo[arch]['embed_dims']))
+        assert channels == ', '.join(map(str, EfficientViT.arch_zoo[arch].embed_dims))
         assert params == f'{model["Metadata"]["Parameters"] / 1e6:.3f}'
         assert macs == f'{model["Metadata"]["FLOPs"] / 1e6:.1f}'
         assert top1 == f'{published(model):.1f}'
@@ -64,7 +64,7 @@ def test_table_of_layers_agrees_with_the_code():
     assert [row[0] for row in rows] == list(EfficientViT.arch_zoo)
     for row in rows:
         arch = EfficientViT.arch_zoo[row[0]]
-        sizes = (arch['depths'], arch['num_heads'], arch['kernel_sizes'])
+        sizes = (arch.depths, arch.num_heads, arch.kernel_sizes)
         assert row[1:] == [', '.join(map(str, size)) for size in sizes]
 
 

@@ -1,4 +1,4 @@
-"""Everybody's weights: reading them safely, and spelling their names as mmevit does."""
+"""Checkpoints of mmevit, the authors and timm: safe reading, key names, checks that they fit."""
 
 from .converting import convert_checkpoint
 from .loader import load_from_evit

@@ -1,4 +1,4 @@
-"""Convert checkpoint files between the forms of mmevit, the authors and timm."""
+"""Convert checkpoint files between the formats of mmevit, the authors and timm."""
 
 import hashlib
 import json
@@ -6,32 +6,33 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from mmevit.models.efficientvit import infer_arch, select_weights
 from mmevit.utils.errors import CheckpointError
 from mmevit.utils.files import atomic_write, check_ending
 from mmevit.version import __version__
 
 from .loader import find_dataset_meta, find_state_dict
+from .matching import infer_arch, select_weights
 from .names import convert_names
 from .reading import read_checkpoint
 
 
-def convert_checkpoint(source, destination, form):
-    """Convert a checkpoint file; the tensors stay bit for bit what they are.
+def convert_checkpoint(source: str | Path, destination: str | Path, target: str) -> dict:
+    """Convert a checkpoint file. The tensors stay bit-exact.
 
     Args:
-        source (str | Path): ``.pth`` or ``.safetensors``, of any form.
-        destination (str | Path): ``.pth`` or ``.safetensors``, to be written.
-        form (str): ``'mmevit'``, ``'released'`` or ``'timm'``.
+        source: ``.pth`` or ``.safetensors``, of any format.
+        destination: ``.pth`` or ``.safetensors``, to be written.
+        target: ``'mmevit'``, ``'released'`` or ``'timm'``.
 
     Returns:
-        dict: The metadata that was written.
+        The metadata that was written.
 
     Raises:
-        CheckpointError: If the source cannot be read or recognised, or has missing or surplus
-            names.
-        UserError: If the destination is of another kind or cannot be written.
+        CheckpointError: If the source cannot be read or recognized, or has missing or unexpected
+            keys.
+        UserError: If the destination has another suffix or cannot be written.
     """
     source, destination = Path(source), Path(destination)
     check_ending(destination, ('.pth', '.safetensors'))
@@ -39,28 +40,28 @@ def convert_checkpoint(source, destination, form):
     try:
         state_dict = find_state_dict(checkpoint)
         ours = convert_names(state_dict, 'mmevit')
-        converted = convert_names(ours, form)
+        converted = convert_names(ours, target)
     except CheckpointError as error:
         raise CheckpointError(f'{source}: {error}') from error
     meta = describe(source, checkpoint.get('meta'), ours)
     with atomic_write(destination) as path:
-        write_checkpoint(converted, meta, form, path)
+        write_checkpoint(converted, meta, target, path)
     return meta
 
 
-def describe(source, meta, weights):
-    """Say where weights come from and what they are of.
+def describe(source: Path, meta: object, weights: dict[str, Tensor]) -> dict:
+    """Make the metadata of converted weights.
 
     Args:
-        source (Path): The file that they were in.
-        meta (object): Metadata that were in it, of which the classes are kept.
-        weights (dict[str, Tensor]): The weights in mmevit's names.
+        source: The file with the weights.
+        meta: The metadata of that file. Its classes are kept.
+        weights: The weights, with keys in mmevit's format.
 
     Returns:
-        dict: ``arch``, ``dataset_meta`` if the classes are known, ``source``, ``sha256`` of the
-        source, and ``mmevit_version``.
+        ``arch``, ``source``, ``sha256`` of the source, ``mmevit_version``, and ``dataset_meta`` if
+        the classes are known.
     """
-    described = dict(
+    described: dict = dict(
         arch=infer_arch(select_weights(weights, 'backbone.')) or 'custom',
         source=source.name,
         sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
@@ -71,32 +72,19 @@ def describe(source, meta, weights):
     return described
 
 
-def write_checkpoint(weights, meta, form, path):
-    """Write weights by the suffix of the file.
-
-    Args:
-        weights (dict[str, Tensor]): The weights.
-        meta (dict): Metadata.
-        form (str): ``'mmevit'``, ``'released'`` or ``'timm'``.
-        path (Path): The file.
-    """
+def write_checkpoint(weights: dict[str, Tensor], meta: dict, target: str, path: Path) -> None:
+    """Write weights in the file format of the suffix."""
     if path.suffix == '.safetensors':
         write_safetensors(weights, meta, path)
-    elif form == 'mmevit':
+    elif target == 'mmevit':
         torch.save(dict(meta=meta, state_dict=weights), path)
     else:
-        # As the authors publish them; timm's own loading finds weights there too.
+        # As in the released files. timm's own loading finds weights there too.
         torch.save(dict(model=weights, meta=meta), path)
 
 
-def write_safetensors(weights, meta, path):
-    """Write weights as ``.safetensors``, whose metadata are strings alone.
-
-    Args:
-        weights (dict[str, Tensor]): The weights.
-        meta (dict): Metadata.
-        path (Path): The file.
-    """
+def write_safetensors(weights: dict[str, Tensor], meta: dict, path: Path) -> None:
+    """Write weights as ``.safetensors``, whose metadata may only be strings."""
     weights = {name: weight.contiguous() for name, weight in weights.items()}
     meta = {name: v if isinstance(v, str) else json.dumps(v) for name, v in meta.items()}
     save_file(weights, path, metadata=meta)

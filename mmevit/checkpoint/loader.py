@@ -1,4 +1,4 @@
-"""``evit://``: weights by name or from a file, in whatever form, wherever OpenMMLab loads some."""
+"""``evit://``: released weights by name, or a file of any format, wherever OpenMMLab loads."""
 
 import contextlib
 import json
@@ -17,8 +17,8 @@ from mmevit.utils.errors import CheckpointError, ConfigError
 from mmevit.utils.files import atomic_write
 
 from .matching import require_fit
-from .names import convert_names, find_form, strip_wrappers
-from .reading import read_checkpoint
+from .names import convert_names, infer_format, strip_wrappers
+from .reading import MapLocation, read_checkpoint
 
 RELEASE = 'https://github.com/xinyuliu-jeffrey/EfficientViT_Model_Zoo/releases/download/v1.0/'
 RELEASED_FILES = {
@@ -26,32 +26,35 @@ RELEASED_FILES = {
     'retinanet-m4': 'retinanet_efficientvit_m4_fpn_1x_coco.pth',
     'mask-rcnn-m4': 'mask_rcnn_efficientvit_m4_fpn_1x_coco.pth',
 }
-# Where checkpoints keep weights and, of the authors and timm, their averages; the first is loaded.
+# Keys of the weights in checkpoints, and of their averages. The first that is found is loaded.
 WEIGHTS, AVERAGES = ('state_dict', 'model'), ('state_dict_ema', 'model_ema')
 # Seconds without a byte from the server after which a download fails.
-STALLED = 30
+TIMEOUT = 30
 
 
-@CheckpointLoader.register_scheme(prefixes='evit://')
-def load_marked(filename: str, map_location=None) -> dict:
+@CheckpointLoader.register_scheme(prefixes='evit://')  # pyright: ignore[reportOptionalCall]
+def load_for_mmengine(filename: str, map_location: MapLocation = None) -> dict:
     """Load ``evit://`` for mmengine, so that a backbone refuses weights that do not fit."""
     return require_fit(load_from_evit(filename, map_location))
 
 
-def load_from_evit(filename, map_location=None):
+load_for_mmengine.__name__ = 'load_from_evit'  # mmengine logs the part after `load_from_`
+
+
+def load_from_evit(filename: str, map_location: MapLocation = None) -> dict:
     """Load ``evit://NAME`` or ``evit://PATH``.
 
     Args:
-        filename (str): ``evit://m0`` to ``evit://m5``, ``evit://retinanet-m4`` or
-            ``evit://mask-rcnn-m4`` for the released weights, which are downloaded once; or
+        filename: ``evit://m0`` to ``evit://m5``, ``evit://retinanet-m4`` or
+            ``evit://mask-rcnn-m4`` for the released weights, which are downloaded once. Or
             ``evit://`` with the path of a local file of mmevit, mmcv 1.x, timm or the authors.
-        map_location (str, optional): Device to load the tensors to.
+        map_location: Device to load the tensors to.
 
     Returns:
-        dict: ``meta`` and, in mmevit's names, ``state_dict``.
+        ``meta``, and ``state_dict`` with keys in mmevit's format.
 
     Raises:
-        CheckpointError: If the file cannot be had, read safely, or recognised.
+        CheckpointError: If the file cannot be found, downloaded, read safely, or recognized.
     """
     name = filename.removeprefix('evit://')
     if name in RELEASED_FILES:
@@ -60,30 +63,27 @@ def load_from_evit(filename, map_location=None):
         path = Path(name).expanduser()
         if not path.is_file():
             raise CheckpointError(
-                f'{filename} is neither a file nor one of the names {", ".join(RELEASED_FILES)}.'
+                f'{filename} is neither a file nor one of the names {", ".join(RELEASED_FILES)}. '
+                'Check the path.'
             )
     return read_weights(path, map_location)
 
 
-def read_weights(path, map_location='cpu'):
-    """Read a checkpoint of any form.
-
-    Args:
-        path (Path): The file.
-        map_location (str): Device to load the tensors to. Defaults to ``'cpu'``.
+def read_weights(path: Path, map_location: MapLocation = 'cpu') -> dict:
+    """Read a checkpoint of any format.
 
     Returns:
-        dict: A checkpoint as mmengine's, with ``meta`` and ``state_dict`` in mmevit's names; what
-        else was in a checkpoint of mmengine is kept.
+        A checkpoint as mmengine saves it, with ``meta``, and ``state_dict`` with keys in mmevit's
+        format. Other content of a checkpoint of mmengine is kept.
 
     Raises:
-        CheckpointError: If it cannot be read or recognised.
+        CheckpointError: If it cannot be read or recognized.
     """
     checkpoint = read_checkpoint(path, map_location)
     try:
         state_dict = find_state_dict(checkpoint)
         converted = convert_names(state_dict, 'mmevit')
-        if find_form(state_dict) == 'mmevit' and 'state_dict' in checkpoint:
+        if infer_format(state_dict) == 'mmevit' and 'state_dict' in checkpoint:
             return {**checkpoint, 'state_dict': converted}
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from error
@@ -94,14 +94,11 @@ def read_weights(path, map_location='cpu'):
     return dict(meta=meta, state_dict=converted)
 
 
-def find_dataset_meta(meta):
-    """Find the classes in the metadata of a checkpoint, wherever they may be.
-
-    Args:
-        meta (object): The metadata, of mmengine, of mmcv 1.x or of a ``.safetensors`` file.
+def find_dataset_meta(meta: object) -> dict:
+    """Find the classes in the metadata of mmengine, of mmcv 1.x or of a ``.safetensors`` file.
 
     Returns:
-        dict: As mmengine has it, with ``classes``; empty if there are none.
+        ``dataset_meta`` as in mmengine, with ``classes``. Empty if there are none.
     """
     meta = meta if isinstance(meta, dict) else {}
     dataset_meta = meta.get('dataset_meta') or {}
@@ -110,7 +107,7 @@ def find_dataset_meta(meta):
             dataset_meta = json.loads(dataset_meta)
     if not isinstance(dataset_meta, dict):
         dataset_meta = {}
-    if 'CLASSES' in meta:  # as mmcv 1.x called them
+    if 'CLASSES' in meta:  # mmcv 1.x
         dataset_meta = dict(classes=meta['CLASSES']) | dataset_meta
     return dataset_meta
 
@@ -118,10 +115,10 @@ def find_dataset_meta(meta):
 def find_state_dict(checkpoint: dict) -> dict[str, torch.Tensor]:
     """Find the weights in the content of a checkpoint file.
 
-    Logs which ones are taken where the average over training is there too, or nothing else.
+    If there are averaged weights, it is logged which ones are used.
 
     Returns:
-        The weights, by names without the prefixes of wrappers.
+        The weights, with keys without the prefixes of wrappers.
 
     Raises:
         CheckpointError: If there are none.
@@ -133,18 +130,17 @@ def find_state_dict(checkpoint: dict) -> dict[str, torch.Tensor]:
     if not weights or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
     ):
-        raise CheckpointError('No weights found: expected are tensors by name.')
+        raise CheckpointError('No weights found. Pass a dict of tensors by name.')
     return strip_wrappers(weights)
 
 
 def fetch(file_name: str) -> Path:
     """Download a released file into PyTorch's cache, unless it is there.
 
-    Of the processes of a machine, whether they are distributed yet or not, one downloads and the
-    others wait.
+    One process per machine downloads and the others wait, with and without a process group.
 
     Raises:
-        CheckpointError: If the file cannot be downloaded completely, or the cache not written.
+        CheckpointError: If the file cannot be downloaded, or the cache cannot be written.
     """
     path = Path(torch.hub.get_dir(), 'checkpoints', file_name)
     if path.is_file():
@@ -156,45 +152,42 @@ def fetch(file_name: str) -> Path:
                 download(RELEASE + file_name, path)
     except OSError as error:
         raise CheckpointError(
-            f'The cache {path.parent} cannot be written ({error}). Set TORCH_HOME to a folder that '
-            'can.'
+            f'The cache {path.parent} cannot be written ({error}). Set TORCH_HOME to a writable '
+            'folder.'
         ) from error
     return path
 
 
 def download(url: str, path: Path) -> None:
-    """Download a checkpoint; it appears at ``path`` when it is complete, or not at all.
+    """Download a checkpoint atomically.
 
     Raises:
-        CheckpointError: If the server cannot be reached, stops sending, or sends something else.
+        CheckpointError: If the download fails or is incomplete, or is not a checkpoint.
     """
-    by_hand = f'download {url} by hand and put it at {path}'
+    remedy = f'Try again, or download {url} manually and copy it to {path}.'
     print_log(f'Downloading {url} to {path}', 'current')
     with atomic_write(path) as part:
         try:
-            with urlopen(url, timeout=STALLED) as response, part.open('wb') as file:
+            with urlopen(url, timeout=TIMEOUT) as response, part.open('wb') as file:
                 size = int(response.headers.get('Content-Length') or 0)
                 shutil.copyfileobj(response, file, 2**20)
         except (OSError, HTTPException) as error:
             reason = getattr(error, 'reason', error)
-            raise CheckpointError(f'The download failed ({reason}): {by_hand}.') from error
+            raise CheckpointError(f'The download failed ({reason}). {remedy}') from error
         if size and part.stat().st_size != size:
             raise CheckpointError(
-                f'Only {part.stat().st_size} of {size} bytes came: try again, or {by_hand}.'
+                f'Only {part.stat().st_size} of {size} bytes were received. {remedy}'
             )
         read_checkpoint(part)
 
 
-def check_checkpoint(path):
-    """Check that a checkpoint that is to be loaded from this disk is there.
-
-    Args:
-        path (str | None): Path or URL; None is fine.
+def check_checkpoint(path: str | None) -> None:
+    """Check that a checkpoint exists, if it is neither a URL nor None.
 
     Raises:
         ConfigError: If it is missing.
     """
     if path and '://' not in path and not os.path.isfile(path):
         raise ConfigError(
-            f'The checkpoint {path} is missing: training leaves them in its work directory.'
+            f'The checkpoint {path} is missing. Training saves checkpoints in its work directory.'
         )

@@ -1,25 +1,28 @@
-"""The names of the weights in mmevit, in the authors' released files and in timm.
+"""State dict keys of mmevit, of the authors' released files and of timm.
 
-One table, made for the depths and heads that a state dict has, serves every direction.
+One table, built for the depths and heads of a state dict, serves every direction.
 """
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
+
+from torch import Tensor
 
 from mmevit.models.attention import relative_index
 from mmevit.utils.errors import CheckpointError, list_problems, shorten
 
-FORMS = ('mmevit', 'released', 'timm')
+FORMATS = ('mmevit', 'released', 'timm')
 FIRST_WEIGHT = dict(
     mmevit='stem.0.conv.weight',
     released='patch_embed.0.c.weight',
     timm='patch_embed.conv1.conv.weight',
 )
-# What training code puts before the names: parallel and compiled models do so anywhere in a name,
+# Prefixes that training code adds to keys: parallel and compiled models anywhere in a key,
 # Lightning, averages and self-supervised models at its start.
 WRAPPER = re.compile(r'(^|\.)(?:(?:module|_orig_mod)\.)+')
 PREFIXES = {'model', 'encoder'}
-# Stage, block and head of the projection to queries, keys and values.
+# Matches the stage, block and head of the projection to queries, keys and values.
 QKV = dict(
     mmevit=r'stages\.(\d)\.(\d+)\.attention\.branch\.attention\.qkvs\.(\d+)\.conv\.weight',
     released=r'blocks(\d)\.(\d+)\.mixer\.m\.attn\.qkvs\.(\d+)\.c\.weight',
@@ -30,36 +33,28 @@ NORM = ('weight', 'bias', 'running_mean', 'running_var')
 
 
 class Module(NamedTuple):
-    """A module with weights of its own.
-
-    Args:
-        mmevit (str): Its name in mmevit.
-        released (str): Its name in the released files.
-        timm (str): Its name in timm.
-        tensors (tuple[str]): Names of its weights, which are the same everywhere.
-    """
+    """Names of a module in each format, and of its own weights, which are the same in all."""
 
     mmevit: str
     released: str
     timm: str
-    tensors: tuple
+    tensors: tuple[str, ...]
 
 
-def convert_names(state_dict, target):
-    """Spell the names of a state dict in another form; the tensors stay as they are.
+def convert_names(state_dict: dict[str, Tensor], target: str) -> dict[str, Tensor]:
+    """Rename the keys of a state dict. The tensors are not copied.
 
     Args:
-        state_dict (dict[str, Tensor]): Weights of a backbone, a classifier or a detector, in any
-            of the forms.
-        target (str): ``'mmevit'``, ``'released'`` or ``'timm'``. In mmevit's, names start with
+        state_dict: Weights of a backbone, a classifier or a detector, in any of the formats.
+        target: ``'mmevit'``, ``'released'`` or ``'timm'``. In mmevit's format, keys start with
             ``backbone.``, ``head.``, ``neck.`` and so on.
 
     Returns:
-        dict[str, Tensor]: The weights under their new names.
+        The weights by their new keys.
 
     Raises:
-        CheckpointError: If the form is not recognised, a name is missing or surplus, or timm has no
-            such model.
+        CheckpointError: If the format is not recognized, there are missing or unexpected keys, or
+            timm has no such model.
 
     Example:
         >>> from mmevit.models import EfficientViT
@@ -67,10 +62,10 @@ def convert_names(state_dict, target):
         >>> 'blocks3.4.mixer.m.attn.dws.0.c.weight' in released
         True
     """
-    source = find_form(state_dict)
+    source = infer_format(state_dict)
     is_detector = any(name.startswith('neck.') for name in state_dict)
     if is_detector and 'timm' in (source, target):
-        raise CheckpointError('timm has no detectors: convert them to mmevit or released.')
+        raise CheckpointError('timm has no detectors. Convert to mmevit or released.')
     backbone, rest = split_backbone(state_dict, source, is_detector)
     converted = convert_backbone(backbone, source, target)
     if target == 'mmevit' or is_detector:
@@ -79,32 +74,26 @@ def convert_names(state_dict, target):
     return converted | convert_rest(rest, source, target)
 
 
-def find_form(state_dict):
-    """Recognise the form of a state dict.
-
-    Args:
-        state_dict (dict[str, Tensor]): The weights.
-
-    Returns:
-        str: One of ``FORMS``.
+def infer_format(state_dict: dict[str, Tensor]) -> str:
+    """Infer the format of a state dict, one of ``FORMATS``.
 
     Raises:
-        CheckpointError: If it is none.
+        CheckpointError: If it is none of them.
     """
-    for form, name in FIRST_WEIGHT.items():
+    for source, name in FIRST_WEIGHT.items():
         if name in state_dict or f'backbone.{name}' in state_dict:
-            return form
+            return source
     raise CheckpointError(
-        f'These are no weights of an EfficientViT: the first names are {shorten(state_dict)}, but '
-        f'{", ".join(FIRST_WEIGHT.values())} are what tells its forms.'
+        f'Not weights of an EfficientViT: the first keys are {shorten(state_dict)}. One of '
+        f'{", ".join(FIRST_WEIGHT.values())} is required.'
     )
 
 
-def strip_wrappers(state_dict: dict) -> dict:
-    """Remove what training code puts before the names of weights.
+def strip_wrappers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefixes that training code adds to keys.
 
     Raises:
-        CheckpointError: If the names start with a prefix that is not known.
+        CheckpointError: If the keys start with an unknown prefix.
 
     Example:
         >>> list(strip_wrappers({'module.model._orig_mod.backbone.stem.0.conv.weight': 1}))
@@ -119,14 +108,16 @@ def strip_wrappers(state_dict: dict) -> dict:
     prefix = min(prefixes, key=len)
     if len(prefixes) > 1 or not PREFIXES.issuperset(prefix.split('.')[:-1]):
         raise CheckpointError(
-            f'The names of the weights start with {" or ".join(map(repr, sorted(prefixes)))}. Save '
+            f'The keys of the weights start with {" or ".join(map(repr, sorted(prefixes)))}. Save '
             f'them without: {{name.removeprefix({prefix!r}): weight for name, weight in '
             f'weights.items() if name.startswith({prefix!r})}}.'
         )
     return {name.removeprefix(prefix): value for name, value in state_dict.items()}
 
 
-def split_backbone(state_dict, source, is_detector):
+def split_backbone(
+    state_dict: dict[str, Tensor], source: str, is_detector: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Split a state dict into the backbone's weights, without prefix, and the rest."""
     has_prefix = is_detector or f'backbone.{FIRST_WEIGHT[source]}' in state_dict
     backbone, rest = {}, {}
@@ -136,24 +127,16 @@ def split_backbone(state_dict, source, is_detector):
     return backbone, rest
 
 
-def convert_backbone(weights, source, target):
-    """Spell the names of a backbone's weights in another form.
-
-    Args:
-        weights (dict[str, Tensor]): The weights, without prefix.
-        source (str): Their form.
-        target (str): The form to give them.
-
-    Returns:
-        dict[str, Tensor]: The weights, without prefix.
+def convert_backbone(weights: dict[str, Tensor], source: str, target: str) -> dict[str, Tensor]:
+    """Rename the keys of a backbone's weights, without prefix.
 
     Raises:
-        CheckpointError: If a name is missing or surplus.
+        CheckpointError: If there are missing or unexpected keys.
     """
     if source == target:
         return weights
     modules = list(list_modules(*find_layout(weights, source)))
-    # The released files keep the index of the bias tables too, which follows from their size.
+    # The released files contain the index of each bias table too, which follows from its size.
     weights = {name: value for name, value in weights.items() if not name.endswith(INDEX)}
     check_names(weights, modules, source)
     names = {getattr(module, source): getattr(module, target) for module in modules}
@@ -167,55 +150,40 @@ def convert_backbone(weights, source, target):
     return converted
 
 
-def find_layout(weights, form):
-    """Count the blocks and the heads of each stage.
-
-    Args:
-        weights (dict[str, Tensor]): A backbone's weights.
-        form (str): Their form.
-
-    Returns:
-        tuple[list[int], list[int]]: Depths and numbers of heads.
-    """
-    blocks, heads = {}, {}
+def find_layout(weights: Iterable[str], source: str) -> tuple[list[int], list[int]]:
+    """Return the depth and the number of heads of each stage of a backbone, from its keys."""
+    blocks: dict[int, set[int]] = {}
+    heads: dict[int, int] = {}
     for name in weights:
-        if match := re.fullmatch(QKV[form], name):
+        if match := re.fullmatch(QKV[source], name):
             stage, block, head = (int(number) for number in match.groups())
             blocks.setdefault(stage, set()).add(block)
             heads[stage] = max(heads.get(stage, 0), head + 1)
     return [len(blocks[stage]) for stage in sorted(blocks)], [heads[s] for s in sorted(heads)]
 
 
-def check_names(weights, modules, form):
-    """Check that a backbone's weights are all there, and no others.
-
-    Args:
-        weights (dict[str, Tensor]): The weights.
-        modules (list[Module]): The modules that they are of.
-        form (str): Their form.
+def check_names(weights: dict[str, Tensor], modules: Iterable[Module], source: str) -> None:
+    """Check that a backbone's weights are exactly those of its modules.
 
     Raises:
-        CheckpointError: If one is missing or surplus.
+        CheckpointError: If there are missing or unexpected keys.
     """
-    expected = {f'{getattr(m, form)}.{tensor}' for m in modules for tensor in m.tensors}
-    missing = sorted(expected - weights.keys())
-    surplus = [
+    expected = {f'{getattr(m, source)}.{tensor}' for m in modules for tensor in m.tensors}
+    unexpected = [
         name for name in weights.keys() - expected if not name.endswith('num_batches_tracked')
     ]
-    if found := list_problems({'lack': missing, 'have besides': sorted(surplus)}):
-        raise CheckpointError(f'The weights, in {form} form, {" and ".join(found)}.')
+    problems = {
+        'missing keys': sorted(expected - weights.keys()),
+        'unexpected keys': sorted(unexpected),
+    }
+    if found := list_problems(problems):
+        raise CheckpointError(
+            f'The weights, in {source} format, do not fit: {"; ".join(found)}. Use a complete file.'
+        )
 
 
-def list_modules(depths, num_heads):
-    """List the modules of a backbone.
-
-    Args:
-        depths (Sequence[int]): Number of blocks of each stage.
-        num_heads (Sequence[int]): Number of heads of each stage.
-
-    Yields:
-        Module: A convolution, a norm layer or a bias table.
-    """
+def list_modules(depths: Sequence[int], num_heads: Sequence[int]) -> Iterator[Module]:
+    """Yield the convolutions, norm layers and bias tables of a backbone."""
     for index in range(4):
         yield from conv_norm(
             f'stem.{2 * index}', f'patch_embed.{2 * index}', f'patch_embed.conv{index + 1}'
@@ -235,13 +203,13 @@ def list_modules(depths, num_heads):
             )
 
 
-def conv_norm(ours, released, timm):
+def conv_norm(ours: str, released: str, timm: str) -> Iterator[Module]:
     """Yield the convolution and the norm layer of a pair."""
     yield Module(f'{ours}.conv', f'{released}.c', f'{timm}.conv', ('weight',))
     yield Module(f'{ours}.norm', f'{released}.bn', f'{timm}.bn', NORM)
 
 
-def list_subsample(ours, released, timm):
+def list_subsample(ours: str, released: str, timm: str) -> Iterator[Module]:
     """Yield the modules of the subsampling before a stage."""
     for index, position in enumerate((0, 2)):
         theirs = (f'{released}.{position}', f'{timm}.res{index + 1}')
@@ -251,17 +219,17 @@ def list_subsample(ours, released, timm):
     for index, name in enumerate(('expand', 'downsample', 'reduce')):
         yield from conv_norm(f'{ours}.{name}', *(f'{theirs}.conv{index + 1}' for theirs in merge))
     for index, name in enumerate(('reduce', 'expand')):
-        theirs = (f'{part}.se.fc{index + 1}' for part in merge)
-        yield Module(f'{ours}.squeeze_excite.{name}', *theirs, ('weight', 'bias'))
+        theirs = [f'{part}.se.fc{index + 1}' for part in merge]
+        yield Module(f'{ours}.squeeze_excite.{name}', theirs[0], theirs[1], ('weight', 'bias'))
 
 
-def list_ffn(ours, released, timm):
+def list_ffn(ours: str, released: str, timm: str) -> Iterator[Module]:
     """Yield the modules of a feed-forward network."""
     for index, name in enumerate(('expand', 'reduce')):
         yield from conv_norm(f'{ours}.{name}', f'{released}.pw{index + 1}', f'{timm}.pw{index + 1}')
 
 
-def list_block(ours, released, timm, num_heads):
+def list_block(ours: str, released: str, timm: str, num_heads: int) -> Iterator[Module]:
     """Yield the modules of a block."""
     for index in (0, 1):
         depthwise, ffn = f'dw{index}.m', f'ffn{index}.m'
@@ -271,7 +239,7 @@ def list_block(ours, released, timm, num_heads):
         yield from list_ffn(f'{ours}.ffn{index}.branch', f'{released}.{ffn}', f'{timm}.{ffn}')
     ours += '.attention.branch.attention'
     theirs = [f'{name}.mixer.m.attn' for name in (released, timm)]
-    yield Module(ours, *theirs, ('attention_biases',))
+    yield Module(ours, theirs[0], theirs[1], ('attention_biases',))
     for head in range(num_heads):
         yield from conv_norm(f'{ours}.qkvs.{head}', *(f'{name}.qkvs.{head}' for name in theirs))
         yield from conv_norm(
@@ -288,43 +256,26 @@ HEAD = (
 )
 
 
-def convert_head(weights, source, target):
-    """Spell the names of a classifier's head in another form.
-
-    Args:
-        weights (dict[str, Tensor]): The head's weights.
-        source (str): Their form.
-        target (str): The form to give them.
-
-    Returns:
-        dict[str, Tensor]: The weights under their new names.
+def convert_head(weights: dict[str, Tensor], source: str, target: str) -> dict[str, Tensor]:
+    """Rename the keys of a classifier's head.
 
     Raises:
-        CheckpointError: If a name is surplus.
+        CheckpointError: If there are unexpected keys.
     """
     if source == target:
         return weights
     names = {getattr(module, source): getattr(module, target) for module in HEAD}
-    surplus = [name for name in weights if name.rpartition('.')[0] not in names]
-    if surplus:
+    unexpected = [name for name in weights if name.rpartition('.')[0] not in names]
+    if unexpected:
         raise CheckpointError(
-            f'The head has weights that {target} has none for: {shorten(surplus)}.'
+            f'The head has keys that {target} does not support: {shorten(unexpected)}.'
         )
     renamed = ((name.rpartition('.'), value) for name, value in weights.items())
     return {f'{names[module]}.{tensor}': value for (module, _, tensor), value in renamed}
 
 
-def convert_detector(weights, source, target):
-    """Spell the names of a detector's neck in another form; all others are mmdet's everywhere.
-
-    Args:
-        weights (dict[str, Tensor]): The weights of all but the backbone.
-        source (str): Their form.
-        target (str): The form to give them.
-
-    Returns:
-        dict[str, Tensor]: The weights under their new names.
-    """
+def convert_detector(weights: dict[str, Tensor], source: str, target: str) -> dict[str, Tensor]:
+    """Rename the keys of a detector's neck; all others but the backbone's are mmdet's."""
     levels = {
         int(match[1])
         for name in weights
@@ -338,8 +289,8 @@ def convert_detector(weights, source, target):
             (f'neck.fpn_convs.0.upsamples.{level}.', f'neck.extra_trans_convs.{level}.'),
             (f'neck.fpn_convs.0.finer_convs.{level}.', f'neck.extra_fpn_convs.{finer}.'),
         ):
-            spellings = dict(mmevit=ours, released=released)
-            names[spellings[source]] = spellings[target]
+            prefixes = dict(mmevit=ours, released=released)
+            names[prefixes[source]] = prefixes[target]
     converted = {}
     for name, value in weights.items():
         prefix = next((prefix for prefix in names if name.startswith(prefix)), '')

@@ -1,4 +1,4 @@
-"""Fine-tune a classifier on your own images, a folder for each class."""
+"""Fine-tune a classifier on your own images, with one folder per class."""
 
 import argparse
 import json
@@ -6,19 +6,23 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
+
 from mmevit.checkpoint import forbid_code_in_checkpoints, load_from_evit
+from mmevit.checkpoint.matching import infer_arch, infer_window_sizes, select_weights
 from mmevit.checks import check_config
 from mmevit.cli.arguments import common_parser, load_config
 from mmevit.cli.errors import one_sentence_errors
 from mmevit.datasets import split_class_folders
 from mmevit.engine.runner import build_trainer
 from mmevit.models import EfficientViT
-from mmevit.models.efficientvit import infer_arch, infer_window_sizes, select_weights
 from mmevit.utils.configs import MIM_FOLDER, type_name
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write
 
-# Where launchers other than torchrun say how many processes there are; mmengine does so later.
+# Variables with the number of processes, of launchers other than torchrun. mmengine sets up the
+# process group later.
 WORLD_SIZES = dict(slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
 
 
@@ -26,26 +30,28 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = common_parser(__doc__)
     parser.add_argument(
-        'data', help='folder of class folders, or of train and val that hold class folders'
+        'data', help='folder of class folders, or folder with train/ and val/ of class folders'
     )
     parser.add_argument(
         '--weights',
         default='evit://m5',
-        help='evit://m0 to evit://m5, or a checkpoint; the network is the one that it is of',
+        help='evit://m0 to evit://m5, or a checkpoint. The arch is inferred from it',
     )
-    parser.add_argument('--epochs', type=positive, help='number of epochs, 20 unless given')
+    parser.add_argument('--epochs', type=positive_int, help='number of epochs (default: 20)')
     parser.add_argument(
-        '--batch-size', type=positive, help='images a step and process, 32 unless given'
+        '--batch-size', type=positive_int, help='images per step and process (default: 32)'
     )
-    parser.add_argument('--image-size', type=positive, help='side in pixels, 224 unless given')
+    parser.add_argument('--image-size', type=positive_int, help='side in pixels (default: 224)')
     parser.add_argument(
-        '--no-flip', action='store_true', help='for what differs from its mirror image, as text'
+        '--no-flip',
+        action='store_true',
+        help='do not flip images, for classes that a flip changes, such as text',
     )
     parser.add_argument(
         '--val-fraction',
         type=float,
         default=0.2,
-        help='fraction of each class to validate with, where there is no folder val',
+        help='fraction of each class for validation, without a folder val (default: 0.2)',
     )
     args = parser.parse_args(argv)
     args.config = MIM_FOLDER / 'configs/efficientvit/evit_m5_finetune.py'
@@ -53,16 +59,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def positive(text):
-    """Read a whole number above 0."""
+def positive_int(text: str) -> int:
+    """Parse an integer above 0."""
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f'{text} is no whole number above 0')
+        raise argparse.ArgumentTypeError(f'{text} is not an integer above 0')
     return int(text)
 
 
 @one_sentence_errors()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Fill in the config, check everything that can be checked, then train."""
+    """Complete the config, check it, then train."""
     args = parse_args(argv)
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
     splits = ('train', 'val')
@@ -71,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_model(cfg, args.weights, len(classes))
     if args.epochs:
         cfg.train_cfg.max_epochs = args.epochs
-        # A single epoch is all warm-up.
+        # With a single epoch there is only warm-up.
         cfg.param_scheduler = [
             scheduler
             for scheduler in cfg.param_scheduler
@@ -84,15 +90,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         report(runner, classes)
 
 
-def set_data(cfg, args):
-    """Put the lists of images into the work directory, and the data into the config.
-
-    Args:
-        cfg (Config): The config.
-        args (argparse.Namespace): The parsed command line.
+def set_data(cfg: Config, args: argparse.Namespace) -> Sequence[str]:
+    """Write lists of images to the work directory, and set the data in the config.
 
     Returns:
-        tuple[str]: The names of the classes.
+        The names of the classes.
 
     Raises:
         ConfigError: If the data cannot be used.
@@ -100,14 +102,14 @@ def set_data(cfg, args):
     root, work_dir = Path(args.data).resolve(), Path(cfg.work_dir).resolve()
     if work_dir.is_relative_to(root):
         raise ConfigError(
-            f'The work directory {work_dir} lies in the data {root}: name another by --work-dir.'
+            f'The work directory {work_dir} is inside the data {root}. Set another with --work-dir.'
         )
     classes, train, val = split_class_folders(root, args.val_fraction)
     for name, images in dict(train=train, val=val).items():
         items = [dict(img_path=path, gt_label=label) for path, label in images]
         with atomic_write(work_dir / f'{name}_images.json') as path:
             path.write_text(json.dumps(dict(metainfo=dict(classes=classes), data_list=items)))
-    # The config that is kept is for inference too: its test data are the ones of validation.
+    # The saved config is also used for inference. Its test data are the validation data.
     for split, name in dict(train='train', val='val', test='val').items():
         dataset = cfg[f'{split}_dataloader'].dataset
         dataset.update(
@@ -115,26 +117,18 @@ def set_data(cfg, args):
             ann_file=str(work_dir / f'{name}_images.json'),
             metainfo=dict(classes=classes),
         )
-        dataset.pipeline = adapt(dataset.pipeline, args)
+        dataset.pipeline = adapt_pipeline(dataset.pipeline, args)
     cfg.tta_pipeline[-1].transforms = [
         steps
-        for steps in (adapt(steps, args) for steps in cfg.tta_pipeline[-1].transforms)
+        for steps in (adapt_pipeline(steps, args) for steps in cfg.tta_pipeline[-1].transforms)
         if steps
     ]
     set_batch_size(cfg.train_dataloader, args.batch_size, len(train), args.launcher)
     return classes
 
 
-def adapt(pipeline, args):
-    """Have a pipeline give images of the size, and without the flips, that were asked for.
-
-    Args:
-        pipeline (list[dict]): The pipeline, whose steps are changed.
-        args (argparse.Namespace): The parsed command line.
-
-    Returns:
-        list[dict]: The pipeline.
-    """
+def adapt_pipeline(pipeline: list[ConfigDict], args: argparse.Namespace) -> list[ConfigDict]:
+    """Set the image size in a pipeline in place, and return it without disabled flips."""
     size = args.image_size
     for step in pipeline:
         if size and type_name(step) == 'RandomResizedCrop':
@@ -144,40 +138,43 @@ def adapt(pipeline, args):
     return [step for step in pipeline if not (args.no_flip and type_name(step) == 'RandomFlip')]
 
 
-def set_batch_size(dataloader, batch_size, num_images, launcher):
-    """Choose no more images a step than there are, since a batch that is not full is left out.
+def set_batch_size(
+    dataloader: ConfigDict, batch_size: int | None, num_images: int, launcher: str
+) -> None:
+    """Limit the batch size to the number of images, since incomplete batches are dropped.
 
     Args:
-        dataloader (dict): Config of the data loader, which is changed.
-        batch_size (int | None): The size that was asked for.
-        num_images (int): Number of images that all processes share.
-        launcher (str): What started the processes.
+        dataloader: Config of the data loader, which is changed.
+        batch_size: The requested size.
+        num_images: Number of images of all processes together.
+        launcher: Launcher of the processes.
 
     Raises:
-        ConfigError: If a batch would be of one image, on which batch norm cannot train.
+        ConfigError: If a batch would have one image, on which batch norm cannot train.
     """
     num_processes = int(os.environ.get(WORLD_SIZES.get(launcher, 'WORLD_SIZE'), 1))
-    batch_size = min(batch_size or dataloader.batch_size, num_images // num_processes)
+    requested: int = batch_size or dataloader.batch_size  # pyright: ignore[reportAssignmentType]
+    batch_size = min(requested, num_images // num_processes)
     if batch_size < 2:
         raise ConfigError(
-            f'{num_images} images to train on make batches of {batch_size} for each of '
-            f'{num_processes} processes, but batch norm needs two or more: give more images, fewer '
+            f'{num_images} training images make batches of {batch_size} for each of '
+            f'{num_processes} processes, but batch norm needs two or more. Use more images, fewer '
             'processes, or a larger --batch-size.'
         )
     dataloader.batch_size = batch_size
 
 
-def set_model(cfg, weights, num_classes):
-    """Make the model the one that the weights are of.
+def set_model(cfg: Config, weights: str, num_classes: int) -> None:
+    """Set the arch and the windows that weights are of, and the number of classes.
 
     Args:
-        cfg (Config): The config.
-        weights (str): Name or path of the weights.
-        num_classes (int): Number of classes.
+        cfg: The config, which is changed.
+        weights: Name or path of the weights.
+        num_classes: Number of classes.
 
     Raises:
-        ConfigError: If they are not of an EfficientViT by name.
-        CheckpointError: If they cannot be had or read.
+        ConfigError: If they are not weights of one of the archs, unfolded.
+        CheckpointError: If they cannot be found or read.
     """
     if '://' not in weights:
         weights = f'evit://{Path(weights).expanduser().resolve()}'
@@ -185,29 +182,26 @@ def set_model(cfg, weights, num_classes):
     arch, windows = infer_arch(backbone), infer_window_sizes(backbone)
     if arch is None or windows is None:
         raise ConfigError(
-            f'{weights} has no weights to train of {", ".join(EfficientViT.arch_zoo)}: give a '
+            f'{weights} has no trainable weights of {", ".join(EfficientViT.arch_zoo)}. Pass a '
             'classifier or detector with one of them as its backbone, not folded.'
         )
     cfg.model.backbone.update(arch=arch, window_sizes=windows)
     cfg.model.backbone.init_cfg.checkpoint = weights
-    cfg.model.head.in_channels = EfficientViT.arch_zoo[arch]['embed_dims'][-1]
+    cfg.model.head.in_channels = EfficientViT.arch_zoo[arch].embed_dims[-1]
     cfg.model.head.num_classes = cfg.data_preprocessor.num_classes = num_classes
 
 
-def report(runner, classes):
-    """Say where the model is and how to use it.
-
-    Args:
-        runner (Runner): The runner, after training.
-        classes (Sequence[str]): The names of the classes.
-    """
+def report(runner: Runner, classes: Sequence[str]) -> None:
+    """Print where the model is and how to use it."""
     config = str(Path(runner.work_dir, Path(runner.cfg.filename).name))
     last = Path(runner.work_dir, 'last_checkpoint').read_text()
     checkpoint = runner.message_hub.runtime_info.get('best_ckpt') or last
-    print(f'The network:    EfficientViT-{runner.cfg.model.backbone.arch}, as the weights are of')
+    print(
+        f'The network:    EfficientViT-{runner.cfg.model.backbone.arch}, inferred from the weights'
+    )
     print(f'The classes:    {json.dumps(classes, ensure_ascii=False)}')
     print(f'The checkpoint: {checkpoint}')
-    print('To name a picture in Python:')
+    print('To classify an image in Python:')
     print('    from mmpretrain import ImageClassificationInferencer')
-    print(f'    name = ImageClassificationInferencer({config!r}, {checkpoint!r})')
-    print("    name('picture.jpg')[0]['pred_class'], name('picture.jpg')[0]['pred_score']")
+    print(f'    classify = ImageClassificationInferencer({config!r}, {checkpoint!r})')
+    print("    classify('picture.jpg')[0]['pred_class'], classify('picture.jpg')[0]['pred_score']")

@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmevit.checkpoint import read_checkpoint
-from mmevit.checkpoint.matching import check_resumable, list_broken, missing_state
+from mmevit.checkpoint.matching import check_resumable, list_nonfinite, missing_state
 from mmevit.utils.configs import type_name
 from mmevit.utils.errors import CheckpointError, CorruptCheckpointError, UserError, shorten
 from mmevit.utils.files import UNFINISHED, atomic_write, remove_leftovers
@@ -63,7 +63,7 @@ class AtomicCheckpointHook(CheckpointHook):
         """Check the weights, and add the gradients of an unfinished accumulation."""
         # With an average of the weights, the weights themselves are in its place.
         weights = [*checkpoint['state_dict'].items(), *checkpoint.get('ema_state_dict', {}).items()]
-        broken = list_broken(weights, unwrap(runner.model))
+        broken = list_nonfinite(weights, unwrap(runner.model))
         if broken:
             raise CheckpointError(
                 f'The weights are no longer finite, {shorten(broken)}: lower the learning rate, or '

@@ -1,4 +1,4 @@
-"""The network: backbone, necks, heads and distillation."""
+"""The network: backbone, neck, heads and distillation."""
 
 from importlib.util import find_spec
 
@@ -17,9 +17,9 @@ if find_spec('mmdet'):
 
     __all__ += ['SyncedRetinaHead']
 if find_spec('mmpretrain'):
+    from .ablation import PlainWindowAttention, SwinLayoutBlock
     from .cls_head import EfficientViTClsHead
     from .distillation import DistilledImageClassifier
-    from .swin_parts import PlainWindowAttention, SwinLayoutBlock
 
     __all__ += [
         'DistilledImageClassifier',

@@ -1,27 +1,27 @@
-"""The classification head, for those who have mmpretrain."""
+"""The classification head. It extends mmpretrain."""
+
+from typing import Any
 
 import torch
 from mmengine.registry import MODELS
 from mmpretrain.models.heads import LeViTClsHead
+from torch import Tensor
 
 
 @MODELS.register_module()
 class EfficientViTClsHead(LeViTClsHead):
-    """Batch norm and a linear layer on pooled features; mmpretrain's head, but it trains any way.
+    """mmpretrain's ``LeViTClsHead`` with support for distillation training.
 
-    With a second head for distillation, the scores are the mean of the two. Trained on labels
-    alone, as in fine-tuning, both learn from them through that mean; with a teacher,
-    :class:`DistilledImageClassifier` gives each its own loss.
+    Batch norm and a linear layer on pooled features. With a second head for distillation, the
+    logits are the mean of the two. Trained without a teacher, as in fine-tuning, both heads learn
+    from the labels through that mean. With a teacher, :class:`DistilledImageClassifier` gives each
+    head its own loss.
 
     Args:
-        in_channels (int): Channels of the pooled features.
-        num_classes (int): Number of classes. Defaults to 1000.
-        distillation (bool): Whether there is a second such head, to learn from a teacher.
-            Defaults to False.
-        deploy (bool): Whether to build the folded form, to load the weights of a head after
-            :meth:`switch_to_deploy`. Defaults to False.
-        init_cfg (dict, optional): Config of the initialisation. Defaults to a truncated normal
-            distribution of standard deviation 0.02 for the linear layers.
+        in_channels: Channels of the pooled features.
+        distillation: Whether there is a second head, to learn from a teacher.
+        deploy: Whether to build the folded form, to load the weights of a head after
+            :meth:`switch_to_deploy`.
         **kwargs: The arguments of :class:`mmpretrain.models.heads.ClsHead`, such as ``loss``.
 
     Example:
@@ -31,15 +31,18 @@ class EfficientViTClsHead(LeViTClsHead):
         torch.Size([2, 10])
     """
 
+    head: Any  # mmpretrain's NormLinear, nn.Linear once folded
+    head_dist: Any
+
     def __init__(
         self,
-        in_channels,
-        num_classes=1000,
-        distillation=False,
-        deploy=False,
-        init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02),
-        **kwargs,
-    ):
+        in_channels: int,
+        num_classes: int = 1000,
+        distillation: bool = False,
+        deploy: bool = False,
+        init_cfg: dict | None = dict(type='TruncNormal', layer='Linear', std=0.02),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             num_classes=num_classes,
             in_channels=in_channels,
@@ -50,47 +53,39 @@ class EfficientViTClsHead(LeViTClsHead):
         if deploy:
             self.switch_to_deploy()
 
-    def forward(self, feats):
-        """Score the classes, in training and evaluation alike.
+    def forward(self, feats: tuple[Tensor]) -> Tensor:
+        """Compute the logits, in training and in evaluation.
 
         Args:
-            feats (tuple[Tensor]): Pooled features, of which the last, (N, in_channels), is taken.
+            feats: Pooled features. The last, (N, in_channels), is used.
 
         Returns:
-            Tensor: (N, num_classes), before softmax.
+            (N, num_classes).
         """
         if self.deploy or not self.distillation:
             return self.head(self.pre_logits(feats))
-        scores, imitating_scores = self.forward_separately(feats)
-        return (scores + imitating_scores) / 2
+        logits, distillation_logits = self.forward_separately(feats)
+        return (logits + distillation_logits) / 2
 
-    def forward_separately(self, feats):
-        """Score the classes by each of the two heads.
-
-        Args:
-            feats (tuple[Tensor]): As for :meth:`forward`.
-
-        Returns:
-            tuple[Tensor, Tensor]: Scores of the head for the labels and of the one for a teacher,
-            (N, num_classes) each.
-        """
+    def forward_separately(self, feats: tuple[Tensor]) -> tuple[Tensor, Tensor]:
+        """Compute the logits of each head: the one for labels and the one for a teacher."""
         pooled = self.pre_logits(feats)
         return self.head(pooled), self.head_dist(pooled)
 
-    def switch_to_deploy(self):
-        """Fold batch norm into the linear layer, and the mean of two heads into one, for inference.
+    def switch_to_deploy(self) -> None:
+        """Fold batch norm and the second head into one linear layer, for inference.
 
-        The folded head gives the same scores as this one in evaluation mode. It is not for
-        training.
+        The folded head returns the same logits as this one in evaluation mode. It cannot be
+        trained.
         """
         if self.deploy:
             return
         linear = self.head.fuse()
         if self.distillation:
-            imitating = self.head_dist.fuse()
+            distillation_linear = self.head_dist.fuse()
             with torch.no_grad():
-                linear.weight.add_(imitating.weight).div_(2)
-                linear.bias.add_(imitating.bias).div_(2)
+                linear.weight.add_(distillation_linear.weight).div_(2)
+                linear.bias.add_(distillation_linear.bias).div_(2)
             del self.head_dist
         self.head = linear
         self.deploy = True

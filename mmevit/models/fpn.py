@@ -1,14 +1,16 @@
-"""The neck for dense prediction: FPN, continued to finer levels than the backbone has."""
+"""The neck for dense prediction: FPN with levels that are finer than the backbone's."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from .layers import fold_norm
 
-# mmsegmentation has a copy of mmdet's, for those who have only that.
+# mmsegmentation has a copy of mmdet's FPN, for an installation without mmdet.
 if find_spec('mmdet'):
     from mmdet.models.necks import FPN
 else:
@@ -16,30 +18,31 @@ else:
 
 
 @MODELS.register_module()
-class EfficientViTFPN(FPN):
-    """Feature pyramid that grows downwards too, since the backbone starts at stride 16.
+class EfficientViTFPN(FPN):  # pyright: ignore[reportGeneralTypeIssues]
+    """FPN with additional finer levels, since the backbone starts at stride 16.
 
     From the finest lateral, after the top-down sum, chained transposed convolutions make finer
-    laterals, and each of them is followed by its own 3x3 convolution. All else is mmdet's FPN.
+    laterals. Each of them is followed by its own 3x3 convolution. The rest is mmdet's FPN.
 
-    It also stands in for another backbone's maps, in front of a neck or head that is made for them:
-    ``out_channels=[512, 1024, 2048], num_outs=3`` gives those of a ResNet at strides 8, 16 and 32.
+    It can also imitate another backbone, for a neck or head that is made for it:
+    ``out_channels=[512, 1024, 2048], num_outs=3`` gives the maps of a ResNet at strides 8, 16
+    and 32.
 
     Args:
-        in_channels (list[int]): Channels of each backbone map, finest first; at least two maps.
-        out_channels (int | list[int]): Channels of every output, or of each one. The pyramid itself
-            is as wide as the narrowest.
-        num_outs (int): Number of outputs, finest first: those made finer, those of the backbone's
-            maps, and coarser ones if it is more than both. If it is fewer, the coarsest maps only
-            take part in the top-down sum.
-        num_upsample_levels (int): Number of finer levels. 1 takes the pyramid to stride 8, as for
-            RetinaNet; 2 takes it to stride 4, as for Mask R-CNN. Defaults to 1.
-        deploy (bool): Whether to build the folded form, to load the weights of a neck after
-            :meth:`switch_to_deploy`. Defaults to False.
+        in_channels: Channels of each backbone map, finest first, of at least two maps.
+        out_channels: Channels of every output, or of each output. The pyramid itself has the
+            smallest of these widths.
+        num_outs: Number of outputs, finest first: the finer levels, then those of the backbone's
+            maps, then coarser ones. If it is too small for all of the backbone's maps, the coarsest
+            are only used in the top-down sum.
+        num_upsample_levels: Number of finer levels. 1 extends the pyramid to stride 8, as for
+            RetinaNet; 2 extends it to stride 4, as for Mask R-CNN.
+        deploy: Whether to build the folded form, to load the weights of a neck after
+            :meth:`switch_to_deploy`.
         **kwargs: The other arguments of :class:`mmdet.models.necks.FPN`.
 
     Raises:
-        ValueError: If the numbers of maps and outputs do not fit.
+        ValueError: If the numbers of maps and outputs are inconsistent.
 
     Example:
         >>> import torch
@@ -55,8 +58,14 @@ class EfficientViTFPN(FPN):
     """
 
     def __init__(
-        self, in_channels, out_channels, num_outs, num_upsample_levels=1, deploy=False, **kwargs
-    ):
+        self,
+        in_channels: Sequence[int],
+        out_channels: int | Sequence[int],
+        num_outs: int,
+        num_upsample_levels: int = 1,
+        deploy: bool = False,
+        **kwargs: Any,
+    ) -> None:
         if deploy:
             kwargs['norm_cfg'] = None
         widths = [out_channels] * num_outs if isinstance(out_channels, int) else out_channels
@@ -75,25 +84,26 @@ class EfficientViTFPN(FPN):
             for channels in widths
         )
 
-    def forward(self, inputs):
-        """Build the pyramid.
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Compute the pyramid.
 
         Args:
-            inputs (Sequence[Tensor]): The backbone's maps, finest first, each (N, C_i, H_i, W_i).
+            inputs: The backbone's maps, finest first, each (N, in_channels[i], H_i, W_i).
 
         Returns:
-            tuple[Tensor]: ``num_outs`` maps, finest first, each (N, out_channels[i], H, W).
+            ``num_outs`` maps, finest first, each (N, out_channels[i], H, W).
 
         Raises:
             ValueError: If there are more or fewer maps than ``in_channels``.
         """
         if len(inputs) != self.num_ins:
             raise ValueError(
-                f'The neck was built for {self.num_ins} maps (in_channels {self.in_channels}), but '
-                f'the backbone gives {len(inputs)}: make its out_indices and in_channels agree.'
+                f'The neck is built for {self.num_ins} maps (in_channels={self.in_channels}), but '
+                f'the backbone returns {len(inputs)}. Change in_channels, or out_indices of the '
+                'backbone.'
             )
         finest_levels, *coarser_levels = super().forward(inputs)
-        # Unlike the levels, the projections end with the last one that is wanted.
+        # There are num_outs projections, and there may be more levels.
         return tuple(
             projection(level)
             for projection, level in zip(
@@ -101,79 +111,82 @@ class EfficientViTFPN(FPN):
             )
         )
 
-    def switch_to_deploy(self):
-        """Fold the norm layers, if there are any, into the convolutions, for inference.
-
-        Raises:
-            ValueError: If they are of another kind than batch norm.
-        """
+    def switch_to_deploy(self) -> None:
+        """Fold the norm layers, if there are any, into the convolutions; see :func:`fold_norm`."""
         for module in self.modules():
             if isinstance(module, ConvModule) and module.with_norm:
-                fold_norm(module.conv, module.norm)
-                setattr(module, module.norm_name, nn.Identity())
+                fold_norm(module.conv, module.norm)  # pyright: ignore[reportArgumentType]
+                setattr(module, str(module.norm_name), nn.Identity())
                 module.with_norm = False
 
     @staticmethod
     def _count_levels(
-        in_channels, widths, num_outs, num_upsample_levels, start_level=0, end_level=-1, **_
-    ):
+        in_channels: Sequence[int],
+        widths: Sequence[int],
+        num_outs: int,
+        num_upsample_levels: int,
+        start_level: int = 0,
+        end_level: int = -1,
+        **_: Any,
+    ) -> int:
+        """Check the arguments, and return the number of backbone maps in the pyramid."""
         if isinstance(in_channels, int):
-            raise ValueError(f'in_channels {in_channels} must list the channels of each map.')
+            raise ValueError(
+                f'in_channels={in_channels} is not a list. Pass the channels of each map.'
+            )
         end = len(in_channels) if end_level == -1 else end_level + 1
         num_levels = len(in_channels[start_level:end])
         if num_levels < 2:
             raise ValueError(
-                f'in_channels {in_channels}, from start_level to end_level, must list the channels '
-                'of at least two backbone maps.'
+                f'in_channels={in_channels} has {num_levels} values from start_level to end_level. '
+                'Pass the channels of at least two backbone maps.'
             )
         if num_upsample_levels < 1:
             raise ValueError(
-                f'num_upsample_levels is {num_upsample_levels}, but must be at least 1: mmdet has '
-                'FPN for pyramids that do not grow downwards.'
+                f'num_upsample_levels={num_upsample_levels} is out of range. Pass at least 1, or '
+                "use mmdet's FPN."
             )
         if num_outs <= num_upsample_levels:
             raise ValueError(
-                f'num_outs is {num_outs}, but {num_upsample_levels} finer levels and the finest of '
-                f'the backbone make at least {num_upsample_levels + 1} outputs.'
+                f'num_outs={num_outs} is too small for {num_upsample_levels} finer levels and the '
+                f'finest map of the backbone. Pass at least {num_upsample_levels + 1}.'
             )
         if len(widths) != num_outs:
             raise ValueError(
-                f'out_channels {list(widths)} must be one number, or one for each of the '
-                f'{num_outs} outputs.'
+                f'out_channels={list(widths)} has {len(widths)} values. Pass one number, or one '
+                f'for each of the {num_outs} outputs.'
             )
         return num_levels
 
 
 class FinestLevels(ConvModule):
-    """The 3x3 convolution of the finest backbone level, with the finer levels grown from its input.
+    """The 3x3 convolution of the finest backbone level, and the finer levels.
 
-    It stands where :class:`FPN` has the convolution of the finest lateral, which is the one place
-    in FPN's forward pass that sees this lateral after the top-down sum.
-
-    Args:
-        channels (int): Channels of the laterals and of the outputs.
-        num_upsample_levels (int): Number of finer levels.
-        conv_cfg (dict, optional): Config of the 3x3 convolutions.
-        norm_cfg (dict, optional): Config of the norm layers.
-        act_cfg (dict, optional): Config of the activations.
+    It replaces FPN's convolution of the finest lateral. This is the only place in FPN's forward
+    pass that gets this lateral after the top-down sum.
     """
 
-    def __init__(self, channels, num_upsample_levels, conv_cfg, norm_cfg, act_cfg):
-        conv3x3 = dict(
-            kernel_size=3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg
-        )
-        conv3x3['inplace'] = False
-        upsample = dict(kernel_size=2, stride=2, conv_cfg=dict(type='deconv'), norm_cfg=norm_cfg)
+    def __init__(
+        self,
+        channels: int,
+        num_upsample_levels: int,
+        conv_cfg: dict | None,
+        norm_cfg: dict | None,
+        act_cfg: dict | None,
+    ) -> None:
+        common: dict[str, Any] = dict(norm_cfg=norm_cfg, act_cfg=act_cfg, inplace=False)
+        conv3x3: dict[str, Any] = dict(kernel_size=3, padding=1, conv_cfg=conv_cfg, **common)
+        deconv = dict(type='deconv')
+        upsample: dict[str, Any] = dict(kernel_size=2, stride=2, conv_cfg=deconv, **common)
         super().__init__(channels, channels, **conv3x3)
         self.upsamples = nn.ModuleList(
-            ConvModule(channels, channels, **upsample, act_cfg=act_cfg, inplace=False)
-            for _ in range(num_upsample_levels)
+            ConvModule(channels, channels, **upsample) for _ in range(num_upsample_levels)
         )
         self.finer_convs = nn.ModuleList(
             ConvModule(channels, channels, **conv3x3) for _ in range(num_upsample_levels)
         )
 
-    def forward(self, lateral):
+    def forward(self, lateral: Tensor) -> list[Tensor]:
         """Map a lateral (N, C, H, W) to a list of maps, from (N, C, 2^n H, 2^n W) to its own."""
         levels = [super().forward(lateral)]
         for upsample, conv in zip(self.upsamples, self.finer_convs, strict=True):

@@ -1,4 +1,6 @@
-"""RetinaNet's head, with the losses of several processes together."""
+"""RetinaNet's head with losses that are normalized over all processes."""
+
+from typing import Any
 
 import torch
 from mmdet.models import RetinaHead
@@ -8,21 +10,17 @@ from mmengine.registry import MODELS
 
 @MODELS.register_module()
 class SyncedRetinaHead(RetinaHead):
-    """:class:`mmdet.models.RetinaHead` whose losses are over the objects of all processes.
+    """:class:`mmdet.models.RetinaHead` whose losses are normalized over all processes.
 
     mmdet divides the losses of each process by its own number of matched anchors, so that an object
-    weighs more where there are few. Here, as in mmdet's FCOS and ATSS, several processes have the
-    gradients of one with all their images. In one process it is the same.
-
-    Args:
-        **kwargs: The arguments of :class:`mmdet.models.RetinaHead`.
+    has more weight in a process with few of them. Here, as in mmdet's FCOS and ATSS, the gradients
+    of several processes equal those of one process with all images.
     """
 
-    def get_targets(self, *args, **kwargs):
-        """Find the targets of the anchors.
+    def get_targets(self, *args: Any, **kwargs: Any) -> tuple:
+        """Compute the targets of the anchors, and the number of matched anchors last.
 
-        Returns:
-            tuple: As mmdet's; the last is the number of matched anchors, a mean over the processes.
+        That number is the mean over the processes.
         """
         *targets, num_matched = super().get_targets(*args, **kwargs)
         device = targets[0][0].device

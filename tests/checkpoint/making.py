@@ -63,7 +63,7 @@ def make_classifier(arch, windows=(7, 7, 4), num_classes=1000):
 
 def classifier_config(arch, windows=(7, 7, 4), num_classes=1000):
     """The model of a classifier at 224 pixels."""
-    channels = EfficientViT.arch_zoo[arch]['embed_dims'][-1]
+    channels = EfficientViT.arch_zoo[arch].embed_dims[-1]
     return dict(
         type='mmpretrain.ImageClassifier',
         backbone=dict(type='EfficientViT', arch=arch, window_sizes=windows, out_indices=(2,)),

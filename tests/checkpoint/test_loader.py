@@ -3,6 +3,7 @@ import functools
 import http.server
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
-from mmengine.runner import load_checkpoint
+from mmengine.runner import load_checkpoint, load_state_dict
 from safetensors.torch import save_file
 
 from mmevit.checkpoint import (
@@ -29,6 +30,7 @@ from mmevit.checkpoint import (
     forbid_code_in_checkpoints,
     loader,
     read_checkpoint,
+    require_fit,
 )
 from mmevit.models import EfficientViT
 from mmevit.utils.errors import CheckpointError
@@ -78,7 +80,7 @@ def test_round_trips_are_bit_exact_and_timm_loads_what_comes_back(arch, suffix, 
 
 
 @pytest.mark.parametrize('kind', ['retinanet', 'mask-rcnn'])
-def test_a_released_detector_of_mmcv_1_loads_whole(kind, tmp_path):
+def test_released_detector_of_mmcv_1_loads_completely(kind, tmp_path):
     register_all_modules()
     source = randomise(MODELS.build(detector_config(kind)))
     reference = make_timm('m4')
@@ -120,7 +122,7 @@ def test_backbones_start_from_a_file_by_init_cfg(tmp_path):
         assert value.equal(wanted[f'backbone.{name}'])
 
 
-def test_mmpretrains_get_model_takes_evit(tmp_path):
+def test_mmpretrains_get_model_supports_evit(tmp_path):
     from mmpretrain import get_model
 
     path = save(make_timm('m0'), 'timm', tmp_path)
@@ -129,7 +131,7 @@ def test_mmpretrains_get_model_takes_evit(tmp_path):
     assert model.head.head.bn.weight.equal(read_checkpoint(path)['head.bn.weight'])
 
 
-def test_mmdets_inferencer_takes_evit(tmp_path):
+def test_mmdets_inferencer_supports_evit(tmp_path):
     from mmevit.apis import DetInferencer
 
     cfg = Config.fromfile('configs/retinanet_evit_m4_digits.py')
@@ -178,11 +180,11 @@ def test_another_number_of_classes_is_a_size_mismatch_to_mmengine(tmp_path, log)
 def wrong_weights():
     whole = EfficientViT('m0').state_dict()
     first = next(iter(whole))
-    yield EfficientViT('m4').state_dict(), ["arch='m4'", 'in another shape']
-    yield {k: v for k, v in whole.items() if k != first}, [f'lack {first}']
-    yield whole | {'stages.0.9.extra': torch.zeros(1)}, ['have besides stages.0.9.extra']
-    fewer_heads = dict(EfficientViT.arch_zoo['m0'], num_heads=(4, 4, 2))
-    yield EfficientViT(fewer_heads).state_dict(), ['lack stages.2.1', 'none of the archs']
+    yield EfficientViT('m4').state_dict(), ["They fit arch='m4'", 'size mismatch for']
+    yield {k: v for k, v in whole.items() if k != first}, [f'missing keys {first}']
+    yield whole | {'stages.0.9.extra': torch.zeros(1)}, ['unexpected keys stages.0.9.extra']
+    fewer_heads = dict(asdict(EfficientViT.arch_zoo['m0']), num_heads=(4, 4, 2))
+    yield EfficientViT(fewer_heads).state_dict(), ['missing keys stages.2.1', 'none of the archs']
     folded = EfficientViT('m0')
     folded.switch_to_deploy()
     yield folded.state_dict(), ['folded', 'deploy=True']
@@ -193,7 +195,7 @@ def wrong_weights():
 @pytest.mark.parametrize(
     ('weights', 'parts'), list(wrong_weights()), ids=lambda value: str(value)[:30]
 )
-def test_tools_never_load_a_backbone_in_part(weights, parts, own_loading, tmp_path):
+def test_backbone_refuses_local_weights_that_do_not_fit(weights, parts, own_loading, tmp_path):
     forbid_code_in_checkpoints()
     backbone = EfficientViT('m0')
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
@@ -231,7 +233,7 @@ WAYS_IN = dict(
 
 
 @pytest.mark.parametrize('way', WAYS_IN)
-def test_evit_never_loads_a_backbone_in_part(way, tmp_path):
+def test_backbone_refuses_evit_weights_that_do_not_fit(way, tmp_path):
     torch.save(EfficientViT('m4').state_dict(), tmp_path / 'm4.pth')
     with pytest.raises(CheckpointError, match="arch='m4'|prefix='backbone.'"):
         WAYS_IN[way](f'evit://{tmp_path}/m4.pth')
@@ -241,6 +243,12 @@ def test_evit_never_loads_a_backbone_in_part(way, tmp_path):
 def test_evit_loads_a_backbone_that_fits(way, tmp_path):
     torch.save(EfficientViT('m0', window_sizes=(7, 7, 4)).state_dict(), tmp_path / 'm0.pth')
     WAYS_IN[way](f'evit://{tmp_path}/m0.pth')
+
+
+def test_weights_of_a_model_without_those_of_its_backbone_load():
+    load_state_dict(Model('m0'), require_fit({'head.weight': torch.zeros(1)}))
+    with pytest.raises(CheckpointError, match='missing keys'):
+        load_state_dict(EfficientViT('m0'), require_fit({'head.weight': torch.zeros(1)}))
 
 
 @pytest.mark.parametrize('strict', [True, False])
@@ -265,7 +273,7 @@ def test_load_state_dict_is_that_of_any_pytorch_module(strict):
 def test_unfolded_weights_are_not_loaded_into_the_folded_form(tmp_path):
     torch.save(EfficientViT('m0').state_dict(), tmp_path / 'm0.pth')
     pretrained = dict(type='Pretrained', checkpoint=f'evit://{tmp_path}/m0.pth', prefix='backbone.')
-    with pytest.raises(CheckpointError, match='not folded: .* switch_to_deploy'):
+    with pytest.raises(CheckpointError, match='not folded.* switch_to_deploy'):
         EfficientViT('m0', deploy=True, init_cfg=pretrained).init_weights()
 
 
@@ -276,7 +284,7 @@ def test_stages_that_are_not_built_need_not_be_loaded(tmp_path):
 
 
 @pytest.mark.parametrize('form', ['released', 'timm'])
-def test_missing_and_surplus_names_of_a_file_are_named(form, tmp_path):
+def test_missing_and_unexpected_keys_of_a_file_are_listed(form, tmp_path):
     model = make_timm('m2')
     weights = as_released(model) if form == 'released' else dict(model.state_dict())
     name = [name for name in weights if 'dw1' in name][0]
@@ -359,17 +367,17 @@ def test_weights_load_in_a_process_group(server, tmp_path):
     assert not server.asked
 
 
-def test_a_download_that_stalls_ends_in_an_error(server, monkeypatch):
+def test_stalled_download_raises(server, monkeypatch):
     save(make_timm('m0'), 'released', server.folder).rename(server.folder / 'efficientvit_m0.pth')
     server.stalls = True
-    monkeypatch.setattr(loader, 'STALLED', 0.3)
-    with pytest.raises(CheckpointError, match='timed out.* by hand'):
+    monkeypatch.setattr(loader, 'TIMEOUT', 0.3)
+    with pytest.raises(CheckpointError, match='timed out.* manually'):
         loader.load_from_evit('evit://m0')
     assert not server.cached.exists()
 
 
 @pytest.mark.parametrize('fault', ['absent', 'page', 'torn', 'short'])
-def test_a_download_that_fails_leaves_nothing_and_says_what_to_do(server, fault):
+def test_failed_download_leaves_no_file_and_raises(server, fault):
     path = server.folder / 'efficientvit_m0.pth'
     if fault == 'page':
         path.write_text('<html>sign in</html>')
@@ -382,29 +390,29 @@ def test_a_download_that_fails_leaves_nothing_and_says_what_to_do(server, fault)
     with pytest.raises(CheckpointError) as caught:
         loader.load_from_evit('evit://m0')
     assert not list(server.cached.parent.glob('[!.]*'))
-    assert 'by hand' in str(caught.value) or 'download or copy it again' in str(caught.value)
+    assert 'manually' in str(caught.value) or 'Download or copy it again' in str(caught.value)
 
 
-def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
+def test_cache_that_cannot_be_written_raises(monkeypatch, tmp_path):
     (tmp_path / 'hub').write_text('a file where a folder is needed')
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
     with pytest.raises(CheckpointError, match='hub/checkpoints cannot be written .*TORCH_HOME'):
         loader.load_from_evit('evit://m0')
 
 
-def test_without_a_network_the_place_for_the_file_is_named(monkeypatch, tmp_path):
+def test_error_without_network_has_the_path_for_the_file(monkeypatch, tmp_path):
     monkeypatch.setattr(loader, 'RELEASE', 'http://127.0.0.1:9/')
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     with pytest.raises(CheckpointError) as caught:
         loader.load_from_evit('evit://retinanet-m4')
     place = tmp_path / 'checkpoints/retinanet_efficientvit_m4_fpn_1x_coco.pth'
-    assert str(place) in str(caught.value) and 'by hand' in str(caught.value)
+    assert str(place) in str(caught.value) and 'manually' in str(caught.value)
     place.write_bytes(b'')  # found, though it is of no use
     with pytest.raises(CheckpointError, match='empty'):
         loader.load_from_evit('evit://retinanet-m4')
 
 
-def test_an_unknown_name_is_told_the_known_ones():
+def test_unknown_name_raises_with_the_known_names():
     with pytest.raises(CheckpointError, match='m0, m1, .* mask-rcnn-m4'):
         loader.load_from_evit('evit://m6')
 
@@ -423,7 +431,7 @@ def test_prefixes_of_training_code_are_stripped(wrapper, form, tmp_path):
     assert all(value.equal(expected[name]) for name, value in loaded.items())
 
 
-def test_a_part_that_was_compiled_or_parallel_is_recognised(tmp_path):
+def test_prefixes_inside_keys_are_stripped(tmp_path):
     weights = {f'backbone.{k}': v for k, v in EfficientViT('m0').state_dict().items()}
     wrapped = {k.replace('backbone.', 'backbone.module._orig_mod.'): v for k, v in weights.items()}
     torch.save(wrapped, tmp_path / 'a.pth')
@@ -431,12 +439,12 @@ def test_a_part_that_was_compiled_or_parallel_is_recognised(tmp_path):
 
 
 @pytest.mark.parametrize('prefix', ['net.', 'model.student.'])
-def test_an_unknown_prefix_is_named(prefix, tmp_path):
+def test_unknown_prefix_raises(prefix, tmp_path):
     weights = {prefix + name: value for name, value in EfficientViT('m0').state_dict().items()}
     torch.save(weights, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError) as caught:
         loader.load_from_evit(f'evit://{tmp_path}/a.pth')
-    assert f'a.pth: The names of the weights start with {prefix!r}' in str(caught.value)
+    assert f'a.pth: The keys of the weights start with {prefix!r}' in str(caught.value)
     code = str(caught.value).partition('Save them without: ')[2].rstrip('.')
     assert eval(code, dict(weights=weights)).keys() == EfficientViT('m0').state_dict().keys()
 

@@ -8,6 +8,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from mmevit.checkpoint import convert_names
+from mmevit.checkpoint.matching import leave_out_other_heads
 from mmevit.models import EfficientViT
 from mmevit.utils.errors import CheckpointError
 
@@ -43,7 +44,7 @@ def test_training_for_other_classes_starts_from_a_new_head_with_a_warning(
     for name, value in model.backbone.state_dict().items():
         assert value.equal(expected[f'backbone.{name}'])
     output = capsys.readouterr().out
-    assert 'WARNING - The checkpoint has weights of other shapes than the model' in output
+    assert 'WARNING - Size mismatch for ' in output
     assert 'head.head.linear.weight (1000, 192) instead of (5, 192)' in output
     assert 'start from their initialization' in output
 
@@ -53,7 +54,7 @@ def test_training_for_the_same_classes_starts_from_all_weights(released, tmp_pat
     model = make_classifier('m0')
     make_runner(model, tmp_path).load_checkpoint(path)
     assert all(value.equal(expected[name]) for name, value in model.state_dict().items())
-    assert 'other shapes' not in capsys.readouterr().out
+    assert 'Size mismatch' not in capsys.readouterr().out
 
 
 class Detector(BaseModel):
@@ -76,38 +77,49 @@ def checkpoint(tmp_path):
     return str(tmp_path / 'epoch_1.pth')
 
 
-def test_heads_of_every_library_are_left_out(checkpoint, tmp_path, capsys):
+def test_head_of_another_library_is_left_out(checkpoint, tmp_path, capsys):
     make_runner(Detector(num_classes=3), tmp_path).load_checkpoint(checkpoint)
     output = capsys.readouterr().out
     assert 'bbox_head.weight (80, 192, 1, 1) instead of (3, 192, 1, 1)' in output
 
 
-def test_resuming_needs_the_whole_model(checkpoint, tmp_path):
+def test_resuming_requires_all_weights(checkpoint, tmp_path):
     runner = make_runner(Detector(num_classes=3), tmp_path, resume=True)
-    with pytest.raises(CheckpointError, match='has in another shape bbox_head.bias, bbox_head.w'):
+    with pytest.raises(CheckpointError, match='size mismatch for bbox_head.bias, bbox_head.w'):
         runner.load_checkpoint(checkpoint)
     make_runner(Detector(), tmp_path, resume=True).load_checkpoint(checkpoint)
 
 
-def test_a_backbone_of_another_arch_is_not_taken_for_another_head(released, tmp_path):
+def test_evit_backbone_of_another_arch_raises(released, tmp_path):
     runner = make_runner(Detector('m1'), tmp_path)
     with pytest.raises(CheckpointError, match="arch='m0'"):
         runner.load_checkpoint(released[0])
 
 
-def test_a_local_backbone_of_another_arch_is_refused(checkpoint, tmp_path):
+def test_local_backbone_of_another_arch_raises(checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="arch='m0'"):
         make_runner(Detector('m1'), tmp_path).load_checkpoint(checkpoint)
 
 
-def test_a_file_without_weights_of_the_backbone_is_refused(tmp_path):
+def test_checkpoint_without_backbone_weights_raises(tmp_path):
     path = str(tmp_path / 'released.pth')
     torch.save(dict(model=as_released(make_timm('m0'))), path)
-    with pytest.raises(CheckpointError, match='no weights of the backbone, .* load_from=evit://'):
+    with pytest.raises(CheckpointError, match='no weights of the backbone.* load_from=evit://'):
         make_runner(Detector(), tmp_path).load_checkpoint(path)
 
 
-def test_plain_weights_start_a_training_and_resume_none(tmp_path):
+def test_weights_of_a_model_that_is_a_backbone_are_found(tmp_path):
+    backbone = EfficientViT('m0')
+    weights = EfficientViT('m0').state_dict()
+    leave_out_other_heads(backbone, dict(state_dict=dict(weights)))
+    mismatched = dict(weights, **{'stem.0.conv.weight': torch.zeros(8, 4, 3, 3)})
+    leave_out_other_heads(backbone, mismatched)
+    assert mismatched.keys() == weights.keys()
+    with pytest.raises(CheckpointError, match='no weights of the backbone'):
+        leave_out_other_heads(backbone, {})
+
+
+def test_plain_weights_start_training_but_cannot_resume(tmp_path):
     expected, model = Detector(), Detector(num_classes=3)
     path = str(tmp_path / 'plain.pth')
     torch.save(expected.state_dict(), path)

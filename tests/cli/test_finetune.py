@@ -91,11 +91,11 @@ def test_picture_is_named_with_a_probability_by_the_code_that_is_printed(finetun
     assert str(checkpoint) in output
     classes = read_checkpoint(checkpoint)['meta']['dataset_meta']['classes']
     assert list(classes) == sorted(NAMES.values())
-    lines = output[output.index('To name a picture in Python:') :].splitlines()[1:]
+    lines = output[output.index('To classify an image in Python:') :].splitlines()[1:]
     scope = {}
     exec(f'{lines[0].strip()}\n{lines[1].strip()}', scope)
-    assert isinstance(scope['name'], ImageClassificationInferencer)
-    result = scope['name'](str(next(photos.glob(' drei/0*.png'))))[0]
+    assert isinstance(scope['classify'], ImageClassificationInferencer)
+    result = scope['classify'](str(next(photos.glob(' drei/0*.png'))))[0]
     assert result['pred_class'] in NAMES.values()
     assert result['pred_score'] == pytest.approx(result['pred_scores'].max())
     assert result['pred_scores'].sum() == pytest.approx(1)
@@ -134,9 +134,9 @@ def test_wrong_data_and_weights_are_refused_in_one_sentence(photos, run_tool, tm
         (two / name).mkdir(parents=True)
         for index in range(2):
             Image.new('RGB', (8, 8)).save(two / name / f'{index}.png')
-    assert 'lies in the data' in refused(two, '--work-dir', two / 'work')
+    assert 'is inside the data' in refused(two, '--work-dir', two / 'work')
     assert 'batches of 1' in refused(two, '--batch-size', '1')
-    assert '-3 is no whole number above 0' in refused(two, '--epochs', '-3')
+    assert '-3 is not an integer above 0' in refused(two, '--epochs', '-3')
     assert 'neither a file nor one of the names' in refused(photos, '--weights', 'm9.pth')
     folded = EfficientViT('m0')
     folded.switch_to_deploy()

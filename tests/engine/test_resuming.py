@@ -275,7 +275,7 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_it_taken(train, capsys):
     resume_from(cfg)
     assert cfg.load_from == str(work_dir / 'epoch_2.pth') and cfg.randomness.seed == 3
     output = capsys.readouterr()
-    assert 'epoch_3.pth is no whole checkpoint' in output.out + output.err
+    assert 'epoch_3.pth is corrupt or truncated' in output.out + output.err
     for path in work_dir.glob('epoch_*.pth'):
         path.write_bytes(content[:100])
     with pytest.raises(CheckpointError, match='None of the 3 checkpoints'):

@@ -49,7 +49,7 @@ def test_ten_steps_of_training_lower_the_loss(name):
 @pytest.mark.parametrize(
     'name', slow_but(('evit_m4_02-swin-block', 'evit_m4_05-plain-attention'), CONFIGS)
 )
-def test_onnx_file_gives_what_the_network_gives(name, randomised, tmp_path):
+def test_onnx_file_agrees_with_the_network(name, randomised, tmp_path):
     backbone = randomised(**read_backbone(name)).eval()
     images = torch.randn(2, 3, 112, 112)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_heads_without_cascade_do_not_see_each_other():
         assert seen.tolist() == [True] + [cascade] * 3
 
 
-def test_equal_widths_are_those_of_the_split():
+def test_key_channels_none_gives_queries_keys_and_values_of_equal_width():
     attention = CascadedGroupAttention(96, 4, 7, (3, 3, 3, 3), key_channels=None)
     assert attention.qkvs[0].conv.weight.shape == (3 * 24, 24, 1, 1)
 
@@ -85,7 +85,7 @@ def test_equal_widths_are_those_of_the_split():
         dict(attention_cfg=dict(type='PlainWindowAttention', key_channels=4)),
     ],
 )
-def test_block_without_ffns_and_arguments_without_effect_are_refused(block_cfg):
+def test_invalid_block_arguments_raise(block_cfg):
     with pytest.raises((ValueError, TypeError), match='num_ffns|key_channels'):
         EfficientViT('m0', block_cfg=block_cfg)
 
@@ -98,7 +98,7 @@ def test_an_output_of_another_width_is_added_to_the_first_channels(width):
     torch.testing.assert_close(add_output(split, output, 3 - width), expected)
 
 
-def test_more_ffns_keep_the_names_that_weights_of_one_have():
+def test_more_ffns_keep_the_keys_of_one_ffn():
     names = set(EfficientViT(dict(ARCH, depths=(1, 1, 1))).state_dict())
     wider = EfficientViT(
         dict(ARCH, depths=(1, 1, 1)), block_cfg=dict(type='SandwichBlock', num_ffns=2)
@@ -112,7 +112,7 @@ def test_more_ffns_keep_the_names_that_weights_of_one_have():
 
 
 @pytest.mark.parametrize('size', [(14, 14), (9, 4)])
-def test_block_of_swin_is_that_of_mmpretrain_without_shift(size):
+def test_swin_layout_block_equals_mmpretrains_without_shift(size):
     ours = SwinLayoutBlock(32, 4, 7, 0.0).eval()
     for parameter in ours.parameters():
         nn.init.normal_(parameter, std=0.5)

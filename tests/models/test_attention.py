@@ -4,7 +4,13 @@ import torch.nn.functional as F
 from needing import needs_compiled_gradients
 
 from mmevit.models import EfficientViT
-from mmevit.models.attention import CascadedGroupAttention, WindowAttention, relative_index
+from mmevit.models.attention import (
+    CascadedGroupAttention,
+    WindowAttention,
+    partition_windows,
+    relative_index,
+    reverse_windows,
+)
 
 
 def make_attention(cls=WindowAttention, channels=24, num_heads=3, window_size=7, **kwargs):
@@ -47,7 +53,7 @@ def test_attention_equals_the_papers_equations():
 
 
 @pytest.mark.parametrize(('rows', 'columns'), [(1, 1), (2, 3)])
-def test_windows_of_a_map_that_they_divide_are_attended_one_by_one(rows, columns):
+def test_windows_of_a_divisible_map_are_independent(rows, columns):
     module = make_attention()
     x = torch.randn(1, 24, 7 * rows, 7 * columns, dtype=torch.float64)
     places = [
@@ -64,8 +70,20 @@ def test_windows_of_a_map_that_they_divide_are_attended_one_by_one(rows, columns
             torch.testing.assert_close(dense[place], module(x[place]), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize('channels_first', [False, True])
+def test_windows_are_in_row_major_order_and_reversed_exactly(channels_first):
+    x = torch.randn(2, 6, 9, 13)
+    windows = partition_windows(x, 4, channels_first)
+    padded = F.pad(x, (0, 3, 0, 3))
+    assert windows.shape == (2 * 3 * 4, 6, 4, 4)
+    assert windows[12 + 6].equal(padded[1, :, 4:8, 8:12])
+    order = torch.contiguous_format if channels_first else torch.channels_last
+    assert windows.is_contiguous(memory_format=order)
+    assert reverse_windows(windows, x.shape, 4, channels_first).equal(x)
+
+
 @pytest.mark.parametrize('size', [(3, 5), (7, 9), (10, 20)])
-def test_other_maps_are_padded_with_zeros_at_the_bottom_and_right_without_a_mask(size):
+def test_indivisible_maps_are_zero_padded_without_a_mask(size):
     module = make_attention()
     x = torch.randn(2, 24, *size, dtype=torch.float64)
     padded = F.pad(x, (0, -size[1] % 7, 0, -size[0] % 7))
@@ -81,9 +99,7 @@ def test_bias_table_is_indexed_by_row_and_column_distance():
 
 
 @pytest.mark.parametrize('new_windows', [(12, 12, 6), (7, 7, 7), (16, 16, 8)])
-def test_weights_of_other_windows_are_resized_bicubically_and_left_as_they_were(
-    new_windows, randomised
-):
+def test_bias_tables_of_other_windows_are_resized_in_a_copy(new_windows, randomised):
     source = randomised('m5', window_sizes=(7, 7, 4))
     weights = source.state_dict()
     target = EfficientViT('m5', window_sizes=new_windows)
@@ -109,7 +125,7 @@ def test_a_bias_table_of_another_shape_is_a_size_mismatch(shape):
         EfficientViT('m0').load_state_dict(weights)
 
 
-def test_evaluation_follows_weights_that_change_after_it_was_entered():
+def test_evaluation_uses_weights_changed_after_eval():
     module = make_attention()
     x = torch.randn(1, 24, 7, 7, dtype=torch.float64)
     with torch.no_grad():
@@ -119,7 +135,7 @@ def test_evaluation_follows_weights_that_change_after_it_was_entered():
 
 
 @needs_compiled_gradients
-def test_compiled_attention_trains_with_the_gradients_of_eager():
+def test_compiled_attention_has_the_gradients_of_eager():
     # Tensor.unfold() would cut the windows just as well, but its compiled gradient writes outside
     # its memory (PyTorch 2.11).
     module = make_attention(channels=8, num_heads=1).float()

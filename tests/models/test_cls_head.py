@@ -11,7 +11,7 @@ def features():
 
 
 @pytest.mark.parametrize('training', [True, False])
-def test_score_is_batch_norm_and_linear_by_formula(features, training):
+def test_logits_equal_batch_norm_and_linear_by_formula(features, training):
     head = EfficientViTClsHead(num_classes=5, in_channels=32).train(training)
     batch_norm, linear = head.head.bn, head.head.linear
     torch.nn.init.normal_(batch_norm.weight)

@@ -90,14 +90,14 @@ def test_losses_are_those_of_the_formula(images, samples, teacher, kind, weight,
     assert model.head.head_dist.linear.weight.grad.abs().max() > 0
 
 
-def test_teacher_with_other_statistics_sees_its_own_normalisation(images):
+def test_teacher_gets_images_normalized_by_its_own_statistics(images):
     model = make(
         {**TIMM_TEACHER, 'data_preprocessor': dict(mean=[127.5] * 3, std=[100.0, 110.0, 120.0])}
     )
     pixels = images * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
     own_images = (pixels - 127.5) / torch.tensor([100.0, 110.0, 120.0]).view(3, 1, 1)
     wanted = model.teacher(own_images, mode='tensor')
-    torch.testing.assert_close(model.ask_teacher(images), wanted)
+    torch.testing.assert_close(model.compute_teacher_logits(images), wanted)
     assert not torch.allclose(wanted, model.teacher(images, mode='tensor'))
 
 
@@ -119,9 +119,9 @@ def test_teacher_keeps_what_timm_has_loaded(tmp_path, name):
     assert all(torch.equal(weights[name], value) for name, value in loaded.items())
 
 
-def test_random_teacher_is_warned_of(log, images, samples):
+def test_random_teacher_logs_a_warning(log, images, samples):
     make()(images, samples, mode='loss')
-    assert 'The teacher starts from random weights' in log.read_text()
+    assert 'The teacher has random weights' in log.read_text()
 
 
 class RandomImages(Dataset):
@@ -136,7 +136,7 @@ class RandomImages(Dataset):
         return dict(inputs=image, data_samples=DataSample().set_gt_label(index % 5))
 
 
-def test_training_leaves_the_teacher_as_it_was_and_out_of_everything(tmp_path):
+def test_training_neither_changes_nor_saves_the_teacher(tmp_path):
     model = make(MMPRETRAIN_TEACHER)
     before = copy.deepcopy(model.teacher.state_dict())
     student_names = set(model.state_dict())
@@ -199,7 +199,7 @@ def peak_bytes(function):
     return memory.peak
 
 
-def test_training_takes_no_more_memory_than_the_student_and_a_forward_of_the_teacher(samples):
+def test_training_memory_is_that_of_the_student_and_a_teacher_forward(samples):
     images = torch.randn(4, 3, 128, 128)
     model = make().train()
     teacher = model.teacher
@@ -220,7 +220,7 @@ def test_training_takes_no_more_memory_than_the_student_and_a_forward_of_the_tea
     assert peak_bytes(train) <= limit
     # The limit is one that a teacher with gradients would break.
     teacher.requires_grad_(True)
-    model.ask_teacher = lambda images: teacher(images, mode='tensor')
+    model.compute_teacher_logits = lambda images: teacher(images, mode='tensor')
     assert peak_bytes(train) > limit
 
 
@@ -229,14 +229,14 @@ def test_training_takes_no_more_memory_than_the_student_and_a_forward_of_the_tea
     [
         (dict(distillation_type='warm'), "'warm'"),
         (dict(distillation_weight=1.5), '1.5'),
-        (dict(temperature=0), 'temperature is 0'),
+        (dict(temperature=0), 'temperature=0'),
         (
             dict(head=dict(type='LinearClsHead', num_classes=5, in_channels=192)),
             'distillation=True',
         ),
     ],
 )
-def test_wrong_settings_are_refused_in_one_sentence(wrong, words):
+def test_invalid_arguments_raise(wrong, words):
     with pytest.raises(ConfigError, match=words):
         make(**wrong)
 
@@ -245,20 +245,20 @@ def test_wrong_settings_are_refused_in_one_sentence(wrong, words):
     'wrong',
     [dict(model_name='resnet1000'), dict(checkpoint_path='no/such.pth'), dict(type='NoSuchModel')],
 )
-def test_teacher_that_cannot_be_had_is_named_in_one_sentence(images, samples, wrong):
+def test_teacher_that_cannot_be_built_raises_one_sentence(images, samples, wrong):
     model = make(TIMM_TEACHER | wrong)
     with pytest.raises(ConfigError, match=f'The teacher .*{list(wrong.values())[0]}') as caught:
         model(images, samples, mode='loss')
     assert '\n' not in str(caught.value)
 
 
-def test_teacher_of_other_classes_is_refused_in_one_sentence(images, samples):
+def test_teacher_of_other_classes_raises(images, samples):
     model = make({**TIMM_TEACHER, 'num_classes': 7})
-    with pytest.raises(ConfigError, match='scores 7 classes and the student 5'):
+    with pytest.raises(ConfigError, match='has 7 classes and the student 5'):
         model(images, samples, mode='loss')
 
 
-def test_teacher_of_the_recipe_is_a_model_of_timm_with_the_parameters_of_regnety_16gf():
+def test_teacher_of_the_recipe_is_timms_regnety_16gf():
     cfg = Config.fromfile('configs/evit_m4_in1k-distill-1000e.py')
     with torch.device('meta'):
         teacher = timm.create_model(cfg.model.teacher.model_name)

@@ -1,5 +1,7 @@
+import io
 import math
 import re
+from copy import deepcopy
 
 import pytest
 import timm
@@ -10,8 +12,9 @@ from needing import needs_dim
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmevit.checkpoint import convert_names
+from mmevit.checkpoint import convert_names, require_fit
 from mmevit.models import EfficientViT
+from mmevit.utils.errors import CheckpointError
 
 ARCHS = ('m0', 'm1', 'm2', 'm3', 'm4', 'm5')
 ENDS = slow_but(('m0', 'm5'), ARCHS)
@@ -96,8 +99,7 @@ def test_maps_and_gradients_equal_timms(arch, dtype, randomised):
 
 
 @pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
-@pytest.mark.parametrize('size', SIZES, ids=lambda size: f'{size[0]}x{size[1]}')
-@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize(('arch', 'size'), zip(('m5', *ARCHS), SIZES, strict=True), ids=str)
 def test_any_input_size_gives_maps_of_strides_16_32_64_and_gradients(arch, size, training):
     model = EfficientViT(arch).train(training)
     # Batch norm cannot train on one value a channel, and stage 3 is 1x1 at the smallest sizes.
@@ -128,7 +130,7 @@ def test_residual_branches_of_blocks_start_as_the_identity(index, names):
             assert (parameter == (0 if starts_at_zero else 1)).all(), name
 
 
-def test_out_indices_choose_maps_and_leave_out_what_comes_after():
+def test_out_indices_select_maps_and_later_stages_are_not_built():
     model = EfficientViT(TINY, out_indices=(1,))
     (map_,) = model(torch.rand(2, 3, 64, 64))
     assert map_.shape == (2, 24, 2, 2)
@@ -168,7 +170,7 @@ def test_norm_eval_keeps_statistics_but_trains_weights():
     assert model.training
 
 
-def test_drop_path_grows_linearly_and_acts_in_training_alone(randomised):
+def test_drop_path_grows_linearly_and_acts_only_in_training(randomised):
     model = randomised('m0', drop_path_rate=0.5)
     rates = [
         stage_layer.ffn0.drop_path.drop_prob
@@ -187,7 +189,7 @@ def test_drop_path_grows_linearly_and_acts_in_training_alone(randomised):
     assert model(image)[2].equal(model(image)[2])
 
 
-def test_gradient_checkpointing_gives_the_same_gradients_and_keeps_less(randomised):
+def test_gradient_checkpointing_keeps_gradients_and_saves_memory(randomised):
     plain = randomised(TINY, norm_eval=True).train()
     checkpointed = EfficientViT(TINY, norm_eval=True, with_cp=True).train()
     checkpointed.load_state_dict(plain.state_dict())
@@ -267,16 +269,22 @@ def test_backbone_is_found_by_name_from_mmdet_and_mmpretrain():
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
-        (dict(arch='m6'), "Unknown EfficientViT arch 'm6': choose from m0, m1"),
-        (dict(arch=dict(embed_dims=(8,))), 'A custom arch has the keys'),
-        (dict(arch=TINY | dict(depths=(1, 1))), '3 stages'),
+        (dict(arch='m6'), "Unknown EfficientViT arch 'm6'. Choose from m0, m1"),
+        (
+            dict(arch=dict(embed_dims=(8,))),
+            "arch has the keys ['embed_dims']. Pass embed_dims, depths",
+        ),
+        (
+            dict(arch=TINY | dict(depths=(1, 1))),
+            'depths=(1, 1) has 2 values, but embed_dims has 3 stages',
+        ),
         (dict(arch=TINY | dict(num_heads=(3, 3, 2))), '16 channels do not split into 3 heads'),
         (dict(arch=TINY | dict(embed_dims=(20, 24, 32))), 'multiple of 8'),
         (dict(arch=TINY | dict(kernel_sizes=(5, 3))), 'one odd size for each of the 3 heads'),
         (dict(arch=TINY | dict(kernel_sizes=(5, 4, 3))), 'one odd size'),
         (dict(window_sizes=(7, 0, 7)), 'none below 1'),
-        (dict(window_sizes=(7, 7)), '3 whole numbers'),
-        (dict(window_sizes=7), '3 whole numbers'),
+        (dict(window_sizes=(7, 7)), 'Pass 3 integers'),
+        (dict(window_sizes=7), 'Pass 3 integers'),
         (dict(arch=['m0']), "Unknown EfficientViT arch ['m0']"),
         (dict(arch=TINY | dict(kernel_sizes=(5, 3, -1))), 'one odd size'),
         (dict(drop_path_rate=1.0), 'below 1'),
@@ -285,11 +293,11 @@ def test_backbone_is_found_by_name_from_mmdet_and_mmpretrain():
         (dict(out_indices=(1, 1)), 'each once and in order'),
         (dict(out_indices=2), 'at least one'),
         (dict(out_indices=()), 'at least one'),
-        (dict(frozen_stages=4), 'frozen_stages 4'),
+        (dict(frozen_stages=4), 'frozen_stages=4'),
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_bad_arguments_are_named_in_one_sentence(arguments, sentence):
+def test_invalid_arguments_raise(arguments, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         EfficientViT(**arguments)
 
@@ -314,7 +322,7 @@ def test_folded_backbone_equals_the_unfolded_and_loads_into_the_deploy_form(
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
-def test_folding_a_norm_that_depends_on_its_input_is_refused():
+def test_folding_group_norm_raises():
     model = EfficientViT(TINY, norm_cfg=dict(type='GN', num_groups=2))
     with pytest.raises(ValueError, match='GroupNorm cannot be folded'):
         model.switch_to_deploy()
@@ -410,6 +418,18 @@ def test_export_by_public_options_is_dynamic_where_every_stage_has_several_windo
     image = torch.rand(1, 3, 800, 1344)
     for actual, wanted in zip(program.module()(image), model(image), strict=True):
         assert relative_error(actual, wanted) < 1e-5
+
+
+def test_copied_and_unpickled_backbones_resize_tables_and_refuse_other_weights():
+    backbone, file = EfficientViT('m0'), io.BytesIO()
+    torch.save(backbone, file)
+    file.seek(0)
+    other_windows = EfficientViT('m0', window_sizes=(4, 4, 4)).state_dict()
+    other_arch = require_fit(EfficientViT('m1').state_dict())
+    for copied in (deepcopy(backbone), torch.load(file, weights_only=False)):
+        copied.load_state_dict(other_windows)
+        with pytest.raises(CheckpointError, match="fit arch='m1'"):
+            copied.load_state_dict(other_arch)
 
 
 @pytest.mark.parametrize('arch', ENDS)

@@ -45,7 +45,7 @@ def test_coarse_levels_are_those_of_mmdets_fpn_and_finer_ones_grow_from_the_fine
         torch.testing.assert_close(outs[num_upsample_levels - 1 - level], wanted)
 
 
-def test_fewer_outputs_are_the_finest_ones_and_leave_no_parameter_without_gradient():
+def test_fewer_outputs_are_the_finest_and_every_parameter_has_a_gradient():
     whole = EfficientViTFPN(CHANNELS, 8, 5, num_upsample_levels=2).double()
     neck = EfficientViTFPN(CHANNELS, 8, 3, num_upsample_levels=2).double()
     surplus = neck.load_state_dict(whole.state_dict(), strict=False).unexpected_keys
@@ -88,18 +88,18 @@ def test_norm_layers_reach_the_finer_levels_and_gradients_reach_the_inputs():
     [
         (dict(in_channels=[16], num_outs=4), 'at least two backbone maps'),
         (dict(in_channels=CHANNELS, num_outs=4, start_level=2), 'at least two backbone maps'),
-        (dict(in_channels=16, num_outs=4), 'must list'),
-        (dict(in_channels=CHANNELS, num_outs=2, num_upsample_levels=2), 'make at least 3 outputs'),
+        (dict(in_channels=16, num_outs=4), 'in_channels=16 is not a list'),
+        (dict(in_channels=CHANNELS, num_outs=2, num_upsample_levels=2), 'Pass at least 3'),
         (dict(in_channels=CHANNELS, num_outs=4, out_channels=[8, 8]), 'one for each of the 4'),
         (dict(in_channels=CHANNELS, num_outs=5, num_upsample_levels=0), 'at least 1'),
     ],
 )
-def test_numbers_that_do_not_fit_are_named_in_one_sentence(arguments, sentence):
+def test_invalid_arguments_raise(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         EfficientViTFPN(**{'out_channels': 8, **arguments})
 
 
-def test_fewer_maps_than_channels_are_named_in_one_sentence():
+def test_fewer_maps_than_channels_raise():
     neck = EfficientViTFPN(CHANNELS, 8, 4)
-    with pytest.raises(ValueError, match='built for 3 maps .* the backbone gives 2'):
+    with pytest.raises(ValueError, match='built for 3 maps .* the backbone returns 2'):
         neck(make_maps(dtype=torch.float32)[:2])

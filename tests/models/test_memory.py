@@ -49,7 +49,7 @@ def images():
     return torch.rand(8, 3, 224, 224)
 
 
-def test_a_tensor_counts_from_when_it_is_made_until_it_is_freed():
+def test_peak_memory_counts_tensors_until_they_are_freed():
     def step():
         first = torch.ones(1000)
         del first
@@ -59,7 +59,7 @@ def test_a_tensor_counts_from_when_it_is_made_until_it_is_freed():
 
 
 @pytest.mark.parametrize('arch', ARCHS)
-def test_training_takes_no_more_than_timms_model(arch, images):
+def test_training_memory_is_at_most_timms(arch, images):
     theirs = training_peak(timm.create_model(f'efficientvit_{arch}').forward_features, images)
     for memory_format in (torch.contiguous_format, torch.channels_last):
         ours = training_peak(last_map(build(arch).to(memory_format=memory_format)), images)
@@ -67,13 +67,13 @@ def test_training_takes_no_more_than_timms_model(arch, images):
 
 
 @pytest.mark.parametrize('arch', ARCHS)
-def test_checkpointing_takes_at_least_30_percent_less(arch, images):
+def test_gradient_checkpointing_saves_30_percent_of_memory(arch, images):
     plain = training_peak(last_map(build(arch)), images)
     assert training_peak(last_map(build(arch, with_cp=True)), images) <= 0.7 * plain
 
 
 @pytest.mark.parametrize('arch', ARCHS)
-def test_folded_inference_takes_no_more_than_unfolded(arch, images):
+def test_folded_inference_memory_is_at_most_unfolded(arch, images):
     model = build(arch).eval()
     plain = inference_peak(model, images)
     model.switch_to_deploy()

@@ -141,7 +141,7 @@ def archs(draw):
     folded=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-def test_any_arguments_give_what_the_paper_says(
+def test_random_arguments_agree_with_the_reference(
     randomised,
     dtype,
     arch,
@@ -178,7 +178,7 @@ def test_any_arguments_give_what_the_paper_says(
 
 
 @pytest.mark.parametrize('autocast', [False, True], ids=['bfloat16', 'autocast'])
-def test_images_below_32_pixels_are_refused_in_bfloat16_on_a_cpu(randomised, autocast):
+def test_images_below_32_pixels_raise_in_bfloat16_on_a_cpu(randomised, autocast):
     model = randomised('m0').eval()
     model.switch_to_deploy()
     if not autocast:

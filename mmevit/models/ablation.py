@@ -1,10 +1,12 @@
-"""Parts of Swin Transformer in place of ours, as the ablation study has them (Table 6)."""
+"""Parts of Swin Transformer in place of ours, for the ablation study (Table 6)."""
+
+from collections.abc import Sequence
 
 from mmcv.cnn.bricks import DropPath
 from mmcv.cnn.bricks.transformer import FFN
 from mmengine.registry import MODELS
 from mmpretrain.models.utils import WindowMSA
-from torch import nn
+from torch import Tensor, nn
 
 from .attention import WindowAttention
 
@@ -13,14 +15,8 @@ from .attention import WindowAttention
 class SwinLayoutBlock(nn.Module):
     """Swin's layout instead of the sandwich: one attention, then one FFN four times as wide.
 
-    Its windows are not shifted. Normalisation and activation are Swin's own.
-
-    Args:
-        channels (int): Channels of the input and the output.
-        num_heads (int): Number of attention heads.
-        window_size (int): Size of the attention windows.
-        drop_path_rate (float): Stochastic depth rate of both residual branches.
-        kernel_sizes, norm_cfg, act_cfg, deploy: What every block is given; Swin has its own.
+    Its windows are not shifted. It has Swin's norm layers and activations: what every block gets
+    in ``kernel_sizes``, ``norm_cfg``, ``act_cfg`` and ``deploy`` is ignored.
 
     Example:
         >>> import torch
@@ -30,15 +26,15 @@ class SwinLayoutBlock(nn.Module):
 
     def __init__(
         self,
-        channels,
-        num_heads,
-        window_size,
-        drop_path_rate,
-        kernel_sizes=None,
-        norm_cfg=None,
-        act_cfg=None,
-        deploy=None,
-    ):
+        channels: int,
+        num_heads: int,
+        window_size: int,
+        drop_path_rate: float,
+        kernel_sizes: Sequence[int] | None = None,
+        norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
+        deploy: bool = False,
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
         self.attention = WindowAttention(
@@ -53,7 +49,7 @@ class SwinLayoutBlock(nn.Module):
             dropout_layer=dict(type='DropPath', drop_prob=drop_path_rate),
         )
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (N, channels, H, W) to the same shape."""
         tokens = self.norm1(x.permute(0, 2, 3, 1))
         x = x + self.drop_path(self.attention(tokens.permute(0, 3, 1, 2)))
@@ -65,11 +61,8 @@ class SwinLayoutBlock(nn.Module):
 class PlainWindowAttention(nn.Module):
     """Swin's attention inside a window: every head sees all channels, and no other head.
 
-    Args:
-        channels (int): Channels of the input and the output.
-        num_heads (int): Number of heads.
-        window_size (int): Height and width of the input.
-        kernel_sizes, norm_cfg, act_cfg, deploy: What every attention is given; Swin has its own.
+    What every attention gets in ``kernel_sizes``, ``norm_cfg``, ``act_cfg`` and ``deploy`` is
+    ignored.
 
     Example:
         >>> import torch
@@ -79,18 +72,18 @@ class PlainWindowAttention(nn.Module):
 
     def __init__(
         self,
-        channels,
-        num_heads,
-        window_size,
-        kernel_sizes=None,
-        norm_cfg=None,
-        act_cfg=None,
-        deploy=None,
-    ):
+        channels: int,
+        num_heads: int,
+        window_size: int,
+        kernel_sizes: Sequence[int] | None = None,
+        norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
+        deploy: bool = False,
+    ) -> None:
         super().__init__()
         self.attention = WindowMSA(channels, (window_size, window_size), num_heads)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """Map windows ``x`` (N, channels, window_size, window_size) to the same shape."""
         output = self.attention(x.flatten(2).transpose(1, 2))
         return output.transpose(1, 2).unflatten(2, x.shape[2:])
