@@ -1,10 +1,14 @@
-"""Core ML packages. They run on macOS only; elsewhere they are written and read."""
+"""Core ML packages. They are written and read anywhere, but run on macOS only."""
 
 import json
 from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
 
 import coremltools
 import torch
+from torch import Tensor, nn
 
 from .to_onnx import input_names
 
@@ -12,9 +16,16 @@ DTYPES = ('float32', 'float16')
 DYNAMIC = frozenset()
 
 
-def write(network, inputs, path, dynamic, dtype, metadata):
+def write(
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    path: Path,
+    dynamic: Collection[str],
+    dtype: str,
+    metadata: str,
+) -> None:
     """Write an ML program; see :func:`mmevit.deploy.export`."""
-    model = coremltools.convert(
+    model: Any = coremltools.convert(
         torch.jit.trace(network, inputs),
         inputs=[
             coremltools.TensorType(name, tensor.shape)
@@ -34,11 +45,11 @@ class Session:
     """A Core ML package.
 
     Args:
-        path (str): The package.
-        num_threads (int): Not used: macOS decides.
+        path: The package.
+        num_threads: Not used; macOS decides.
     """
 
-    def __init__(self, path, num_threads):
+    def __init__(self, path: str, num_threads: int) -> None:
         self.model = coremltools.models.MLModel(path)
         self.metadata = json.loads(self.model.user_defined_metadata['mmevit'])
         description = self.model.get_spec().description
@@ -46,13 +57,13 @@ class Session:
         self.outputs = [feature.name for feature in description.output]
 
     @property
-    def operators(self):
-        """Counter[str]: How many of each operator there are."""
+    def operators(self) -> Counter[str]:
+        """The number of operators of each type."""
         (function,) = self.model.get_spec().mlProgram.functions.values()
         (block,) = function.block_specializations.values()
         return Counter(operation.type for operation in block.operations)
 
-    def __call__(self, *inputs):
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Map input tensors to a tuple of tensors; on macOS."""
         arrays = {name: x.numpy() for name, x in zip(self.inputs, inputs, strict=True)}
         outputs = self.model.predict(arrays)
