@@ -63,16 +63,11 @@ def prepare_form(form: str, workload: Workload) -> Run:
     return FORMS[name](workload, dtype)
 
 
-def prepare_eager(workload: Workload, dtype: str) -> Run:
-    """Run the network without folding."""
+def prepare_eager(workload: Workload, dtype: str, folded: bool = False) -> Run:
+    """Run the network as it is."""
+    network = workload.folded if folded else workload.network
     channels_last = workload.setting.channels_last
-    return warm_up(partial(*convert(workload.network, workload.images, dtype, channels_last)))
-
-
-def prepare_folded(workload: Workload, dtype: str) -> Run:
-    """Run the folded network."""
-    channels_last = workload.setting.channels_last
-    return warm_up(partial(*convert(workload.folded, workload.images, dtype, channels_last)))
+    return warm_up(partial(*convert(network, workload.images, dtype, channels_last)))
 
 
 def prepare_compiled(workload: Workload, dtype: str) -> Run:
@@ -135,7 +130,7 @@ def warm_up(run: Run) -> Run:
 
 FORMS: dict[str, Callable[[Workload, str], Run]] = dict(
     eager=prepare_eager,
-    folded=prepare_folded,
+    folded=partial(prepare_eager, folded=True),
     compiled=prepare_compiled,
     traced=prepare_traced,
     onnxruntime=partial(prepare_exported, 'onnx'),

@@ -179,9 +179,16 @@ def prepare_entries(
     folded = fold_all(network, images[:1])
     workload = Workload(network, folded, images, setting, folder)
     macs = dict(eager=count_macs(network, images[:1]), folded=count_macs(folded, images[:1]))
-    details = dict(params=sum(weight.numel() for weight in network.parameters()) / 1e6)
+    details: dict[str, Any] = dict(
+        params=sum(weight.numel() for weight in network.parameters()) / 1e6
+    )
     if images.shape[2:] == (model.size, model.size):
-        details |= publications(model)
+        details |= dict(
+            top1=model.top1,
+            published_params=model.params,
+            published_macs=model.macs,
+            cpu_speed=model.cpu_speed,
+        )
     for form in forms:
         entry = Entry(model.label, form, items=setting.batch_size, details=dict(details))
         entry.macs = macs['eager' if form.startswith(('eager', 'training')) else 'folded']
@@ -217,16 +224,6 @@ def prepare_network(model: Model, setting: Setting) -> tuple[FlatOutputs, Tensor
         message = f'{model.label} cannot be run on images of {size[0]} x {size[1]}'
         raise ConfigError(f'{message}: {one_line(error)}') from error
     return network, images
-
-
-def publications(model: Model) -> dict[str, float | None]:
-    """Return the published numbers of a network by column."""
-    return dict(
-        top1=model.top1,
-        published_params=model.params,
-        published_macs=model.macs,
-        cpu_speed=model.cpu_speed,
-    )
 
 
 def find_baseline(entries: Sequence[Entry], name: str | None) -> Entry:

@@ -91,9 +91,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, checkpoint = load_model(cfg, args.checkpoint)
     network = make_exportable(try_to_fold(model), args.part)
     is_detector = 'boxes' in network.output_names
-    dynamic = choose_dynamic(args.to, requested_axes(args, is_detector))
+    axes = requested_axes(args, is_detector)
     if is_detector:
-        check_detector(args, dynamic)
+        check_detector(args, axes or ())
+    dynamic = choose_dynamic(args.to, axes)
 
     size = args.size or infer_size(cfg)
     if min(size) < 32:

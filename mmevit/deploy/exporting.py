@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmevit.utils.errors import ConfigError, one_line
 from mmevit.utils.files import atomic_write, check_ending
 
-from .programs import as_tuple
+from .programs import ExportJob, as_tuple
 
 # Suffix of the files of each target, which the module to_<target>.py writes and loads.
 TARGETS = dict(
@@ -79,14 +79,12 @@ def export(
         raise ConfigError(
             f'{target} does not support {dtype}. Choose from {", ".join(module.DTYPES)}.'
         )
-    dynamic = choose_dynamic(target, dynamic)
+    axes = choose_dynamic(target, dynamic)
     check_ending(path, [TARGETS[target]])
-    # Some targets change the network.
-    network, inputs = deepcopy(network).eval(), as_tuple(inputs)
-    options = dict(batches=batches) if dtype == 'int8' else {}
+    network, content = deepcopy(network).eval(), json.dumps(metadata or {})
     with torch.no_grad(), atomic_write(path) as unfinished:
         module.write(
-            network, inputs, unfinished, dynamic, dtype, json.dumps(metadata or {}), **options
+            ExportJob(network, as_tuple(inputs), unfinished, axes, dtype, content, batches or ())
         )
 
 

@@ -1,7 +1,9 @@
 """Exporting with torch.export, and running files with PyTorch."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,16 +19,31 @@ if TYPE_CHECKING:
 EXAMPLE_SIZE = (1056, 1184)
 
 
-def export_program(
-    network: nn.Module, inputs: tuple[Tensor, ...], dynamic: Collection[str], dtype: str
-) -> 'ExportedProgram':
-    """Export a network with ``torch.export``.
+@dataclasses.dataclass
+class ExportJob:
+    """What the ``write()`` of a target writes; see :func:`mmevit.deploy.export`.
 
     Args:
-        network: The network, which is changed.
+        network: A copy in evaluation mode, which targets may change.
         inputs: Images (N, C, H, W), perhaps followed by others (N, ...).
+        path: The file.
         dynamic: Dynamic axes, ``'batch'`` and ``'size'``.
-        dtype: What the program computes in.
+        dtype: What the file computes in.
+        metadata: JSON.
+        batches: Inputs for the calibration of int8.
+    """
+
+    network: nn.Module
+    inputs: tuple[Tensor, ...]
+    path: Path
+    dynamic: set[str]
+    dtype: str
+    metadata: str
+    batches: Iterable[Sequence[Tensor]] = ()
+
+
+def export_program(job: ExportJob) -> 'ExportedProgram':
+    """Export a network with ``torch.export``.
 
     Raises:
         ConfigError: If PyTorch is too old.
@@ -47,7 +64,8 @@ def export_program(
             'to torchscript or coreml.'
         ) from error
 
-    network = PrecisionWrapper(network, dtype).eval()
+    network, inputs, dynamic = job.network, job.inputs, job.dynamic
+    network = PrecisionWrapper(network, job.dtype).eval()
     if 'size' in dynamic:
         # The memory format of maps of one pixel is ambiguous, which would fix their size.
         network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]

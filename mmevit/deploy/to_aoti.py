@@ -1,49 +1,34 @@
 """Libraries compiled by AOTInductor, which run with PyTorch only, or in C++."""
 
 import json
-from collections.abc import Collection
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from mmevit.models import EfficientViT
 
-from .programs import PyTorchSession, export_program
+from .programs import ExportJob, PyTorchSession, export_program
 
 DTYPES = ('float32', 'bfloat16')
 # PyTorch 2.11 silently miscompiles the windows of a dynamic size.
 DYNAMIC = frozenset({'batch'})
 
 
-def write(
-    network: nn.Module,
-    inputs: tuple[Tensor, ...],
-    path: Path,
-    dynamic: Collection[str],
-    dtype: str,
-    metadata: str,
-) -> None:
+def write(job: ExportJob) -> None:
     """Compile a package for the processor of this machine; see :func:`mmevit.deploy.export`."""
-    if 'batch' not in dynamic and not inputs[0].is_cuda:
+    if 'batch' not in job.dynamic and not job.inputs[0].is_cuda:
         # The maps of the stem are the largest. Those of two images fit into the cache.
-        for backbone in (part for part in network.modules() if isinstance(part, EfficientViT)):
+        for backbone in (part for part in job.network.modules() if isinstance(part, EfficientViT)):
             backbone.register_module('stem', SplitBatch(backbone.stem, size=2))
-    program = export_program(network, inputs, dynamic, dtype)
-    config = {'freezing': True, 'aot_inductor.metadata': dict(mmevit=metadata)}
+    config = {'freezing': True, 'aot_inductor.metadata': dict(mmevit=job.metadata)}
     # PyTorch documents these two functions of a private module, and has no public ones.
     torch._inductor.aoti_compile_and_package(
-        program, package_path=str(path), inductor_configs=config
+        export_program(job), package_path=str(job.path), inductor_configs=config
     )
 
 
 class Session(PyTorchSession):
-    """A compiled package.
-
-    Args:
-        path: The file.
-        num_threads: CPU threads.
-    """
+    """A compiled package."""
 
     def __init__(self, path: str, num_threads: int) -> None:
         package = torch._inductor.aoti_load_package(path)

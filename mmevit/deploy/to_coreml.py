@@ -2,52 +2,39 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import coremltools
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .programs import ExportJob
 from .to_onnx import input_names
 
 DTYPES = ('float32', 'float16')
 DYNAMIC = frozenset()
 
 
-def write(
-    network: nn.Module,
-    inputs: tuple[Tensor, ...],
-    path: Path,
-    dynamic: Collection[str],
-    dtype: str,
-    metadata: str,
-) -> None:
+def write(job: ExportJob) -> None:
     """Write an ML program; see :func:`mmevit.deploy.export`."""
+    names = getattr(job.network, 'output_names', ())
     model: Any = coremltools.convert(
-        torch.jit.trace(network, inputs),
+        torch.jit.trace(job.network, job.inputs),
         inputs=[
             coremltools.TensorType(name, tensor.shape)
-            for name, tensor in zip(input_names(inputs), inputs, strict=True)
+            for name, tensor in zip(input_names(job.inputs), job.inputs, strict=True)
         ],
-        outputs=[coremltools.TensorType(name) for name in getattr(network, 'output_names', ())]
-        or None,
+        outputs=[coremltools.TensorType(name) for name in names] or None,
         convert_to='mlprogram',
-        compute_precision=getattr(coremltools.precision, dtype.upper()),
+        compute_precision=getattr(coremltools.precision, job.dtype.upper()),
         minimum_deployment_target=coremltools.target.iOS16,
     )
-    model.user_defined_metadata['mmevit'] = metadata
-    model.save(str(path))
+    model.user_defined_metadata['mmevit'] = job.metadata
+    model.save(str(job.path))
 
 
 class Session:
-    """A Core ML package.
-
-    Args:
-        path: The package.
-        num_threads: Not used; macOS decides.
-    """
+    """A Core ML package. The number of threads is not used, since macOS chooses it."""
 
     def __init__(self, path: str, num_threads: int) -> None:
         self.model = coremltools.models.MLModel(path)

@@ -1,20 +1,20 @@
 """ONNX files, run with ONNX Runtime."""
 
+import dataclasses
 import json
 import warnings
-from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
 import onnxruntime
 import torch
 from onnxscript import opset18
-from torch import Tensor, nn
+from torch import Tensor
 
 from .boxes import select_boxes
 from .channels_first import put_channels_first
-from .programs import export_program
+from .programs import ExportJob, export_program
 from .quantization import quantize
 
 DTYPES = ('float32', 'float16', 'int8')
@@ -22,35 +22,27 @@ DYNAMIC = frozenset({'batch', 'size'})
 op: Any = opset18  # Its type hints reject the output of one operator as the input of another.
 
 
-def write(
-    network: nn.Module,
-    inputs: tuple[Tensor, ...],
-    path: str | Path,
-    dynamic: Collection[str],
-    dtype: str,
-    metadata: str,
-    batches: Iterable[Sequence[Tensor]] = (),
-) -> None:
+def write(job: ExportJob) -> None:
     """Write an ONNX file; see :func:`mmevit.deploy.export`."""
-    compute_dtype = 'float32' if dtype == 'int8' else dtype
+    dtype = 'float32' if job.dtype == 'int8' else job.dtype
+    names, output_names = input_names(job.inputs), getattr(job.network, 'output_names', None)
+    network = put_channels_first(job.network)
     with warnings.catch_warnings():
         # PyTorch's exporter uses deprecated functions of PyTorch.
         warnings.simplefilter('ignore', FutureWarning)
-        program = export_program(put_channels_first(network), inputs, dynamic, compute_dtype)
-        exported = torch.onnx.export(
-            program,
-            input_names=input_names(inputs),
-            output_names=getattr(network, 'output_names', None),
+        program: Any = torch.onnx.export(
+            export_program(dataclasses.replace(job, network=network, dtype=dtype)),
+            input_names=names,
+            output_names=output_names,
             custom_translation_table={select_boxes: translate_select_boxes},
             verbose=False,
         )
-    assert exported is not None
-    model = exported.model_proto
-    onnx.helper.set_model_props(model, {'mmevit': metadata})
+    model = program.model_proto
+    onnx.helper.set_model_props(model, {'mmevit': job.metadata})
     onnx.checker.check_model(model)
-    onnx.save(model, path)
-    if dtype == 'int8':
-        quantize(path, input_names(inputs), batches)
+    onnx.save(model, job.path)
+    if job.dtype == 'int8':
+        quantize(job.path, names, job.batches)
 
 
 def translate_select_boxes(
@@ -89,12 +81,7 @@ def input_names(inputs: Sequence[Tensor]) -> list[str]:
 
 
 class Session:
-    """An ONNX file in ONNX Runtime, on the CPU.
-
-    Args:
-        path: The file.
-        num_threads: CPU threads.
-    """
+    """An ONNX file in ONNX Runtime, on the CPU."""
 
     def __init__(self, path: str, num_threads: int) -> None:
         options = onnxruntime.SessionOptions()

@@ -3,33 +3,25 @@
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .programs import PrecisionWrapper, PyTorchSession
+from .programs import ExportJob, PrecisionWrapper, PyTorchSession
 
 DTYPES = ('float32', 'bfloat16')
 DYNAMIC = frozenset({'batch', 'size'})
 
 
-def write(
-    network: nn.Module,
-    inputs: tuple[Tensor, ...],
-    path: Path,
-    dynamic: Collection[str],
-    dtype: str,
-    metadata: str,
-) -> None:
+def write(job: ExportJob) -> None:
     """Write a trace, which supports other shapes; see :func:`mmevit.deploy.export`."""
     with MatmulForBmm():
-        trace = torch.jit.trace(PrecisionWrapper(network, dtype).eval(), inputs)
-    fixed = None if dynamic else shapes_of(inputs)
-    extra = dict(mmevit=metadata, fixed_shapes=json.dumps(fixed))
-    torch.jit.freeze(trace).save(str(path), _extra_files=extra)
+        trace = torch.jit.trace(PrecisionWrapper(job.network, job.dtype).eval(), job.inputs)
+    fixed = None if job.dynamic else shapes_of(job.inputs)
+    extra = dict(mmevit=job.metadata, fixed_shapes=json.dumps(fixed))
+    torch.jit.freeze(trace).save(str(job.path), _extra_files=extra)
 
 
 class MatmulForBmm(TorchFunctionMode):
@@ -56,10 +48,6 @@ class Session(PyTorchSession):
 
     Consecutive convolutions then pass on their outputs in oneDNN's own layout. For files with
     dynamic shapes, the fused code of PyTorch 2.11 is wrong or crashes.
-
-    Args:
-        path: The file.
-        num_threads: CPU threads.
     """
 
     def __init__(self, path: str, num_threads: int) -> None:

@@ -169,9 +169,9 @@ def test_mean_of_wrong_length_is_refused(save_classifier, run_export):
 def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
     (tmp_path / 'model.pt2').write_bytes(b'native code')
     cfg = Config.fromfile('configs/evit_m0_digits.py')
-    with pytest.raises(SystemExit, match=r'model\.pt2 contains native code'):
+    with pytest.raises(UserError, match=r'model\.pt2 contains native code'):
         evaluate_exported(cfg, tmp_path / 'model.pt2')
-    with pytest.raises(SystemExit, match=r'model\.pt2 cannot be loaded'):
+    with pytest.raises(UserError, match=r'model\.pt2 cannot be loaded'):
         evaluate_exported(cfg, tmp_path / 'model.pt2', trust=True)
 
 
