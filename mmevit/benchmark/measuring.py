@@ -25,6 +25,7 @@ from mmevit.deploy.exporting import largest_difference
 from mmevit.deploy.networks import count_input_channels
 from mmevit.deploy.programs import pytorch_threads
 from mmevit.utils.errors import ConfigError, one_line
+from mmevit.utils.tables import Rows
 from mmevit.utils.versions import attention_as_products
 
 from .folding import fold_all
@@ -390,7 +391,7 @@ def summarise(
     return row
 
 
-def best_forms(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def best_forms(rows: Rows) -> list[Mapping[str, Any]]:
     """Keep the fastest form of each network.
 
     Args:

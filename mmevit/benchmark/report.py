@@ -13,7 +13,7 @@ import torch
 
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import PICTURES, atomic_write, check_ending
-from mmevit.utils.tables import format_table, write_formats
+from mmevit.utils.tables import Rows, format_table, write_formats
 from mmevit.utils.versions import cpu_capability
 
 from .measuring import Setting, best_forms
@@ -44,7 +44,7 @@ COLUMNS = dict(
 CSV_COLUMNS = ('model', 'form', *COLUMNS, 'ratio_low', 'ratio_high', 'problem')
 
 
-def format_results(rows: Sequence[Row]) -> str:
+def format_results(rows: Rows) -> str:
     """Format results as a Markdown table, without the columns that are empty.
 
     Args:
@@ -72,7 +72,7 @@ def format_results(rows: Sequence[Row]) -> str:
     return format_table(shown, columns | {name: COLUMNS[name] for name in names})
 
 
-def write_results(rows: Sequence[Row], setting: Setting, path: str | Path) -> None:
+def write_results(rows: Rows, setting: Setting, path: str | Path) -> None:
     """Write results to a .md, .csv or .json file.
 
     Args:
@@ -115,7 +115,7 @@ def processor_name(device: str) -> str:
     return f'{name} ({cpu_capability()})'
 
 
-def write_plot(rows: Sequence[Row], setting: Setting, path: str | Path) -> None:
+def write_plot(rows: Rows, setting: Setting, path: str | Path) -> None:
     """Plot speed against published accuracy, like Figure 1 of the paper.
 
     Args:
@@ -139,7 +139,7 @@ def write_plot(rows: Sequence[Row], setting: Setting, path: str | Path) -> None:
         figure.savefig(unfinished, dpi=150)
 
 
-def plot(rows: Sequence[Row], setting: Setting) -> 'Figure':
+def plot(rows: Rows, setting: Setting) -> 'Figure':
     """Plot speed against accuracy: a line for EfficientViT, labelled points for the others."""
     # mmengine-lite is installed without matplotlib.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -174,12 +174,12 @@ def is_efficientvit(row: Row) -> bool:
     return row['model'].lower().startswith('efficientvit-m')
 
 
-def coordinates(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+def coordinates(rows: Rows) -> tuple[list[float], list[float]]:
     """Return the speeds and the accuracies of networks."""
     return [row['speed'] for row in rows], [row['top1'] for row in rows]
 
 
-def label_points(axes: 'Axes', rows: Sequence[Row]) -> None:
+def label_points(axes: 'Axes', rows: Rows) -> None:
     """Write the name of each network next to its point, where there is space."""
     from matplotlib.transforms import Bbox
 

@@ -44,10 +44,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--to', choices=TARGETS, default='onnx', help='target format')
     parser.add_argument('--out', metavar='FILE', help='file to write (default: model.*)')
     parser.add_argument(
-        '--part',
-        choices=['model', 'backbone'],
-        default='model',
-        help='the complete model, or the feature maps of its backbone',
+        '--part', choices=['model', 'backbone'], default='model', help='backbone: feature maps'
     )
     parser.add_argument(
         '--size', action=SizeAction, help='image size (default: that of the test pipeline)'
@@ -63,10 +60,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--dtype', choices=[*TOLERANCES, 'int8'], default='float32', help='type to compute in'
     )
     parser.add_argument(
-        '--calibration-images',
-        type=int,
-        default=256,
-        help='number of training images to calibrate int8 with',
+        '--calibration-images', type=int, default=256, help='number of training images for int8'
     )
     add_config_arguments(parser)
     args = parser.parse_args(argv)

@@ -8,11 +8,14 @@ from typing import Any
 
 from .files import atomic_write, check_ending
 
+Rows = Sequence[Mapping[str, Any]]
+Columns = Mapping[str, tuple[str, str]]
+
 # Suffixes of the files that tables are written to.
 TABLES = ('.md', '.csv', '.json')
 
 
-def format_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> str:
+def format_table(rows: Rows, columns: Columns) -> str:
     """Format rows as a Markdown table.
 
     Args:
@@ -43,12 +46,7 @@ def format_cell(row: Mapping[str, Any], name: str, form: str) -> str:
     return value if isinstance(value, str) else form.format(value, **row)
 
 
-def write_table(
-    rows: Sequence[Mapping[str, Any]],
-    columns: Mapping[str, tuple[str, str]],
-    note: str,
-    path: str | Path,
-) -> None:
+def write_table(rows: Rows, columns: Columns, note: str, path: str | Path) -> None:
     """Write rows to a .md, .csv or .json file.
 
     Args:
@@ -64,9 +62,7 @@ def write_table(
     write_formats(path, markdown, rows, dict(note=note, rows=rows))
 
 
-def write_formats(
-    path: str | Path, markdown: str, rows: Sequence[Mapping[str, Any]], content: dict[str, Any]
-) -> None:
+def write_formats(path: str | Path, markdown: str, rows: Rows, content: dict[str, Any]) -> None:
     """Write ``markdown``, ``rows`` as CSV, or ``content`` as JSON, depending on the suffix."""
     check_ending(path, TABLES)
     with (
