@@ -1,8 +1,8 @@
-"""How fast networks are, side by side on one machine, in each of the forms that they can run in."""
+"""Interleaved speed measurements of networks, eager, compiled or exported."""
 
 from .measuring import Setting, benchmark, best_forms
 from .models import find_model, find_models, select_paper_models
-from .report import format_table, write_plot, write_table
+from .report import format_results, write_plot, write_results
 
 __all__ = [
     'Setting',
@@ -10,8 +10,8 @@ __all__ = [
     'best_forms',
     'find_model',
     'find_models',
-    'format_table',
+    'format_results',
     'select_paper_models',
     'write_plot',
-    'write_table',
+    'write_results',
 ]

@@ -1,26 +1,26 @@
 """Folding networks of any library for inference."""
 
 import copy
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from mmevit.deploy import try_to_fold
 
+from .models import FlatOutputs
 
-def fold_all(network, images):
-    """Fold all that can be folded, of whatever library: a copy for inference.
 
-    First what the network itself knows to fold, by :func:`mmevit.deploy.try_to_fold` or timm's
-    function, then every batch norm that follows a convolution or linear layer.
+def fold_all(network: FlatOutputs, images: Tensor) -> FlatOutputs:
+    """Return a copy for inference with everything folded that can be.
+
+    That is what :func:`mmevit.deploy.try_to_fold` or timm's function fold, and then every batch
+    norm that follows a convolution or linear layer.
 
     Args:
-        network (Flat): The network.
-        images (Tensor): One image, (1, C, H, W), to find out what follows what.
-
-    Returns:
-        Flat: The folded copy.
+        network: The network.
+        images: One image, (1, C, H, W), which is run to find the pairs of layers.
     """
     folded = copy.deepcopy(network)
     if type(folded.model).__module__.startswith('timm.'):
@@ -33,12 +33,12 @@ def fold_all(network, images):
     return folded
 
 
-def fold_batch_norms(network, images):
-    """Fold each batch norm into the convolution or linear layer whose output it takes.
+def fold_batch_norms(network: nn.Module, images: Tensor) -> None:
+    """Fold each batch norm into the convolution or linear layer before it, in place.
 
     Args:
-        network (nn.Module): The network, which is changed.
-        images (Tensor): One image, (1, C, H, W).
+        network: The network, in evaluation mode.
+        images: One image, (1, C, H, W).
 
     Example:
         >>> import torch
@@ -57,43 +57,43 @@ def fold_batch_norms(network, images):
         statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
         layer.weight, layer.bias = fuse(layer.weight, layer.bias, *statistics)
         parent, name = parents[norm]
-        # timm's have the activation in them.
+        # timm's batch norms include the activation.
         rest = nn.Sequential(norm.drop, norm.act) if hasattr(norm, 'act') else nn.Identity()
         setattr(parent, name, rest.eval())
 
 
-def find_pairs(network, images):
-    """Find the batch norms that take the output of a convolution or linear layer.
+def find_pairs(network: nn.Module, images: Tensor) -> list[tuple[Any, Any]]:
+    """Find the batch norms whose input is the output of a convolution or linear layer.
+
+    Shared modules are left out. That the output has no other use is not checked.
 
     Args:
-        network (nn.Module): The network.
-        images (Tensor): One image, (1, C, H, W).
+        network: The network.
+        images: One image, (1, C, H, W).
 
     Returns:
-        list[tuple[nn.Module, nn.Module]]: Layers and batch norms, each of which is in one pair.
-        That nothing else takes the output of the layer is not checked.
+        Pairs of a layer and a batch norm.
     """
-    makers, pairs = {}, []
+    sources, pairs = {}, []
 
-    def note_output(layer, args, output):
-        # Keeping the output keeps its id from being given to another.
-        makers[id(output)] = (layer, output, output._version)
+    def record_output(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        # The reference to the output keeps its id from being reused. Its version, for which PyTorch
+        # has no public name, tells whether an activation changes it in place.
+        sources[id(output)] = (layer, output, output._version)
 
-    def note_input(norm, args):
-        layer, _, version = makers.get(id(args[0]), (None, None, None))
-        # What an activation has changed in place since is no longer the layer's output.
+    def record_input(norm: nn.Module, args: tuple[Any, ...]) -> None:
+        layer, _, version = sources.get(id(args[0]), (None, None, None))
         if layer is not None and args[0]._version == version:
             pairs.append((layer, norm))
 
     handles = []
     for module in network.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
-            handles.append(module.register_forward_hook(note_output))
+            handles.append(module.register_forward_hook(record_output))
         elif isinstance(module, _BatchNorm) and module.affine and module.track_running_stats:
-            handles.append(module.register_forward_pre_hook(note_input))
+            handles.append(module.register_forward_pre_hook(record_input))
     network(images)
     for handle in handles:
         handle.remove()
-    # Not what is shared.
     modules = [module for pair in pairs for module in pair]
     return [pair for pair in pairs if all(modules.count(module) == 1 for module in pair)]

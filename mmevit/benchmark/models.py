@@ -1,11 +1,13 @@
-"""Networks by their names, and what is published about them."""
+"""Networks by name, and their published accuracy and size."""
 
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from mmengine.model import BaseModel
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmevit.deploy.networks import count_input_channels
@@ -16,23 +18,23 @@ from mmevit.utils.errors import ConfigError, one_line
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A network, and what is published about it.
+    """A network and what is published about it.
 
     Args:
-        label (str): What it is called in tables and pictures.
-        name (str): What :func:`build` makes it of.
-        options (dict): Settings of its config that are changed. Defaults to none.
-        size (int): Height and width of the images that its accuracy is for. Defaults to 224.
-        top1 (float, optional): Published accuracy on ImageNet-1k, in percent.
-        params (float, optional): Published number of parameters, in millions.
-        macs (float, optional): Published multiply-accumulates for an image, in millions.
-        cpu_speed (float, optional): Images a second on one thread of a Xeon E5-2690 v4, batch 16,
-            in the `EfficientViT paper <https://arxiv.org/abs/2305.07027>`_.
+        label: Name in tables and plots.
+        name: Name for :func:`build`.
+        options: Overridden settings of its config.
+        size: Image size that the accuracy is published for.
+        top1: Accuracy on ImageNet-1k, in percent.
+        params: Number of parameters, in millions.
+        macs: Multiply-accumulates per image, in millions.
+        cpu_speed: Images/s on one thread of a Xeon E5-2690 v4 with batch size 16, from the
+            `EfficientViT paper <https://arxiv.org/abs/2305.07027>`_.
     """
 
     label: str
     name: str
-    options: dict = dataclasses.field(default_factory=dict)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
     size: int = 224
     top1: float | None = None
     params: float | None = None
@@ -40,14 +42,11 @@ class Model:
     cpu_speed: float | None = None
 
 
-def find_model(name):
-    """Find what is published about a network.
+def find_model(name: str) -> Model:
+    """Return the network of a name, with its published numbers if it is in ``PAPER_MODELS``.
 
     Args:
-        name (str): A name for :func:`build`, or the label of one in ``PAPER_MODELS``.
-
-    Returns:
-        Model: The network, labelled as it was named.
+        name: A name for :func:`build`, or a label of ``PAPER_MODELS``.
 
     Example:
         >>> find_model('timm::mobilenetv2_100').top1
@@ -60,39 +59,30 @@ def find_model(name):
     return Model(label=name, name=name)
 
 
-def find_models(names):
-    """Find some networks, see :func:`find_model`.
-
-    Args:
-        names (Sequence[str]): Their names.
-
-    Returns:
-        list[Model]: The networks.
+def find_models(names: Sequence[str]) -> list[Model]:
+    """Return the networks of some names, see :func:`find_model`.
 
     Raises:
-        ConfigError: If there are none.
+        ConfigError: If there is no name.
     """
     if not names:
-        raise ConfigError('Name at least one model, such as efficientvit-m4.')
+        raise ConfigError('No model given. Name at least one model, such as efficientvit-m4.')
     return [find_model(name) for name in names]
 
 
-def names_of(model):
-    """Collect what a network is called: its label, and the name if that alone makes it."""
+def names_of(model: Model) -> set[str]:
+    """Return the label of a network, and its name unless it also needs options."""
     return {model.label} if model.options else {model.label, model.name}
 
 
-def select_paper_models(names):
+def select_paper_models(names: Sequence[str]) -> list[Model]:
     """Select networks of the paper's Tables 2 and 3.
 
     Args:
-        names (Sequence[str]): Their names or labels; none for all.
-
-    Returns:
-        list[Model]: The networks.
+        names: Their names or labels; all networks if empty.
 
     Raises:
-        ConfigError: If one is not there.
+        ConfigError: If one is not in the tables.
 
     Example:
         >>> [model.label for model in select_paper_models(['efficientvit-m1', 'Swin-T'])]
@@ -100,25 +90,24 @@ def select_paper_models(names):
     """
     if unknown := sorted(set(names).difference(*map(names_of, PAPER_MODELS))):
         labels = ', '.join(model.label for model in PAPER_MODELS)
-        raise ConfigError(f'{", ".join(unknown)} is none of {labels}.')
+        raise ConfigError(
+            f'{", ".join(unknown)} is not a model of the paper. Choose from {labels}.'
+        )
     return [model for model in PAPER_MODELS if not names or names_of(model) & set(names)]
 
 
-def build(name, options={}):
-    """Build a network by its name, with random weights.
+def build(name: str, options: Mapping[str, Any] = {}) -> nn.Module:
+    """Build a network by name, with random weights.
 
     Args:
-        name (str): ``'efficientvit-m4'`` or another model of mmevit or mmpretrain, with or without
+        name: ``'efficientvit-m4'`` or another model of mmevit or mmpretrain, with or without
             ``mmpretrain::`` before it; ``'timm::NAME'``; ``'backbone::m4'``; or a config, such as
             ``'configs/retinanet_evit_m4.py'`` or
             ``'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'``.
-        options (dict): Settings of ``model`` in its config that are changed. Defaults to none.
-
-    Returns:
-        nn.Module: The network.
+        options: Overridden settings of ``model`` in its config.
 
     Raises:
-        ConfigError: If there is none of that name, or what it needs is not installed.
+        ConfigError: If the name is unknown, or its library is not installed.
 
     Example:
         >>> type(build('backbone::m0')).__name__
@@ -138,72 +127,73 @@ def build(name, options={}):
             return build_from_mmpretrain(rest, options)
     except ConfigError:
         raise
-    # Libraries refuse names and settings in ways of their own.
+    # Each library raises errors of its own for invalid names and settings.
     except Exception as error:
         raise ConfigError(f'The model {name} cannot be built: {one_line(error)}') from error
     raise ConfigError(
-        f'The model {name} is of no known library: give NAME of mmevit or mmpretrain, timm::NAME, '
+        f'The library of model {name} is unknown. Use a name of mmevit or mmpretrain, timm::NAME, '
         'backbone::ARCH or a config.'
     )
 
 
-def build_from_mmpretrain(name, options):
-    """Build a classifier by its name in mmpretrain, which knows ours too."""
+def build_from_mmpretrain(name: str, options: Mapping[str, Any]) -> nn.Module:
+    """Build a classifier of mmpretrain or mmevit."""
     import mmpretrain
 
     if re.fullmatch('efficientvit-m[0-5]', name):
         name += '_8xb256_in1k'
     if name not in mmpretrain.list_models():
         raise ConfigError(
-            f'mmpretrain knows no model {name}, nor does mmevit: mmpretrain.list_models() lists '
-            'them, and those of timm are timm::NAME.'
+            f'Unknown model {name}. mmpretrain.list_models() lists those of mmpretrain and mmevit; '
+            'models of timm are named timm::NAME.'
         )
-    return mmpretrain.get_model(name, pretrained=False, **options)
+    model: Any = mmpretrain.get_model(name, pretrained=False, **options)
+    return model
 
 
-def build_from_config(path, options):
-    """Build the network of a config file of any OpenMMLab library."""
+def build_from_config(path: str, options: Mapping[str, Any]) -> nn.Module:
+    """Build the network of a config of any OpenMMLab library."""
     options = {f'model.{key}': value for key, value in options.items()}
     return build_model(read_config(path, options, needs=['model']))
 
 
-class Flat(nn.Module):
-    """Any network as a map from images to a flat tuple of tensors.
+class FlatOutputs(nn.Module):
+    """A network that returns its outputs as a flat tuple of tensors.
 
     Args:
-        model (nn.Module): A network of PyTorch's or of OpenMMLab's; of the latter it gives what
-            ``mode='tensor'`` does, before any decoding.
+        model: A network of PyTorch or OpenMMLab. The latter run with ``mode='tensor'``, without
+            decoding.
 
     Example:
-        >>> network = Flat(EfficientViT('m0')).eval()
+        >>> network = FlatOutputs(EfficientViT('m0')).eval()
         >>> [feature.shape[1] for feature in network(torch.rand(1, 3, 64, 64))]
         [64, 128, 192]
     """
 
-    def __init__(self, model):
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images (N, C, H, W) to a tuple of tensors."""
         arguments = {}
         if isinstance(self.model, BaseModel):
             arguments['mode'] = 'tensor'
         if getattr(self.model, 'with_rpn', False):
-            arguments['data_samples'] = describe_images(images)
+            arguments['data_samples'] = make_data_samples(images)
         return tuple(flatten(self.model(images, **arguments)))
 
 
-def flatten(outputs):
+def flatten(outputs: Any) -> list[Tensor]:
     """List the tensors of nested tuples, lists and dicts in order."""
-    if isinstance(outputs, torch.Tensor):
+    if isinstance(outputs, Tensor):
         return [outputs]
     values = outputs.values() if isinstance(outputs, dict) else outputs
     return [tensor for value in values for tensor in flatten(value)]
 
 
-def describe_images(images):
-    """Tell a detector with proposals that the images fill the whole batch."""
+def make_data_samples(images: Tensor) -> list[Any]:
+    """Make the data samples that two-stage detectors need, of images without padding."""
     from mmdet.structures import DetDataSample
 
     size = tuple(images.shape[2:])
@@ -211,15 +201,15 @@ def describe_images(images):
     return [DetDataSample(metainfo=dict(meta, scale_factor=(1.0, 1.0))) for _ in images]
 
 
-def calibrate(network, size):
-    """Give batch norm random scales, and the statistics of random images.
+def calibrate(network: nn.Module, size: tuple[int, int]) -> None:
+    """Give batch norms random weights, and the statistics of random images, in place.
 
-    Without, the values of a deep network of random weights grow or vanish from layer to layer, and
-    processors are slow on the tiniest numbers.
+    Otherwise the activations of a deep network with random weights grow or vanish, and processors
+    are slow on denormal numbers.
 
     Args:
-        network (nn.Module): The network, which is changed.
-        size (tuple[int, int]): Height and width of the images.
+        network: The network.
+        size: Height and width of the images.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -233,9 +223,9 @@ def calibrate(network, size):
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
-        if norm.track_running_stats:
-            # Attention and pooling leave hardly any variance of noise, and to blow it up to 1 would
-            # blow up rounding too.
+        if norm.running_var is not None:
+            # After attention and pooling, noise has hardly any variance. Normalising it to 1 would
+            # amplify rounding errors.
             norm.running_var.clamp_(min=0.1)
 
 
@@ -247,15 +237,13 @@ T2T_7 = {
     ),
     'head': dict(in_channels=256),
 }
-
-
 SHUFFLENET_2X = {'backbone': dict(widen_factor=2.0), 'head': dict(in_channels=2048)}
 
 
-# The networks of Tables 2 and 3 that can be had here, with the accuracy, the parameters and the
-# multiply-accumulates that their own papers give. Speeds of the paper are given where they are
-# certain. MobileViT takes images of 256 pixels, there as here. Of T2T-ViT-7 neither library has the
-# performer that makes its tokens: full attention does it here, which takes more operations.
+# The networks of Tables 2 and 3 that mmpretrain or timm have, with the accuracy, parameters and
+# multiply-accumulates of their own papers, and the speeds of the EfficientViT paper where they are
+# certain. MobileViT is measured at 256 pixels, like in the paper. Neither library has the performer
+# of T2T-ViT-7; full attention replaces it, with more operations.
 PAPER_MODELS = [
     Model('MobileNetV3-Small', 'timm::mobilenetv3_small_100', {}, 224, 67.4, 2.5, 57),
     Model('MobileViT-XXS', 'timm::mobilevit_xxs', {}, 256, 69.0, 1.3, 410),

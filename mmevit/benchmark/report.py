@@ -1,67 +1,34 @@
-"""Tables and pictures of what was measured."""
+"""Tables and plots of benchmark results."""
 
-import csv
 import dataclasses
 import itertools
-import json
 import platform
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import PICTURES, atomic_write, check_ending
-from mmevit.utils.tables import join_cells
+from mmevit.utils.tables import Rows, format_table, write_formats
 from mmevit.utils.versions import cpu_capability
 
-from .measuring import best_forms
+from .measuring import Setting, best_forms
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
-def write_table(rows, setting, path):
-    """Write rows to a file.
+Row = Mapping[str, Any]
 
-    Args:
-        rows (list[dict]): As :func:`benchmark` gives them.
-        setting (Setting): How they were measured.
-        path (str | Path): A file that ends in .md, .csv or .json. JSON holds every round and the
-            setting too.
-
-    Raises:
-        UserError: If it ends otherwise, or cannot be written.
-    """
-    check_ending(path, WRITERS)
-    with atomic_write(path) as unfinished, unfinished.open('w', newline='') as file:
-        WRITERS[Path(path).suffix](rows, setting, file)
-
-
-def write_markdown(rows, setting, file):
-    """Write rows as a Markdown table under a line that says how they were measured."""
-    print(f'{describe(setting)}\n\n{format_table(rows)}', file=file)
-
-
-def write_csv(rows, setting, file):
-    """Write the numbers of the table, unrounded."""
-    names = ['model', 'form', *COLUMNS, 'ratio_low', 'ratio_high', 'problem']
-    writer = csv.DictWriter(file, dict.fromkeys(names), extrasaction='ignore')
-    writer.writeheader()
-    writer.writerows(rows)
-
-
-def write_json(rows, setting, file):
-    """Write all that was measured."""
-    content = dict(setting=dataclasses.asdict(setting), machine=describe(setting), rows=rows)
-    json.dump(content, file, indent=1)
-
-
-WRITERS = {'.md': write_markdown, '.csv': write_csv, '.json': write_json}
-
-
-# The numbers of the table: their headings and how they are printed.
+# Measured and published numbers: their headings and formats.
 COLUMNS = dict(
     speed=('images/s', '{:.1f}'),
-    ratio=('ratio (quartiles)', '{:.2f}'),
+    ratio=('ratio (quartiles)', '{:.2f} ({ratio_low:.2f} to {ratio_high:.2f})'),
     latency=('median ms', '{:.1f}'),
     latency95=('95 % ms', '{:.1f}'),
     peak=('of matmul peak', '{:.0%}'),
@@ -74,108 +41,107 @@ COLUMNS = dict(
     published_macs=('published MACs M', '{:.0f}'),
     cpu_speed=('paper images/s', '{:.1f}'),
 )
+CSV_COLUMNS = ('model', 'form', *COLUMNS, 'ratio_low', 'ratio_high', 'problem')
 
 
-def format_table(rows):
-    """Format rows as a Markdown table.
+def format_results(rows: Rows) -> str:
+    """Format results as a Markdown table, without the columns that are empty.
 
     Args:
-        rows (list[dict]): As :func:`benchmark` gives them.
-
-    Returns:
-        str: The table, with the columns that have any number.
+        rows: From :func:`benchmark`.
 
     Example:
-        >>> print(format_table([dict(model='a', form='eager', speed=12.34, ratio=1,
-        ...                          ratio_low=0.9, ratio_high=1.1),
-        ...                     dict(model='a', form='aoti', problem='No compiler.')]))
+        >>> print(format_results([dict(model='a', form='eager', speed=12.34, ratio=1,
+        ...                            ratio_low=0.9, ratio_high=1.1),
+        ...                       dict(model='a', form='aoti', problem='No compiler.')]))
         | model | form | images/s | ratio (quartiles) |
         |---|---|---:|---:|
         | a | eager | 12.3 | 1.00 (0.90 to 1.10) |
         | a | aoti | No compiler. |  |
     """
-    names = [name for name in COLUMNS if any(is_known(row, name) for row in rows)] or ['speed']
-    headings = ['model', 'form', *(COLUMNS[name][0] for name in names)]
-    are_words = [True, True, *(False for _ in names)]
-    return join_cells(headings, [format_row(row, names) for row in rows], are_words)
+    measured = [row for row in rows if 'problem' not in row]
+    names = [name for name in COLUMNS if any(row.get(name) is not None for row in measured)]
+    names = names or ['speed']
+    shown = [
+        {name: row[name] for name in ('model', 'form')} | {names[0]: row['problem']}
+        if 'problem' in row
+        else row
+        for row in rows
+    ]
+    columns = dict(model=('model', '{}'), form=('form', '{}'))
+    return format_table(shown, columns | {name: COLUMNS[name] for name in names})
 
 
-def is_known(row, name):
-    """Tell whether a row has a number, but not those of networks that were not run."""
-    return row.get(name) is not None and 'problem' not in row
-
-
-def format_row(row, names):
-    """Format one row as cells."""
-    if 'problem' in row:
-        return [row['model'], row['form'], *[row['problem'], *[''] * len(names)][: len(names)]]
-    cells = [COLUMNS[name][1].format(row[name]) if is_known(row, name) else '' for name in names]
-    if 'ratio' in names:
-        cells[names.index('ratio')] += ' ({ratio_low:.2f} to {ratio_high:.2f})'.format(**row)
-    return [row['model'], row['form'], *cells]
-
-
-def describe(setting):
-    """Say in one line what was measured on and how.
+def write_results(rows: Rows, setting: Setting, path: str | Path) -> None:
+    """Write results to a .md, .csv or .json file.
 
     Args:
-        setting (Setting): How.
+        rows: From :func:`benchmark`.
+        setting: How they were measured.
+        path: The file. JSON also holds the setting and the speed in every round.
 
-    Returns:
-        str: The line.
+    Raises:
+        UserError: If the suffix is another one, or the file cannot be written.
     """
-    size = ' x '.join(map(str, setting.size)) if setting.size else 'their published size'
-    return (
-        f'{processor(setting.device)}, PyTorch {torch.__version__}: batch {setting.batch_size}, '
-        f'{setting.threads} thread{"s" * (setting.threads > 1)}, images of {size}, '
-        f'{setting.rounds} round{"s" * (setting.rounds > 1)}'
-        f'{"" if setting.keep_memory else ", allocator as it is"}.'
+    machine = describe(setting)
+    write_formats(
+        path,
+        f'{machine}\n\n{format_results(rows)}\n',
+        [{name: row.get(name) for name in CSV_COLUMNS} for row in rows],
+        dict(setting=dataclasses.asdict(setting), machine=machine, rows=rows),
     )
 
 
-def processor(device):
-    """Name the processor."""
+def describe(setting: Setting) -> str:
+    """Describe the machine and the setting in one line."""
+    size = ' x '.join(map(str, setting.size)) if setting.size else 'their published size'
+    return (
+        f'{processor_name(setting.device)}, PyTorch {torch.__version__}: '
+        f'batch {setting.batch_size}, '
+        f'{setting.threads} thread{"s" * (setting.threads > 1)}, images of {size}, '
+        f'{setting.rounds} round{"s" * (setting.rounds > 1)}'
+        f'{"" if setting.keep_memory else ", default allocator"}.'
+    )
+
+
+def processor_name(device: str) -> str:
+    """Return the name of the GPU, or the name and the instruction set of the CPU."""
     if device == 'cuda':
         return torch.cuda.get_device_name()
-    try:
-        name = re.search('model name\\s*: (.*)', Path('/proc/cpuinfo').read_text())[1]
-    except (OSError, TypeError):
-        name = platform.processor() or platform.machine()
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.exists() and (found := re.search('model name\\s*: (.*)', cpuinfo.read_text())):
+        name = found[1]
     return f'{name} ({cpu_capability()})'
 
 
-def write_plot(rows, setting, path):
-    """Write a picture of speed against published accuracy, like Figure 1 of the paper.
+def write_plot(rows: Rows, setting: Setting, path: str | Path) -> None:
+    """Plot speed against published accuracy, like Figure 1 of the paper.
 
     Args:
-        rows (list[dict]): As :func:`benchmark` gives them. Of each network the fastest form is
-            shown, if its accuracy is known.
-        setting (Setting): How they were measured.
-        path (str | Path): A .png, .svg or .pdf file.
+        rows: From :func:`benchmark`. The fastest form of each network is shown, if its accuracy is
+            known.
+        setting: How they were measured.
+        path: A .png, .svg or .pdf file.
 
     Raises:
-        UserError: If no accuracy is known, it ends otherwise, or cannot be written.
+        UserError: If no accuracy is known, the suffix is another one, or the file cannot be
+            written.
     """
     check_ending(path, PICTURES)
-    rows = [row for row in best_forms(rows) if is_known(row, 'top1')]
+    rows = [row for row in best_forms(rows) if 'speed' in row and row.get('top1') is not None]
     if not rows:
-        raise ConfigError('No published accuracy is known of what was run: nothing can be drawn.')
+        raise ConfigError(
+            'No published accuracy of these models is known. Plot models of the paper.'
+        )
     figure = plot(rows, setting)
     with atomic_write(path) as unfinished:
         figure.savefig(unfinished, dpi=150)
 
 
-def plot(rows, setting):
-    """Draw speed against accuracy.
-
-    Args:
-        rows (list[dict]): One for each network, all with ``top1``.
-        setting (Setting): How they were measured.
-
-    Returns:
-        matplotlib.figure.Figure: A line through ours, and a named point for each other.
-    """
-    # Not at the top: the smallest build of mmengine comes without matplotlib.
+def plot(rows: Rows, setting: Setting) -> 'Figure':
+    """Plot speed against accuracy: a line for EfficientViT, labelled points for the others."""
+    # mmengine-lite is installed without matplotlib.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, ScalarFormatter
@@ -184,11 +150,12 @@ def plot(rows, setting):
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_xscale('log')
-    is_ours = [re.match('EfficientViT-M', row['model'], re.IGNORECASE) for row in rows]
-    ours = sorted(itertools.compress(rows, is_ours), key=lambda row: row['top1'])
-    others = [row for row in rows if row not in ours]
-    axes.plot(*points(others), 'o', color='tab:gray', markersize=6)
-    axes.plot(*points(ours), 'o-', color='tab:red', markersize=7, label='EfficientViT', zorder=3)
+    ours = sorted(filter(is_efficientvit, rows), key=lambda row: row['top1'])
+    others = [row for row in rows if not is_efficientvit(row)]
+    axes.plot(*coordinates(others), 'o', color='tab:gray', markersize=6)
+    axes.plot(
+        *coordinates(ours), 'o-', color='tab:red', markersize=7, label='EfficientViT', zorder=3
+    )
     axes.set_xlabel('images/s, measured')
     axes.set_ylabel('ImageNet-1k top-1 (%), published')
     axes.set_title(describe(setting), fontsize=8, parse_math=False)
@@ -197,42 +164,40 @@ def plot(rows, setting):
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter('')
     axes.margins(0.12, 0.08)
-    place_names(figure, axes, rows, [('tab:red' if own else '0.25') for own in is_ours])
+    figure.draw_without_rendering()
+    label_points(axes, rows)
     return figure
 
 
-def points(rows):
-    """List the coordinates of some networks."""
+def is_efficientvit(row: Row) -> bool:
+    """Whether a row is about EfficientViT."""
+    return row['model'].lower().startswith('efficientvit-m')
+
+
+def coordinates(rows: Rows) -> tuple[list[float], list[float]]:
+    """Return the speeds and the accuracies of networks."""
     return [row['speed'] for row in rows], [row['top1'] for row in rows]
 
 
-def place_names(figure, axes, rows, colors):
-    """Write a name beside each point, where there is nothing yet.
-
-    Args:
-        figure (matplotlib.figure.Figure): The picture.
-        axes (matplotlib.axes.Axes): Its axes, with all points.
-        rows (list[dict]): What the points are.
-        colors (list[str]): Colour of each name.
-    """
+def label_points(axes: 'Axes', rows: Rows) -> None:
+    """Write the name of each network next to its point, where there is space."""
     from matplotlib.transforms import Bbox
 
-    figure.draw_without_rendering()
-    pixels = axes.transData.transform(np.transpose(points(rows)))
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in pixels]
-    for line in axes.lines[1:]:  # the line through ours is kept free as well
+    pixels = axes.transData.transform(np.transpose(coordinates(rows)))
+    occupied = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in pixels]
+    for line in axes.lines[1:]:  # the line of EfficientViT
         ends = axes.transData.transform(line.get_xydata())
         steps = np.linspace(0, 1, 30)[:, None]
         for start, end in itertools.pairwise(ends):
-            taken += [Bbox.from_bounds(x, y, 1, 1) for x, y in start + (end - start) * steps]
-    for row, color in zip(rows, colors, strict=True):
-        place_name(axes, row, color, taken)
+            occupied += [Bbox.from_bounds(x, y, 1, 1) for x, y in start + (end - start) * steps]
+    for row in rows:
+        occupied.append(label_point(axes, row, occupied))
 
 
-def place_name(axes, row, color, taken):
-    """Write one name, at the nearest free place, or beside the point if there is none."""
-    for distance, (x, y) in itertools.product((7, 13, 20, 28), PLACES):
-        name = axes.annotate(
+def label_point(axes: 'Axes', row: Row, occupied: Sequence['Bbox']) -> 'Bbox':
+    """Write a name at the nearest free position, or the last one, and return its box."""
+    for distance, (x, y) in itertools.product((7, 13, 20, 28), DIRECTIONS):
+        label = axes.annotate(
             row['model'],
             (row['speed'], row['top1']),
             xytext=(distance * x, distance * y),
@@ -240,17 +205,17 @@ def place_name(axes, row, color, taken):
             ha={1: 'left', 0: 'center', -1: 'right'}[np.sign(x)],
             va={1: 'bottom', 0: 'center', -1: 'top'}[np.sign(y)],
             fontsize=8,
-            color=color,
+            color='tab:red' if is_efficientvit(row) else '0.25',
             parse_math=False,
             arrowprops=dict(arrowstyle='-', color='0.7', lw=0.6) if distance > 7 else None,
         )
-        box = name.get_window_extent()
-        if box.count_overlaps(taken) == 0 and axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1:
+        box = label.get_window_extent()
+        if box.count_overlaps(occupied) == 0 and axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1:
             break
-        name.set_visible(False)
-    name.set_visible(True)
-    taken.append(box)
+        label.set_visible(False)
+    label.set_visible(True)
+    return box
 
 
-# Directions from a point to its name, the best first.
-PLACES = [(1, 0), (-1, 0), (0, 1), (0, -1), (0.7, 0.7), (-0.7, 0.7), (0.7, -0.7), (-0.7, -0.7)]
+# Directions from a point to its label, the preferred ones first.
+DIRECTIONS = [(1, 0), (-1, 0), (0, 1), (0, -1), (0.7, 0.7), (-0.7, 0.7), (0.7, -0.7), (-0.7, -0.7)]

@@ -1,4 +1,4 @@
-"""Measure how fast networks are, side by side: ours and any of mmpretrain, timm and mmdet."""
+"""Measure the speed of networks side by side: mmevit's and any of mmpretrain, timm and mmdet."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from mmevit.benchmark import (
     benchmark,
     best_forms,
     find_models,
-    format_table,
+    format_results,
     select_paper_models,
     write_plot,
-    write_table,
+    write_results,
 )
 from mmevit.benchmark.forms import FORMS
 from mmevit.benchmark.report import describe
@@ -28,35 +28,35 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs='+',
         default=['folded', 'traced'],
         metavar='FORM',
-        help=f'what they are run as: {", ".join(FORMS)}; in float32, or in bfloat16, float16 or '
-        'int8 as in aoti-bfloat16. Defaults to folded traced',
+        help=f'what to measure: {", ".join(FORMS)}; append -bfloat16, -float16 or -int8 for '
+        'another dtype, as in aoti-bfloat16 (default: folded traced)',
     )
     parser.add_argument(
-        '--channels-last', action='store_true', help='run eager and folded forms channels last'
+        '--channels-last', action='store_true', help='run eager and folded forms channels-last'
     )
     parser.add_argument(
         '--leave-allocator',
         action='store_true',
-        help='let the process give freed memory back, as one does that is left as it is',
+        help='do not make the allocator keep freed memory, which makes times steadier',
     )
-    parser.add_argument('--seconds', type=float, default=0.25, help='length of a turn')
+    parser.add_argument('--seconds', type=float, default=0.25, help='duration of a measurement')
     parser.add_argument(
-        '--baseline', metavar='MODEL:FORM', help='what ratios are to; the first by default'
+        '--baseline', metavar='MODEL:FORM', help='what ratios refer to (default: the first)'
     )
     parser.add_argument(
         '--paper',
         action='store_true',
-        help='run the networks of Tables 2 and 3 of the paper, or those given of them, and show '
-        'each in its fastest form',
+        help='measure all or the given networks of Tables 2 and 3 of the paper, and show the '
+        'fastest form of each',
     )
     parser.add_argument('--out', help='table to write, .md, .csv or .json')
-    parser.add_argument('--plot', help='picture of speed against published accuracy to write')
+    parser.add_argument('--plot', help='plot of speed against published accuracy to write')
     return parser.parse_args(argv)
 
 
 @one_sentence_errors()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, and write what was asked for."""
+    """Measure the networks, and print and write the results."""
     args = parse_args(argv)
     check_outputs(args)
     setting = make_setting(
@@ -68,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     models = (select_paper_models if args.paper else find_models)(args.models)
     rows = benchmark(models, args.forms, setting, args.baseline)
     shown = best_forms(rows) if args.paper else rows
-    print(f'{describe(setting)}\n\n{format_table(shown)}')
+    print(f'{describe(setting)}\n\n{format_results(shown)}')
     if args.out:
-        # The file for machines keeps what was slower too.
-        write_table(rows if args.out.endswith('.json') else shown, setting, args.out)
+        # JSON files keep all forms.
+        write_results(rows if args.out.endswith('.json') else shown, setting, args.out)
     if args.plot:
         write_plot(rows, setting, args.plot)

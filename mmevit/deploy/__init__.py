@@ -1,4 +1,4 @@
-"""Folding, exporting, and running what was exported; each runtime is imported when needed."""
+"""Folding models, exporting them, and running exported files."""
 
 from .evaluation import ExportedClassifier, ExportedDetector
 from .exporting import TARGETS, export, load_exported

@@ -1,21 +1,24 @@
-"""Non-maximum suppression of a batch as one operator, which exporters know how to translate."""
+"""Batched non-maximum suppression as one operator, which exporters can translate."""
 
 import torch
+from torch import Tensor
 from torchvision.ops import nms
 
 
-def select_best_boxes(boxes, scores, iou_threshold, score_threshold, max_num):
-    """Select the best boxes of each image that do not overlap much with better ones.
+def select_best_boxes(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, max_num: int
+) -> Tensor:
+    """Apply non-maximum suppression to each image.
 
     Args:
-        boxes (Tensor): (N, M, 4), as x1, y1, x2, y2.
-        scores (Tensor): (N, M).
-        iou_threshold (float): Overlap, from 0 to 1, above which the worse box is dropped.
-        score_threshold (float): Boxes of this score or less are dropped.
-        max_num (int): Number of boxes to keep.
+        boxes: (N, M, 4), as x1, y1, x2, y2.
+        scores: (N, M).
+        iou_threshold: Boxes that overlap a better one by more are dropped.
+        score_threshold: Boxes of this score or less are dropped.
+        max_num: Number of boxes to keep.
 
     Returns:
-        Tensor: Indices of the kept boxes, (N, max_num), int64, the best first, then -1.
+        Indices of the kept boxes, (N, max_num), int64, by descending score, padded with -1.
 
     Example:
         >>> boxes = torch.tensor([[[0.0, 0, 9, 9], [0, 0, 8, 9], [5, 5, 9, 9]]])
@@ -30,18 +33,19 @@ def select_best_boxes(boxes, scores, iou_threshold, score_threshold, max_num):
     return kept
 
 
-# torch.library.custom_op would be shorter, but PyTorch before 2.4 lacks it.
+def empty_selection(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, max_num: int
+) -> Tensor:
+    """Return an uninitialised result of :func:`select_best_boxes`, for shape inference."""
+    return boxes.new_empty((boxes.shape[0], max_num), dtype=torch.int64)
+
+
+# torch.library.custom_op would be shorter, but needs PyTorch 2.4.
 OPERATORS = torch.library.Library('mmevit', 'DEF')
 OPERATORS.define(
     'select_boxes(Tensor boxes, Tensor scores, float iou_threshold, float score_threshold, '
     'int max_num) -> Tensor'
 )
 OPERATORS.impl('select_boxes', select_best_boxes, 'CompositeExplicitAutograd')
-OPERATORS.impl(
-    'select_boxes',
-    lambda boxes, scores, iou_threshold, score_threshold, max_num: boxes.new_empty(
-        (boxes.shape[0], max_num), dtype=torch.int64
-    ),
-    'Meta',
-)
+OPERATORS.impl('select_boxes', empty_selection, 'Meta')
 select_boxes = torch.ops.mmevit.select_boxes.default

@@ -1,27 +1,31 @@
-"""Exported files in the place of a model, so that the ordinary loop evaluates them."""
+"""Exported files as models, so that OpenMMLab's test loop evaluates them."""
+
+from pathlib import Path
+from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
+from torch import Tensor
 from torch.nn.functional import pad
 
 from mmevit.utils.errors import ConfigError
 
 from .exporting import load_exported
 
-# What a whole model of each library does.
+# The task of complete models of each library.
 TASKS = dict(mmpretrain='classification', mmdet='detection')
 
 
-def evaluate_exported(cfg, path, trust=False):
-    """Have a config evaluate an exported file.
+def evaluate_exported(cfg: Config, path: str | Path, trust: bool = False) -> None:
+    """Replace the model of a config by an exported file, for evaluation.
 
     Args:
-        cfg (Config): Config of a classifier or a detector, whose model is replaced; the images are
-            read and normalised as it says.
-        path (str): The file.
-        trust (bool): Whether the file may hold native code. Defaults to False.
+        cfg: Config of a classifier or a detector, which is changed. Its data preprocessor is kept.
+        path: The file.
+        trust: Whether to load a file that contains native code.
 
     Raises:
         ConfigError: If the file holds something else, such as a backbone.
@@ -30,62 +34,63 @@ def evaluate_exported(cfg, path, trust=False):
     expected = TASKS.get(cfg.get('default_scope'))
     if task not in TASKS.values() or task != expected:
         raise ConfigError(
-            f'{path} is for {task or "an unknown task"}, and the config for '
-            f'{expected or cfg.get("default_scope")}: '
-            'only whole classifiers and detectors that tools/export.py wrote can be evaluated.'
+            f'{path} was exported for {task or "an unknown task"}, but the config is for '
+            f'{expected or cfg.get("default_scope")}. '
+            'Pass a complete classifier or detector written by tools/export.py.'
         )
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-    # As mmpretrain's classifiers complete it.
-    preprocessor.setdefault('type', 'ClsDataPreprocessor')
+    preprocessor.setdefault('type', 'ClsDataPreprocessor')  # mmpretrain's default
     model = dict(file=path, trust=trust, data_preprocessor=preprocessor)
     if task == 'classification':
         cfg.model = dict(type='ExportedClassifier', head=cfg.model.head, **model)
     else:
         cfg.model = dict(type='ExportedDetector', **model)
-    # What they do, such as averaging weights, is for models that are trained.
+    # Custom hooks, such as for averaged weights, expect a PyTorch model.
     cfg.custom_hooks = []
 
 
 class ExportedModel(BaseModel):
-    """A model that is an exported file.
+    """A model that runs an exported file.
 
     Args:
-        file (str): The file, see :func:`mmevit.deploy.load_exported`.
-        data_preprocessor (dict): Config of what normalises and stacks the images.
-        trust (bool): Whether the file may hold native code. Defaults to False.
+        file: The file, see :func:`mmevit.deploy.load_exported`.
+        data_preprocessor: Config of the data preprocessor, which normalises and stacks images.
+        trust: Whether to load a file that contains native code.
     """
 
-    def __init__(self, file, data_preprocessor, trust=False):
+    def __init__(
+        self, file: str | Path, data_preprocessor: dict[str, Any], trust: bool = False
+    ) -> None:
         super().__init__(data_preprocessor)
         self.session = load_exported(file, trust=trust)
         self.batch_size, _, *self.size = self.session.metadata['input']['shape']
 
-    def run(self, images, *others):
-        """Run the file on any number of images, even if it takes only one.
+    def run(self, images: Tensor, *others: Tensor) -> list[Tensor]:
+        """Run the file on a batch, in parts if it was exported for a smaller one.
 
         Args:
-            images (Tensor): (N, C, H, W).
-            *others (Tensor): Further inputs (N, ...).
+            images: (N, C, H, W).
+            *others: Further inputs (N, ...).
 
         Returns:
-            list[Tensor]: Its outputs, on the device of the images.
+            The outputs, on the device of the images.
 
         Raises:
-            ConfigError: If the images have another size than the file takes.
+            ConfigError: If the file was exported for another image size.
         """
-        given = list(images.shape[2:])
-        if self.size not in ([None, None], given):
+        height, width = images.shape[2:]
+        if self.size not in ([None, None], [height, width]):
             raise ConfigError(
-                f'The exported file takes images of {self.size[0]}x{self.size[1]} pixels, and '
-                f'these have {given[0]}x{given[1]}: export it with --dynamic batch size.'
+                f'The images have {height}x{width} pixels, but the file was exported for '
+                f'{self.size[0]}x{self.size[1]}. Export it with --dynamic batch size.'
             )
         num_images = self.batch_size or len(images)
         parts = zip(*(tensor.cpu().split(num_images) for tensor in (images, *others)), strict=True)
         outputs = [self.run_part(part, num_images) for part in parts]
         return [torch.cat(parts).to(images.device) for parts in zip(*outputs, strict=True)]
 
-    def run_part(self, inputs, num_images):
-        """Run one batch, filled up with the first of it."""
+    def run_part(self, inputs: tuple[Tensor, ...], num_images: int) -> list[Tensor]:
+        """Run one batch, which is repeated up to ``num_images``."""
         given = len(inputs[0])
         index = torch.arange(num_images) % given
         return [output[:given] for output in self.session(*(tensor[index] for tensor in inputs))]
@@ -93,32 +98,35 @@ class ExportedModel(BaseModel):
 
 @MODELS.register_module()
 class ExportedClassifier(ExportedModel):
-    """An exported classifier in mmpretrain's loop.
+    """An exported classifier of mmpretrain.
 
     Args:
-        head (dict): Config of the head, which makes predictions of scores.
-        **kwargs: The arguments of :class:`ExportedModel`.
+        head: Config of the head, which makes predictions of logits.
+        **kwargs: Arguments of :class:`ExportedModel`.
     """
 
-    def __init__(self, head, **kwargs):
+    def __init__(self, head: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.head = MODELS.build(head)
 
-    def forward(self, inputs, data_samples=None, mode='predict'):
-        """Classify images (N, C, H, W), normalised; as mmpretrain's classifiers do."""
-        (scores,) = self.run(inputs)
-        return self.head._get_predictions(scores, data_samples)
+    def forward(
+        self, inputs: Tensor, data_samples: list[Any] | None = None, mode: str = 'predict'
+    ) -> list[Any]:
+        """Classify normalised images (N, C, H, W)."""
+        (logits,) = self.run(inputs)
+        # The public predict() would first apply the layers of the head, which are in the file.
+        return self.head._get_predictions(logits, data_samples)
 
 
 @MODELS.register_module()
 class ExportedDetector(ExportedModel):
-    """An exported detector in mmdet's loop; see :class:`ExportedModel`."""
+    """An exported detector of mmdet, see :class:`ExportedModel`."""
 
-    def forward(self, inputs, data_samples=None, mode='predict'):
-        """Detect in images (N, C, H, W), normalised; as mmdet's detectors do."""
+    def forward(self, inputs: Tensor, data_samples: list[Any], mode: str = 'predict') -> list[Any]:
+        """Detect objects in normalised images (N, C, H, W)."""
         sizes = inputs.new_tensor([sample.img_shape[:2] for sample in data_samples])
         if None not in self.size:
-            # Images smaller than the file takes are padded, as those of a batch are.
+            # Smaller images are padded, like those of a batch.
             rows, columns = self.size[0] - inputs.shape[2], self.size[1] - inputs.shape[3]
             inputs = pad(inputs, (0, max(columns, 0), 0, max(rows, 0)))
         detections = zip(*self.run(inputs, sizes), strict=True)

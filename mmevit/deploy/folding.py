@@ -1,27 +1,28 @@
-"""Folding a whole model for inference."""
+"""Folding complete models for inference."""
 
 import logging
 from copy import deepcopy
+from typing import TypeVar
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
 
 from mmevit.utils.errors import UserError
 from mmevit.utils.models import unwrap
 
+Model = TypeVar('Model', bound=nn.Module)
 
-def fold(model):
-    """Fold every part of a model that knows its folded form, for inference.
 
-    These are our backbone, neck and head, and all else with a ``switch_to_deploy()``, as
-    mmpretrain's re-parameterised networks have it.
+def fold(model: Model) -> Model:
+    """Fold every part of a model that has a ``switch_to_deploy()``, in place.
 
-    Args:
-        model (nn.Module): The model, which is changed and left in evaluation mode.
+    These are mmevit's backbone, neck and head, and mmpretrain's re-parameterised networks.
 
     Returns:
-        nn.Module: The model.
+        The model, in evaluation mode.
 
     Example:
         >>> from mmevit.models import EfficientViT
@@ -30,23 +31,15 @@ def fold(model):
     """
     model.eval()
     if hasattr(model, 'switch_to_deploy'):
-        model.switch_to_deploy()
+        model.switch_to_deploy()  # pyright: ignore[reportCallIssue]
     else:
         for part in model.children():
             fold(part)
     return model
 
 
-def try_to_fold(model):
-    """Fold a copy of a model, or say why it stays as it is.
-
-    Args:
-        model (nn.Module): The model.
-
-    Returns:
-        nn.Module: The folded copy; the model itself, in evaluation mode, if it has normalisation
-        that cannot be folded.
-    """
+def try_to_fold(model: Model) -> Model:
+    """Return a folded copy, or log a warning and return the model if it cannot be folded."""
     try:
         return fold(deepcopy(model))
     except UserError as error:
@@ -58,14 +51,14 @@ def try_to_fold(model):
 class FoldHook(Hook):
     """Evaluate a folded copy of the model."""
 
-    # After the hook that puts averaged weights in place, and a copy, since that takes them out.
+    # After EMAHook has swapped in the averaged weights. It swaps them back in the original model.
     priority = 'LOWEST'
 
-    def before_test_epoch(self, runner):
-        """Put the folded copy in the model's place."""
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Replace the model by the folded copy."""
         self.unfolded = runner.model
         runner.model = fold(deepcopy(unwrap(runner.model)))
 
-    def after_test_epoch(self, runner, metrics=None):
-        """Put the model back."""
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Restore the model."""
         runner.model = self.unfolded

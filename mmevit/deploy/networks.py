@@ -1,7 +1,9 @@
-"""What of an OpenMMLab model goes into an exported file: tensors in, tensors out."""
+"""Exportable networks of OpenMMLab models: tensors in, tensors out."""
+
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmevit.utils.configs import type_name
 from mmevit.utils.errors import ConfigError
@@ -9,77 +11,76 @@ from mmevit.utils.errors import ConfigError
 from .boxes import select_boxes
 
 
-def network_of(model, part='model'):
-    """Make the network that is exported of a model.
+def make_exportable(
+    model: nn.Module, part: str = 'model'
+) -> 'Classifier | Backbone | AnchorDetector':
+    """Wrap a model, or its backbone, as a network for :func:`mmevit.deploy.export`.
 
     Args:
-        model (nn.Module): A classifier of mmpretrain or a detector of mmdet.
-        part (str): ``'model'``, the whole, or ``'backbone'``, for its feature maps.
-
-    Returns:
-        nn.Module: The network, in evaluation mode.
+        model: A classifier of mmpretrain or a detector of mmdet.
+        part: ``'model'`` for the complete model, ``'backbone'`` for its feature maps.
 
     Raises:
-        ConfigError: If it is of a kind that cannot be exported.
+        ConfigError: If models of this type cannot be exported.
     """
     if part == 'backbone':
-        return Backbone(model.backbone).eval()
+        return Backbone(model.get_submodule('backbone')).eval()
     if hasattr(model, 'bbox_head'):
         return AnchorDetector(model).eval()
     if hasattr(model, 'roi_head'):
         raise ConfigError(
-            f'{type(model).__name__} cannot be exported whole, since its second stage works on as '
-            'many boxes as the first one finds: export its backbone.'
+            f'{type(model).__name__} cannot be exported as a complete model, since the number of '
+            'boxes in its second stage varies. Export its backbone.'
         )
     if hasattr(model, 'decode_head'):
         raise ConfigError(
-            f'{type(model).__name__} cannot be exported whole, but classifiers and detectors with '
-            'anchors can: export its backbone.'
+            f'{type(model).__name__} cannot be exported as a complete model, only classifiers and '
+            'detectors with anchors. Export its backbone.'
         )
     return Classifier(model).eval()
 
 
 def count_input_channels(network: nn.Module) -> int:
-    """Number of channels of the images that a network takes: those of its first convolution."""
+    """Return the number of input channels of the first convolution."""
     return next(part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d))
 
 
 class Classifier(nn.Module):
-    """Images to the scores of the classes before softmax.
+    """Map images to logits.
 
     Args:
-        model (ImageClassifier): A classifier of mmpretrain.
+        model: A classifier of mmpretrain.
     """
 
     output_names = ('logits',)
 
-    def __init__(self, model):
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images):
-        """Map images (N, C, H, W), normalised, to scores (N, num_classes)."""
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images (N, C, H, W) to logits (N, num_classes)."""
         return self.model(images, mode='tensor')
 
 
 class Backbone(nn.Module):
-    """Images to the feature maps of a backbone.
+    """Map images to the feature maps of a backbone.
 
     Args:
-        backbone (nn.Module): The backbone, with ``out_indices``.
+        backbone: The backbone, with ``out_indices``.
     """
 
-    def __init__(self, backbone):
+    def __init__(self, backbone: Any) -> None:
         super().__init__()
         self.backbone = backbone
         self.output_names = tuple(f'stage_{index}' for index in backbone.out_indices)
 
-    def forward(self, images):
-        """Map images (N, C, H, W), normalised, to a tuple of maps (N, C_i, H_i, W_i)."""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map normalised images (N, C, H, W) to maps (N, C_i, H_i, W_i)."""
         return self.backbone(images)
 
 
-# Those of mmdet that give scores and deltas alone, which AnchorHead.predict() decodes.
+# Heads of mmdet that only return scores and deltas, which AnchorHead.predict() decodes.
 HEADS = (
     'RetinaHead',
     'SyncedRetinaHead',
@@ -90,29 +91,31 @@ HEADS = (
 
 
 class AnchorDetector(nn.Module):
-    """Images to boxes, for one-stage detectors with anchors, such as RetinaNet.
+    """Map images to boxes, for one-stage detectors with anchors, such as RetinaNet.
 
-    Does for a whole batch what mmdet's ``AnchorHead.predict()`` does for each image: the best
-    candidates of each level, their boxes, non-maximum suppression class by class.
+    The same as mmdet's ``AnchorHead.predict()``, but for a batch: select the best candidates of
+    each level, decode their boxes, and apply non-maximum suppression per class.
 
     Args:
-        model (SingleStageDetector): A detector of mmdet.
+        model: A ``SingleStageDetector`` of mmdet.
 
     Raises:
-        ConfigError: If its head works otherwise.
+        ConfigError: If its head is decoded differently.
     """
 
     output_names = ('boxes', 'scores', 'labels')
+    head: Any
+    test_cfg: Any
 
-    def __init__(self, model):
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.head = model.bbox_head
         self.test_cfg = model.test_cfg
         self.check()
 
-    def check(self):
-        """Refuse heads that decode otherwise."""
+    def check(self) -> None:
+        """Raise ConfigError for heads that are decoded differently."""
         head, nms = self.head, self.test_cfg.get('nms') or {}
         if (
             type(head).__name__ not in HEADS
@@ -122,26 +125,25 @@ class AnchorDetector(nn.Module):
             or self.test_cfg.get('min_bbox_size', -1) != 0
         ):
             raise ConfigError(
-                f'{type(self.model).__name__} with {type(head).__name__} cannot be exported whole: '
-                "RetinaNet's heads with DeltaXYWHBBoxCoder, sigmoid scores, plain nms and "
-                'min_bbox_size=0 can; export its backbone.'
+                f'{type(self.model).__name__} with {type(head).__name__} cannot be exported as a '
+                "complete model, only RetinaNet's heads with DeltaXYWHBBoxCoder, sigmoid scores, "
+                'nms and min_bbox_size=0. Export its backbone.'
             )
 
-    def forward(self, images, image_sizes):
-        """Detect.
+    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Detect objects.
 
         Args:
-            images (Tensor): (N, C, H, W), normalised, and padded at the bottom and the right.
-            image_sizes (Tensor): (N, 2), float, height and width inside the padding.
+            images: (N, C, H, W), normalised, padded at the bottom and right.
+            image_sizes: (N, 2), float, height and width without padding.
 
         Returns:
-            tuple[Tensor, Tensor, Tensor]: The best boxes first, (N, max_per_img, 4) as x1, y1, x2,
-            y2 in pixels of the images, their scores and labels (N, max_per_img), int64. Where
-            there are fewer, the rest has score 0 and label -1.
+            Boxes (N, max_per_img, 4) as x1, y1, x2, y2 in pixels, by descending score; scores
+            (N, max_per_img); labels (N, max_per_img), int64. Padding has score 0 and label -1.
         """
         boxes, scores, labels = self.find_candidates(images, image_sizes)
         nms = self.test_cfg.nms
-        # Classes are moved apart, so that boxes of different ones do not overlap.
+        # An offset per class keeps boxes of different classes from overlapping.
         stride = 0 if nms.get('class_agnostic') else boxes.amax((1, 2))[:, None] + 1
         kept = select_boxes(
             boxes + (labels * stride)[..., None],
@@ -156,16 +158,17 @@ class AnchorDetector(nn.Module):
         return boxes, scores, torch.where(found, labels.gather(1, index), -1)
 
     @staticmethod
-    def in_order(outputs, expected):
-        """Put detections in the order of others, since those of nearly one score change places.
+    def match_order(
+        outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Reorder detections to those of another runtime, where nearly equal scores are swapped.
 
         Args:
-            outputs (tuple[Tensor]): Boxes, scores and labels.
-            expected (tuple[Tensor]): Others.
+            outputs: Boxes, scores and labels.
+            expected: Those of the other runtime.
 
         Returns:
-            tuple[Tensor, Tensor, Tensor]: For each of ``expected`` the nearest one of ``outputs``;
-            ``outputs`` as they are if there are more or fewer.
+            The nearest output for each expected detection; ``outputs`` if their numbers differ.
         """
         boxes, scores, labels = outputs
         if not torch.equal((labels < 0).sum(dim=1), (expected[2] < 0).sum(dim=1)):
@@ -177,8 +180,8 @@ class AnchorDetector(nn.Module):
         boxes = boxes.gather(1, nearest[..., None].expand(-1, -1, 4))
         return boxes, scores.gather(1, nearest), labels.gather(1, nearest)
 
-    def find_candidates(self, images, image_sizes):
-        """Find the best ``nms_pre`` anchors and classes of each level, and decode the boxes."""
+    def find_candidates(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the decoded boxes, scores and labels of the ``nms_pre`` best of each level."""
         cls_scores, bbox_preds = self.model(images, mode='tensor')
         priors = self.head.prior_generator.grid_priors(
             [scores.shape[-2:] for scores in cls_scores], torch.float32, images.device
@@ -193,12 +196,14 @@ class AnchorDetector(nn.Module):
         is_inside = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
         return boxes, scores * is_inside, labels
 
-    def find_in_level(self, cls_score, bbox_pred, priors):
-        """Do so in one level: boxes (N, K, 4), scores (N, K) and labels (N, K)."""
+    def find_in_level(
+        self, cls_score: Tensor, bbox_pred: Tensor, priors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the boxes (N, K, 4), scores (N, K) and labels (N, K) of one level."""
         num_classes = self.head.cls_out_channels
-        # In float32 from here on: float16 has no half pixels beyond 1024.
+        # In float32: beyond 1024, float16 cannot represent half pixels.
         scores = cls_score.float().permute(0, 2, 3, 1).flatten(1).sigmoid()
-        num_kept = torch.sym_min(self.test_cfg.nms_pre, scores.shape[1])
+        num_kept: Any = torch.sym_min(self.test_cfg.nms_pre, scores.shape[1])
         scores, index = scores.topk(num_kept)
         anchor, labels = index // num_classes, index % num_classes
         deltas = bbox_pred.float().permute(0, 2, 3, 1).reshape(bbox_pred.shape[0], -1, 4)

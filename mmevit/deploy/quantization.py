@@ -1,8 +1,11 @@
-"""Integers of eight bits: ONNX files quantised with the activations of real images."""
+"""Static int8 quantization of ONNX files."""
 
-import contextlib
 import logging
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import onnx
 from onnxruntime.quantization import (
@@ -12,27 +15,28 @@ from onnxruntime.quantization import (
     quant_pre_process,
     quantize_static,
 )
+from torch import Tensor
 
 from mmevit.utils.files import atomic_write
 
 
-def quantize(path, names, batches):
-    """Quantise an ONNX file in place: convolutions and linear layers, channel by channel.
+def quantize(path: str | Path, names: Sequence[str], batches: Iterable[Sequence[Tensor]]) -> None:
+    """Quantize convolutions and linear layers of a float32 ONNX file, per channel, in place.
 
     Args:
-        path (str | Path): The file, in float32.
-        names (Sequence[str]): Names of its inputs.
-        batches (Iterable[tuple[Tensor]]): Inputs to see.
+        path: The file.
+        names: Names of its inputs.
+        batches: Inputs for calibration.
     """
     metadata = {item.key: item.value for item in onnx.load(path).metadata_props}
     with tempfile.TemporaryDirectory() as folder, atomic_write(path) as quantized:
         prepared = f'{folder}/prepared.onnx'
-        with quiet():
+        with no_warnings():
             quant_pre_process(str(path), prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
             str(quantized),
-            Batches(names, batches),
+            CalibrationBatches(names, batches),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=['Conv', 'Gemm'],
             per_channel=True,
@@ -45,28 +49,28 @@ def quantize(path, names, batches):
         onnx.save(model, quantized)
 
 
-class Batches(CalibrationDataReader):
-    """Batches as ONNX Runtime reads them.
+class CalibrationBatches(CalibrationDataReader):
+    """Batches in the format of ONNX Runtime.
 
     Args:
-        names (Sequence[str]): Names of the inputs.
-        batches (Iterable[tuple[Tensor]]): The inputs.
+        names: Names of the inputs.
+        batches: The inputs.
     """
 
-    def __init__(self, names, batches):
+    def __init__(self, names: Sequence[str], batches: Iterable[Sequence[Tensor]]) -> None:
         self.names, self.batches = names, iter(batches)
 
-    def get_next(self):
-        """Give the next batch, or None after the last."""
+    def get_next(self) -> dict[str, Any] | None:
+        """Return the arrays of the next batch by name, None after the last."""
         batch = next(self.batches, None)
         if batch is None:
             return None
         return {name: part.numpy() for name, part in zip(self.names, batch, strict=True)}
 
 
-@contextlib.contextmanager
-def quiet():
-    """Keep advice about other models than this out of the output."""
+@contextmanager
+def no_warnings() -> Iterator[None]:
+    """Suppress logged warnings, which here are about the unprocessed model."""
     logging.disable(logging.WARNING)
     try:
         yield

@@ -1,44 +1,42 @@
-"""Core ML packages. They run on macOS only; elsewhere they are written and read."""
+"""Core ML packages. They are written and read anywhere, but run on macOS only."""
 
 import json
 from collections import Counter
+from typing import Any
 
 import coremltools
 import torch
+from torch import Tensor
 
+from .programs import ExportJob
 from .to_onnx import input_names
 
 DTYPES = ('float32', 'float16')
 DYNAMIC = frozenset()
 
 
-def write(network, inputs, path, dynamic, dtype, metadata):
+def write(job: ExportJob) -> None:
     """Write an ML program; see :func:`mmevit.deploy.export`."""
-    model = coremltools.convert(
-        torch.jit.trace(network, inputs),
+    names = getattr(job.network, 'output_names', ())
+    model: Any = coremltools.convert(
+        torch.jit.trace(job.network, job.inputs),
         inputs=[
             coremltools.TensorType(name, tensor.shape)
-            for name, tensor in zip(input_names(inputs), inputs, strict=True)
+            for name, tensor in zip(input_names(job.inputs), job.inputs, strict=True)
         ],
-        outputs=[coremltools.TensorType(name) for name in getattr(network, 'output_names', ())]
-        or None,
+        outputs=[coremltools.TensorType(name) for name in names] or None,
         convert_to='mlprogram',
-        compute_precision=getattr(coremltools.precision, dtype.upper()),
+        compute_precision=getattr(coremltools.precision, job.dtype.upper()),
         minimum_deployment_target=coremltools.target.iOS16,
     )
-    model.user_defined_metadata['mmevit'] = metadata
-    model.save(str(path))
+    model.user_defined_metadata['mmevit'] = job.metadata
+    model.save(str(job.path))
 
 
 class Session:
-    """A Core ML package.
+    """A Core ML package. The number of threads is not used, since macOS chooses it."""
 
-    Args:
-        path (str): The package.
-        num_threads (int): Not used: macOS decides.
-    """
-
-    def __init__(self, path, num_threads):
+    def __init__(self, path: str, num_threads: int) -> None:
         self.model = coremltools.models.MLModel(path)
         self.metadata = json.loads(self.model.user_defined_metadata['mmevit'])
         description = self.model.get_spec().description
@@ -46,13 +44,13 @@ class Session:
         self.outputs = [feature.name for feature in description.output]
 
     @property
-    def operators(self):
-        """Counter[str]: How many of each operator there are."""
+    def operators(self) -> Counter[str]:
+        """The number of operators of each type."""
         (function,) = self.model.get_spec().mlProgram.functions.values()
         (block,) = function.block_specializations.values()
         return Counter(operation.type for operation in block.operations)
 
-    def __call__(self, *inputs):
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Map input tensors to a tuple of tensors; on macOS."""
         arrays = {name: x.numpy() for name, x in zip(self.inputs, inputs, strict=True)}
         outputs = self.model.predict(arrays)

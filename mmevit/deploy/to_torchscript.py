@@ -1,48 +1,56 @@
 """TorchScript files, which LibTorch runs too."""
 
 import json
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from .programs import InDtype, PyTorchSession
+from .programs import ExportJob, PrecisionWrapper, PyTorchSession
 
 DTYPES = ('float32', 'bfloat16')
 DYNAMIC = frozenset({'batch', 'size'})
-PRODUCT = """graph(%a, %b):
-    %product = aten::{}(%a, %b)
-    return (%product)"""
 
 
-def write(network, inputs, path, dynamic, dtype, metadata):
-    """Write a trace, which any size may follow; see :func:`mmevit.deploy.export`."""
-    trace = torch.jit.freeze(torch.jit.trace(InDtype(network, dtype).eval(), inputs))
-    # PyTorch 2.11 fails to fuse a constant that is added to what aten::bmm gives.
-    torch._C._jit_pass_custom_pattern_based_rewrite_graph(
-        PRODUCT.format('bmm'), PRODUCT.format('matmul'), trace.graph
-    )
-    fixed = None if dynamic else shapes_of(inputs)
-    extra = dict(mmevit=metadata, fixed_shapes=json.dumps(fixed))
-    trace.save(str(path), _extra_files=extra)
+def write(job: ExportJob) -> None:
+    """Write a trace, which supports other shapes; see :func:`mmevit.deploy.export`."""
+    with MatmulForBmm():
+        trace = torch.jit.trace(PrecisionWrapper(job.network, job.dtype).eval(), job.inputs)
+    fixed = None if job.dynamic else shapes_of(job.inputs)
+    extra = dict(mmevit=job.metadata, fixed_shapes=json.dumps(fixed))
+    torch.jit.freeze(trace).save(str(job.path), _extra_files=extra)
 
 
-def shapes_of(tensors):
-    """Give the shapes of tensors as JSON has them."""
+class MatmulForBmm(TorchFunctionMode):
+    """Call matmul instead of bmm: PyTorch 2.11 fails to fuse bmm with an addition of a constant."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Call the function."""
+        return (torch.matmul if func is torch.bmm else func)(*args, **(kwargs or {}))
+
+
+def shapes_of(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """Return the shapes of tensors as lists, like JSON does."""
     return [list(tensor.shape) for tensor in tensors]
 
 
 class Session(PyTorchSession):
-    """A TorchScript file, of which oneDNN fuses what it can if it was written for one shape.
+    """A TorchScript file, which oneDNN fuses if it was written for one shape.
 
-    Convolutions that follow each other then pass on their results in oneDNN's own layout. PyTorch
-    2.11 compiles wrongly for the shapes of a file that takes several, up to a crash.
-
-    Args:
-        path (str): The file.
-        num_threads (int): CPU threads to run on.
+    Consecutive convolutions then pass on their outputs in oneDNN's own layout. For files with
+    dynamic shapes, the fused code of PyTorch 2.11 is wrong or crashes.
     """
 
-    def __init__(self, path, num_threads):
+    def __init__(self, path: str, num_threads: int) -> None:
         extra = dict(mmevit='', fixed_shapes='')
         super().__init__(torch.jit.load(path, _extra_files=extra), num_threads)
         self.metadata = json.loads(extra['mmevit'])
@@ -50,20 +58,20 @@ class Session(PyTorchSession):
         self.fused_shapes = json.loads(extra['fixed_shapes'] or 'null')
         self.is_compiled = False
 
-    def __call__(self, *inputs):
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Map input tensors to a tuple of tensors."""
         if self.fused_shapes:
             try:
                 if shapes_of(inputs) == self.fused_shapes:
                     return self.run_fused(*inputs)
             except RuntimeError:
-                pass  # oneDNN refuses maps of one pixel
-            # What is compiled for other shapes, or half compiled, must not run again.
+                pass  # oneDNN does not support maps of one pixel.
+            # Code compiled for other shapes, or incompletely, must not run again.
             self.module, self.fused_shapes = torch.jit.load(self.path), None
         return super().__call__(*inputs)
 
-    def run_fused(self, *inputs):
-        """Run what oneDNN has fused; that is compiled in the second run only."""
+    def run_fused(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run the fused code, which the second run compiles."""
         with onednn_fusion():
             if not self.is_compiled:
                 super().__call__(*inputs)
@@ -72,8 +80,8 @@ class Session(PyTorchSession):
 
 
 @contextmanager
-def onednn_fusion():
-    """Have PyTorch fuse what it compiles inside, and leave its setting as it was."""
+def onednn_fusion() -> Iterator[None]:
+    """Enable oneDNN fusion of what is compiled in the block."""
     before = torch.jit.onednn_fusion_enabled()
     torch.jit.enable_onednn_fusion(True)
     try:

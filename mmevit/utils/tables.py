@@ -1,22 +1,27 @@
-"""Tables of what was measured, for people and for machines, and pictures beside them."""
+"""Tables of results as Markdown, CSV and JSON."""
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from .files import atomic_write, check_ending
 
+Rows = Sequence[Mapping[str, Any]]
+Columns = Mapping[str, tuple[str, str]]
 
-def format_table(rows, columns):
+# Suffixes of the files that tables are written to.
+TABLES = ('.md', '.csv', '.json')
+
+
+def format_table(rows: Rows, columns: Columns) -> str:
     """Format rows as a Markdown table.
 
     Args:
-        rows (list[dict]): What is known of each, by the names of the columns; None and what is
-            missing stay empty.
-        columns (dict[str, tuple[str, str]]): For each column its heading and how its values are
-            formatted, such as ``'{:.1f}'``; those of ``'{}'`` are words.
-
-    Returns:
-        str: The table.
+        rows: Values by column. Missing values and None are left empty, strings are not formatted.
+        columns: Heading and format of each column. A format may name other values of the row, such
+            as ``'{:.1f} ({unit})'``. Columns with format ``'{}'`` are aligned left.
 
     Example:
         >>> rows = [dict(name='a', speed=1.234), dict(name='b')]
@@ -26,59 +31,49 @@ def format_table(rows, columns):
         | a | 1.2 |
         | b |  |
     """
-    headings = [heading for heading, _ in columns.values()]
-    lines = [[cell(row.get(name), form) for name, (_, form) in columns.items()] for row in rows]
-    return join_cells(headings, lines, [form == '{}' for _, form in columns.values()])
+    table = [[heading for heading, _ in columns.values()]]
+    table += [[format_cell(row, name, form) for name, (_, form) in columns.items()] for row in rows]
+    lines = ['| ' + ' | '.join(text.replace('|', '/') for text in cells) + ' |' for cells in table]
+    alignments = ['---' if form == '{}' else '---:' for _, form in columns.values()]
+    return '\n'.join([lines[0], '|' + '|'.join(alignments) + '|', *lines[1:]])
 
 
-def cell(value, form):
-    """Format one value."""
-    return '' if value is None else form.format(value)
+def format_cell(row: Mapping[str, Any], name: str, form: str) -> str:
+    """Format one value of a row."""
+    value = row.get(name)
+    if value is None:
+        return ''
+    return value if isinstance(value, str) else form.format(value, **row)
 
 
-def join_cells(headings, lines, are_words):
-    """Join the cells of a Markdown table.
-
-    Args:
-        headings (Sequence[str]): The first line.
-        lines (Sequence[Sequence[str]]): The others.
-        are_words (Sequence[bool]): For each column whether it holds words, which stand on the left.
-
-    Returns:
-        str: The table.
-    """
-    rules = ['---' if is_words else '---:' for is_words in are_words]
-    lines = [[text.replace('|', '/') for text in cells] for cells in (headings, *lines)]
-    table = ['| ' + ' | '.join(cells) + ' |' for cells in lines]
-    table.insert(1, '|' + '|'.join(rules) + '|')
-    return '\n'.join(table)
-
-
-def write_table(rows, columns, note, path):
-    """Write rows to a file.
+def write_table(rows: Rows, columns: Columns, note: str, path: str | Path) -> None:
+    """Write rows to a .md, .csv or .json file.
 
     Args:
-        rows (list[dict]): See :func:`format_table`.
-        columns (dict[str, tuple[str, str]]): The columns of a Markdown table. The others keep all
-            that the rows have, unrounded.
-        note (str): A line that says how it was measured; CSV has no place for it.
-        path (str | Path): A file that ends as one of ``TABLES`` does.
+        rows: See :func:`format_table`. CSV and JSON files hold all their values, unrounded.
+        columns: Columns of the Markdown table, see :func:`format_table`.
+        note: How the rows were measured; not in CSV files.
+        path: The file.
 
     Raises:
-        UserError: If it ends otherwise, or cannot be written.
+        UserError: If the suffix is another one, or the file cannot be written.
     """
+    markdown = f'{note}\n\n{format_table(rows, columns)}\n'
+    write_formats(path, markdown, rows, dict(note=note, rows=rows))
+
+
+def write_formats(path: str | Path, markdown: str, rows: Rows, content: dict[str, Any]) -> None:
+    """Write ``markdown``, ``rows`` as CSV, or ``content`` as JSON, depending on the suffix."""
     check_ending(path, TABLES)
-    mode = dict(mode='w', newline='', encoding='utf-8')
-    with atomic_write(path) as unfinished, unfinished.open(**mode) as file:
+    with (
+        atomic_write(path) as unfinished,
+        unfinished.open('w', newline='', encoding='utf-8') as file,
+    ):
         if unfinished.suffix == '.md':
-            file.write(f'{note}\n\n{format_table(rows, columns)}\n')
+            file.write(markdown)
         elif unfinished.suffix == '.json':
-            json.dump(dict(note=note, rows=rows), file, indent=1)
+            json.dump(content, file, indent=1)
         else:
             writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
-
-
-# What tables to write may end in.
-TABLES = ('.md', '.csv', '.json')

@@ -10,7 +10,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmevit.apis.inference import infer
-from mmevit.deploy.networks import network_of
+from mmevit.deploy.networks import make_exportable
 from mmevit.utils.configs import build_model, convert_sizes, read_config
 from mmevit.utils.errors import ConfigError
 
@@ -54,7 +54,7 @@ def test_images_are_predicted_by_a_config_in_python_style(
 
 
 def test_a_detector_of_a_config_in_python_style_is_exported_whole(python_config):
-    network = network_of(build_model(read_config(python_config, None)).eval())
+    network = make_exportable(build_model(read_config(python_config, None)).eval())
     assert 'boxes' in network.output_names
 
 

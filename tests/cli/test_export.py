@@ -50,7 +50,7 @@ def export(run_tool, *arguments):
 
 
 @pytest.mark.parametrize('target', ['onnx', pytest.param('openvino', marks=pytest.mark.slow)])
-def test_an_exported_classifier_is_evaluated_as_its_checkpoint_is(
+def test_exported_classifier_has_the_metrics_of_its_checkpoint(
     target, classifier, digits, run_tool, tmp_path
 ):
     config, file = 'evit_m0_digits', tmp_path / f'model.{dict(openvino="xml").get(target, target)}'
@@ -64,7 +64,7 @@ def test_an_exported_classifier_is_evaluated_as_its_checkpoint_is(
 
 
 @pytest.mark.slow
-def test_an_exported_detector_gives_the_coco_table_of_its_checkpoint_and_says_how_to_use_it(
+def test_exported_detector_has_the_metrics_of_its_checkpoint_and_metadata(
     detector, digits, run_tool, tmp_path
 ):
     config, file = 'retinanet_evit_m4_digits', tmp_path / 'model.onnx'
@@ -87,11 +87,11 @@ def test_an_exported_detector_gives_the_coco_table_of_its_checkpoint_and_says_ho
     ('flags', 'scale', 'message'),
     [
         (['--deploy'], 112, '--deploy and --launcher are for checkpoints'),
-        ([], 40, 'takes images of 112x112 pixels, and these have 40x40'),
+        ([], 40, 'The images have 40x40 pixels, but the file was exported for 112x112'),
     ],
     ids=['deploy', 'size'],
 )
-def test_what_an_exported_file_cannot_be_evaluated_with(
+def test_invalid_evaluations_are_refused(
     flags, scale, message, classifier, digits, run_tool, tmp_path
 ):
     file, config = tmp_path / 'model.torchscript', 'configs/evit_m0_digits.py'
@@ -117,11 +117,13 @@ def run_export(monkeypatch, own_loading):
     return run
 
 
-def test_a_file_that_differs_is_not_kept_and_the_one_before_is(classifier, tmp_path, run_export):
+def test_file_that_differs_does_not_replace_the_previous_one(classifier, tmp_path, run_export):
     file = tmp_path / 'model.torchscript'
     file.write_text('the one before')
     arguments = ['configs/evit_m0_digits.py', classifier, '--to', 'torchscript', '--out', file]
-    with pytest.raises(SystemExit, match='differed from PyTorch by .* was not kept'):
+    with pytest.raises(
+        SystemExit, match='was not written, since its outputs differ from PyTorch by'
+    ):
         run_export(*arguments, tolerances=dict(float32=-1))
     assert [path.name for path in tmp_path.iterdir()] == ['model.torchscript']
     assert file.read_text() == 'the one before'
@@ -146,9 +148,7 @@ def save_classifier(tmp_path):
 
 
 @pytest.mark.parametrize(('channels', 'order'), [(1, 'GRAY'), (4, None)])
-def test_other_numbers_of_channels_than_three_are_exported(
-    channels, order, save_classifier, run_export, tmp_path
-):
+def test_other_numbers_of_channels(channels, order, save_classifier, run_export, tmp_path):
     checkpoint, options = save_classifier(channels)
     file = tmp_path / 'model.torchscript'
     arguments = ['configs/evit_m0_digits.py', checkpoint, '--to', 'torchscript', '--out', file]
@@ -159,7 +159,7 @@ def test_other_numbers_of_channels_than_three_are_exported(
     assert metadata['mean'] == [100.0] * channels
 
 
-def test_a_mean_of_another_length_than_the_channels_is_refused(save_classifier, run_export):
+def test_mean_of_wrong_length_is_refused(save_classifier, run_export):
     checkpoint, options = save_classifier(1)
     options[2] = 'data_preprocessor.mean=[100.0,100.0,100.0]'
     with pytest.raises(SystemExit, match='mean has 3 values, but model.backbone.in_channels is 1'):
@@ -169,28 +169,26 @@ def test_a_mean_of_another_length_than_the_channels_is_refused(save_classifier, 
 def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
     (tmp_path / 'model.pt2').write_bytes(b'native code')
     cfg = Config.fromfile('configs/evit_m0_digits.py')
-    with pytest.raises(SystemExit, match=r'model\.pt2 holds native code'):
+    with pytest.raises(UserError, match=r'model\.pt2 contains native code'):
         evaluate_exported(cfg, tmp_path / 'model.pt2')
-    with pytest.raises(SystemExit, match=r'model\.pt2 cannot be loaded'):
+    with pytest.raises(UserError, match=r'model\.pt2 cannot be loaded'):
         evaluate_exported(cfg, tmp_path / 'model.pt2', trust=True)
 
 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--to', 'aoti'], 'Detectors go to onnx and openvino as a whole: for aoti give'),
+        (['--to', 'aoti'], 'Detectors can be exported to onnx and openvino only. For aoti give'),
         (['--dtype', 'int8'], 'The train data is incomplete'),
         (['--out', 'model.pt'], 'model.pt must end in .onnx'),
-        (['--size', '16'], 'The images are 16x16 pixels, and exported files take 32 pixels'),
+        (['--size', '16'], 'The images have 16x16 pixels, but exported files need 32x32 or more'),
         (['--size', '0'], '--size takes a side, or a height and a width'),
-        (['--batch-size', '0'], '--batch-size take 1 or more'),
+        (['--batch-size', '0'], '--batch-size must be 1 or more'),
         (['--cfg-options', 'test_dataloader=None'], 'it has no test_dataloader'),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else '',
 )
-def test_what_cannot_be_exported_is_said_in_a_sentence(
-    arguments, message, detector, run_export, capsys
-):
+def test_invalid_exports_are_refused_in_one_line(arguments, message, detector, run_export, capsys):
     options = ['--cfg-options', 'train_dataloader.dataset.data_root=nowhere']
     options = [] if '--cfg-options' in arguments else options
     with pytest.raises((UserError, SystemExit)) as caught:
@@ -199,18 +197,20 @@ def test_what_cannot_be_exported_is_said_in_a_sentence(
 
 
 @pytest.mark.slow
-def test_int8_looks_at_training_images_and_is_evaluated(classifier, digits, run_tool, tmp_path):
+def test_int8_is_calibrated_and_evaluated(classifier, digits, run_tool, tmp_path):
     file, config = tmp_path / 'int8.onnx', 'evit_m0_digits'
     arguments = ['--dtype', 'int8', '--calibration-images', 20, '--out', file]
     root = f'train_dataloader.dataset.data_root={digits}/classification/train'
     export(run_tool, f'configs/{config}.py', classifier, *arguments, '--cfg-options', root)
     operators = [node.op_type for node in onnx.load(file).graph.node]
     assert operators.count('QuantizeLinear') > 50
-    assert 0 <= evaluate(run_tool, tmp_path, config, file, digits)['accuracy/top1'] <= 100
+    assert 'accuracy/top1' in evaluate(run_tool, tmp_path, config, file, digits)
 
 
-def test_a_backbone_is_not_evaluated(classifier, digits, run_tool, tmp_path):
+def test_backbone_cannot_be_evaluated(classifier, digits, run_tool, tmp_path):
     file, config = tmp_path / 'backbone.onnx', 'configs/evit_m0_digits.py'
     export(run_tool, config, classifier, '--part', 'backbone', '--out', file)
-    with pytest.raises(AssertionError, match='is for features, and the config for classification'):
+    with pytest.raises(
+        AssertionError, match='was exported for features, but the config is for classification'
+    ):
         evaluate(run_tool, tmp_path, 'evit_m0_digits', file, digits)

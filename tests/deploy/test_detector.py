@@ -7,7 +7,7 @@ from mmengine.hub import get_config
 
 from mmevit.deploy import export, fold, load_exported
 from mmevit.deploy.exporting import compare, largest_difference
-from mmevit.deploy.networks import AnchorDetector, network_of
+from mmevit.deploy.networks import AnchorDetector, make_exportable
 from mmevit.utils.errors import ConfigError
 
 SIZES = ((150, 200), (160, 197))
@@ -59,9 +59,9 @@ def check_equal(outputs, expected, tolerance):
         pytest.param(False, id='by-class', marks=pytest.mark.slow),
     ],
 )
-def test_a_detector_as_one_onnx_file_finds_what_mmdets_predict_finds(class_agnostic, tmp_path):
+def test_onnx_detector_matches_mmdet_predict(class_agnostic, tmp_path):
     detector = make_detector(class_agnostic)
-    network = network_of(detector)
+    network = make_exportable(detector)
     images, sizes = torch.rand(2, 3, 160, 224), torch.tensor(SIZES, dtype=torch.float32)
     expected = predict(detector, images)
     with torch.no_grad():
@@ -81,42 +81,49 @@ def test_a_detector_as_one_onnx_file_finds_what_mmdets_predict_finds(class_agnos
 @pytest.mark.parametrize(
     ('config', 'message'),
     [
-        ('mask-rcnn_evit_m4_digits', 'MaskRCNN cannot be exported whole, since its second stage'),
-        ('semantic-fpn_evit_m4_digits', 'EncoderDecoder cannot be exported whole'),
+        (
+            'mask-rcnn_evit_m4_digits',
+            'MaskRCNN cannot be exported as a complete model, since .* second stage',
+        ),
+        ('semantic-fpn_evit_m4_digits', 'EncoderDecoder cannot be exported as a complete model'),
     ],
 )
-def test_models_that_cannot_be_exported_whole_are_named_and_their_backbones_can(config, message):
+def test_other_models_are_refused_but_their_backbones_are_not(config, message):
     model = build_model(Config.fromfile(f'configs/{config}.py'))
     with pytest.raises(ConfigError, match=message):
-        network_of(model)
-    assert network_of(model, 'backbone').output_names == ('stage_0', 'stage_1', 'stage_2')
+        make_exportable(model)
+    assert make_exportable(model, 'backbone').output_names == ('stage_0', 'stage_1', 'stage_2')
 
 
-def test_a_detector_that_decodes_otherwise_is_refused():
+def test_soft_nms_is_refused():
     cfg = Config.fromfile('configs/retinanet_evit_m4_digits.py')
     cfg.model.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.5)
-    with pytest.raises(ConfigError, match='SyncedRetinaHead cannot be exported whole'):
-        network_of(build_model(cfg))
+    with pytest.raises(
+        ConfigError, match='SyncedRetinaHead cannot be exported as a complete model'
+    ):
+        make_exportable(build_model(cfg))
 
 
-def test_heads_that_give_more_than_scores_and_deltas_are_refused():
+def test_heads_with_more_than_scores_and_deltas_are_refused():
     cfg = get_config('mmdet::atss/atss_r50_fpn_1x_coco.py')
     cfg.model.backbone.init_cfg = None
-    with pytest.raises(ConfigError, match='ATSS with ATSSHead cannot be exported whole'):
-        network_of(build_model(cfg))
+    with pytest.raises(
+        ConfigError, match='ATSS with ATSSHead cannot be exported as a complete model'
+    ):
+        make_exportable(build_model(cfg))
 
 
-def test_more_or_fewer_boxes_are_a_difference():
+def test_number_of_boxes_counts_as_difference():
     boxes, scores = torch.rand(1, 3, 4), torch.tensor([[0.9, 0.8, 0.0]])
     expected = boxes, scores, torch.tensor([[1, 2, -1]])
     swapped = [part.flip(1) for part in expected]
-    assert largest_difference(AnchorDetector.in_order(swapped, expected), expected) == 0
+    assert largest_difference(AnchorDetector.match_order(swapped, expected), expected) == 0
     more = boxes, scores, torch.tensor([[1, 2, 3]])
-    assert largest_difference(AnchorDetector.in_order(more, expected), expected) > 1
+    assert largest_difference(AnchorDetector.match_order(more, expected), expected) > 1
 
 
-def test_a_detector_in_half_precision_decodes_in_float32(tmp_path):
-    network = network_of(make_detector(True))
+def test_half_precision_detector_decodes_in_float32(tmp_path):
+    network = make_exportable(make_detector(True))
     images, sizes = torch.rand(1, 3, 96, 2112), torch.tensor([[96.0, 2101.0]])
     export(network, (images, sizes), tmp_path / 'half.onnx', 'onnx', dtype='float16')
     boxes, scores, labels = load_exported(tmp_path / 'half.onnx')(images, sizes)

@@ -9,7 +9,7 @@ from rich.progress import track
 
 from mmevit.analysis import memory_bound_share, profile_runtime
 from mmevit.analysis.subnetworks import find_subnetwork, measure_speedup, plot_memory_bound
-from mmevit.benchmark.measuring import check, process_settings
+from mmevit.benchmark.measuring import check_arguments, process_settings
 from mmevit.benchmark.report import describe
 from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
 from mmevit.cli.benchmark_arguments import add_arguments, make_setting
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not all(0 <= share <= 1 for share in args.attention) or args.speedup <= 0:
         raise ConfigError('--attention takes shares, from 0 to 1, and --speedup is above 0.')
     setting = make_setting(args)
-    check([], ['eager'], setting, baseline=None)
+    check_arguments([], ['eager'], setting, baseline=None)
     torch.manual_seed(setting.seed)
     images = torch.randn(setting.batch_size, 3, *(setting.size or (224, 224)))
     images = images.to(setting.device)

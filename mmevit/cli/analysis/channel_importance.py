@@ -23,7 +23,7 @@ from mmevit.cli.arguments import (
 from mmevit.cli.errors import one_sentence_errors
 from mmevit.datasets.sampling import sample_images
 from mmevit.deploy import TARGETS, export, try_to_fold
-from mmevit.deploy.networks import network_of
+from mmevit.deploy.networks import make_exportable
 from mmevit.engine.runner import build_runner
 from mmevit.utils.configs import type_name
 from mmevit.utils.errors import ConfigError
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.export:
         target = {suffix: target for target, suffix in TARGETS.items()}[Path(args.export).suffix]
         example = torch.cat([images[0]['inputs']] * 2).cpu()
-        export(network_of(try_to_fold(pruned.cpu())), example, args.export, target)
+        export(make_exportable(try_to_fold(pruned.cpu())), example, args.export, target)
 
 
 def loss(model, batch):

@@ -10,8 +10,8 @@ from rich.progress import track
 
 from mmevit.analysis import head_similarity, plot_similarity
 from mmevit.benchmark import Setting
-from mmevit.benchmark.measuring import check
-from mmevit.benchmark.models import Flat, build
+from mmevit.benchmark.measuring import check_arguments
+from mmevit.benchmark.models import FlatOutputs, build
 from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.checkpoint.loader import check_checkpoint
 from mmevit.checkpoint.matching import check_fit
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_checkpoint(checkpoint)
     if args.images < 1:
         raise ConfigError('--images is 1 or more.')
-    check([], ['eager'], Setting(device=args.device), baseline=None)
+    check_arguments([], ['eager'], Setting(device=args.device), baseline=None)
     cfg = read_config(args.data, None, needs=['test_dataloader', 'model'])
     check_data(cfg, 'test')
     images = torch.cat(
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     batches = images.to(args.device).split(32)
     similarities = {}
     for name, checkpoint in names:
-        network = Flat(build(name)).eval().to(args.device)
+        network = FlatOutputs(build(name)).eval().to(args.device)
         if checkpoint:
             check_fit(network.model, CheckpointLoader.load_checkpoint(checkpoint, 'cpu'))
             load_checkpoint(network.model, checkpoint, map_location='cpu')

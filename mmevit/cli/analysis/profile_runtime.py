@@ -9,7 +9,7 @@ from rich.progress import track
 from mmevit.analysis import memory_bound_share, plot_shares, profile_runtime, sum_rows
 from mmevit.benchmark import find_models
 from mmevit.benchmark.folding import fold_all
-from mmevit.benchmark.measuring import check, make_ready, process_settings
+from mmevit.benchmark.measuring import check_arguments, prepare_network, process_settings
 from mmevit.benchmark.report import describe
 from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
 from mmevit.cli.benchmark_arguments import add_arguments, make_setting
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_outputs(args)
     setting = make_setting(args)
     models = find_models(args.models)
-    check(models, ['eager'], setting, baseline=None)
+    check_arguments(models, ['eager'], setting, baseline=None)
     with process_settings(setting):
         profiles = {
             model.label: run(model, setting, args.deploy)
@@ -64,7 +64,7 @@ def run(model, setting, deploy):
     Returns:
         list[dict]: See :func:`profile_runtime`.
     """
-    network, images = make_ready(model, setting)
+    network, images = prepare_network(model, setting)
     if deploy:
         network = fold_all(network, images[:1])
     rows = profile_runtime(network, images, setting.rounds)

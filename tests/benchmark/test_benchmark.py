@@ -12,13 +12,13 @@ from mmevit.benchmark import (
     Setting,
     benchmark,
     find_model,
-    format_table,
+    format_results,
     select_paper_models,
     write_plot,
-    write_table,
+    write_results,
 )
 from mmevit.benchmark.folding import find_pairs, fold_all
-from mmevit.benchmark.forms import FORMS, make
+from mmevit.benchmark.forms import FORMS, Workload, prepare_form
 from mmevit.benchmark.measuring import (
     Entry,
     best_of_each_round,
@@ -26,7 +26,7 @@ from mmevit.benchmark.measuring import (
     run_for_memory,
     summarise,
 )
-from mmevit.benchmark.models import PAPER_MODELS, Flat, Model, build, calibrate
+from mmevit.benchmark.models import PAPER_MODELS, FlatOutputs, Model, build, calibrate
 from mmevit.benchmark.report import COLUMNS
 from mmevit.deploy.exporting import largest_difference
 from mmevit.utils.errors import ConfigError, UserError
@@ -48,14 +48,14 @@ EfficientNet-B0 PVTv2-B0 T2T-ViT-7 DeiT-T PoolFormer-S12 EfficientFormer-L1 Swin
 
 
 @pytest.mark.parametrize('arch', KNOWN)
-def test_params_and_macs_are_the_known_ones(arch):
+def test_params_and_macs(arch):
     model = build(f'efficientvit-{arch}').eval()
     params = sum(weight.numel() for weight in model.parameters()) / 1e6
-    macs = count_macs(Flat(model), torch.rand(1, 3, 224, 224)) / 1e6
+    macs = count_macs(FlatOutputs(model), torch.rand(1, 3, 224, 224)) / 1e6
     assert (round(params, 3), round(macs, 1)) == KNOWN[arch]
 
 
-def test_attention_in_one_kernel_is_counted():
+def test_fused_attention_is_counted():
     model = build('timm::deit_tiny_patch16_224').eval()
     assert count_macs(model, torch.rand(1, 3, 224, 224)) / 1e9 == pytest.approx(1.25, abs=0.02)
 
@@ -68,7 +68,7 @@ FORMS_BY_TIME = [
 
 
 @pytest.mark.parametrize('forms', FORMS_BY_TIME)
-def test_every_form_gives_what_the_eager_one_does(forms):
+def test_forms_match_eager(forms):
     rows = benchmark([find_model('backbone::m0')], forms, QUICK)
     assert [row['form'] for row in rows] == forms
     for row in rows:
@@ -79,7 +79,7 @@ def test_every_form_gives_what_the_eager_one_does(forms):
             assert row['latency'] > 0 and len(row['speeds']) == QUICK.rounds
 
 
-def test_no_form_is_left_out_above():
+def test_all_forms_are_tested():
     fast, slow = FORMS_BY_TIME
     assert {*fast, *slow.values[0]} == set(FORMS)
 
@@ -97,9 +97,9 @@ def test_no_form_is_left_out_above():
         'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
     ],
 )
-def test_all_batch_norm_that_follows_a_layer_is_folded(name):
+def test_batch_norms_after_a_layer_are_folded(name):
     size = (224, 224) if 'levit' in name else (64, 64)
-    network = Flat(build(name)).eval()
+    network = FlatOutputs(build(name)).eval()
     images = torch.randn(1, 3, *size)
     with torch.no_grad():
         calibrate(network, size)
@@ -111,24 +111,25 @@ def test_all_batch_norm_that_follows_a_layer_is_folded(name):
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
 
 
-def test_training_computes_gradients_and_changes_no_weight(monkeypatch):
-    network, networks = Flat(build('backbone::m0')).eval(), []
+def test_training_computes_gradients_without_changing_weights(monkeypatch):
+    network, networks = FlatOutputs(build('backbone::m0')).eval(), []
     with torch.no_grad():
         calibrate(network, (64, 64))
     monkeypatch.setattr('copy.deepcopy', lambda network: networks.append(network) or network)
     before = [weight.clone() for weight in network.parameters()]
-    make('training-bfloat16', network, None, torch.rand(2, 3, 64, 64), QUICK, None)()
+    workload = Workload(network, network, torch.rand(2, 3, 64, 64), QUICK, folder='')
+    prepare_form('training-bfloat16', workload)()
     assert networks == [network] and network.training
     for weight, value in zip(network.parameters(), before, strict=True):
         assert torch.equal(weight, value) and weight.grad.abs().sum() > 0
 
 
-def test_batch_norm_after_an_activation_in_place_is_left():
+def test_batch_norm_after_inplace_activation_is_not_folded():
     layers = (nn.Conv2d(3, 3, 1), nn.ReLU(inplace=True), nn.BatchNorm2d(3))
     assert find_pairs(nn.Sequential(*layers).eval(), torch.rand(1, 3, 4, 4)) == []
 
 
-def test_macs_are_those_of_the_form():
+def test_macs_of_folded_form():
     name = 'mmpretrain::mobileone-s0_8xb32_in1k'
     forms = ['eager-bfloat16', 'folded-bfloat16', 'eager']
     rows = benchmark([find_model(name)], forms, Setting(1, size=(64, 64), rounds=1, seconds=0))
@@ -136,7 +137,7 @@ def test_macs_are_those_of_the_form():
     assert eager == also_eager > 1.5 * folded
 
 
-def test_batch_norm_of_a_shared_layer_is_left():
+def test_shared_batch_norm_is_not_folded():
     class Shared(nn.Module):
         def __init__(self):
             super().__init__()
@@ -149,18 +150,18 @@ def test_batch_norm_of_a_shared_layer_is_left():
 
 
 def test_two_stage_detectors_run_without_annotations():
-    network = Flat(build('configs/mask-rcnn_evit_m0.py')).eval()
+    network = FlatOutputs(build('configs/mask-rcnn_evit_m0.py')).eval()
     with torch.no_grad():
         outputs = network(torch.rand(1, 3, 64, 96))
     assert len(outputs) > 2 and all(isinstance(output, torch.Tensor) for output in outputs)
 
 
 @needs_dim
-def test_int8_runs_in_onnx_runtime_only():
+def test_int8_is_supported_by_onnx_runtime_only():
     rows = benchmark([find_model('backbone::m0')], ['onnxruntime-int8', 'traced-int8'], QUICK)
     # Much, since random weights separate nothing.
     assert 1e-2 < rows[0]['difference'] < 1 and rows[0]['speed'] > 0 and 'peak' not in rows[0]
-    assert rows[1]['problem'] == 'int8 is for onnxruntime and openvino.'
+    assert rows[1]['problem'] == 'int8 is only supported by onnxruntime and openvino.'
 
 
 def test_bfloat16_and_channels_last():
@@ -191,7 +192,7 @@ def test_ratios_are_taken_within_a_round():
     assert row['peak'] == pytest.approx(0.5)  # the median of 1, 0.5 and 0.125
 
 
-def test_memory_is_what_a_run_takes():
+def test_memory_of_a_run():
     run_for_memory(lambda: torch.ones(10), 'cpu')
     _, memory = run_for_memory(lambda: float(torch.ones(64, 2**18).sum()), 'cpu')
     if memory is None:
@@ -199,7 +200,7 @@ def test_memory_is_what_a_run_takes():
     assert 60 < memory < 80
 
 
-def test_a_form_that_a_network_cannot_take_is_a_row(monkeypatch):
+def test_unsupported_form_is_a_row(monkeypatch):
     def refuse(*args):
         raise RuntimeError('unsupported | operator\nand more')
 
@@ -207,13 +208,13 @@ def test_a_form_that_a_network_cannot_take_is_a_row(monkeypatch):
     rows = benchmark([find_model('backbone::m0')], ['traced', 'folded'], QUICK)
     assert rows[0]['problem'] == 'RuntimeError: unsupported | operator'
     assert rows[1]['ratio'] == 1
-    assert '| traced | RuntimeError: unsupported / operator |' in format_table(rows)
-    assert 'unsupported' in format_table(rows[:1])
+    assert '| traced | RuntimeError: unsupported / operator |' in format_results(rows)
+    assert 'unsupported' in format_results(rows[:1])
     with pytest.raises(ConfigError, match='cannot be run: RuntimeError'):
         benchmark([find_model('backbone::m0')], ['traced'], QUICK, 'backbone::m0:traced')
 
 
-def test_the_allocator_of_the_process_is_left_alone_unless_asked_for(monkeypatch):
+def test_allocator_is_not_changed_by_default(monkeypatch):
     monkeypatch.setattr(
         'mmevit.benchmark.measuring.keep_freed_memory', lambda: pytest.fail('it was changed')
     )
@@ -222,13 +223,13 @@ def test_the_allocator_of_the_process_is_left_alone_unless_asked_for(monkeypatch
     )
 
 
-def test_networks_of_other_channels_than_three_are_timed():
+def test_one_input_channel():
     model = Model('one channel', 'efficientvit-m0', {'backbone': dict(in_channels=1)})
     (row,) = benchmark([model], ['folded'], Setting(1, size=(64, 64), rounds=1, seconds=0))
     assert row['difference'] < 1e-4 and row['speed'] > 0
 
 
-def test_threads_are_put_back():
+def test_number_of_threads_is_restored():
     before = torch.get_num_threads()
     benchmark(
         [find_model('backbone::m0')],
@@ -241,21 +242,21 @@ def test_threads_are_put_back():
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (dict(forms=['magic']), 'no form magic: choose from eager'),
-        (dict(forms=['aoti-int4']), 'no form aoti-int4: .* add -bfloat16'),
+        (dict(forms=['magic']), 'Unknown form magic. Choose from eager'),
+        (dict(forms=['aoti-int4']), 'Unknown form aoti-int4. .* append -bfloat16'),
         (dict(name='timm::magic'), 'timm::magic cannot be built'),
-        (dict(name='magic'), 'knows no model magic'),
-        (dict(name='magic::m0'), 'of no known library'),
+        (dict(name='magic'), 'Unknown model magic'),
+        (dict(name='magic::m0'), 'The library of model magic::m0 is unknown'),
         (dict(name='backbone::m9'), 'choose from m0'),
         (dict(name='configs/magic.py'), 'configs/magic.py is missing'),
         (dict(name='configs/_base_/datasets/digits.py'), 'has no model|is missing'),
         (dict(setting=Setting(rounds=0)), '1 or more'),
         (dict(setting=Setting(size=(0, 64))), '1 or more'),
         (dict(name='timm::deit_tiny_patch16_224'), 'cannot be run on images of 128 x 128'),
-        (dict(baseline='backbone::m0:traced'), 'none of those run: backbone::m0:eager'),
+        (dict(baseline='backbone::m0:traced'), 'm0:traced. Choose from backbone::m0:eager'),
     ],
 )
-def test_what_cannot_be_used_is_refused_in_a_sentence(arguments, message):
+def test_invalid_arguments_are_refused(arguments, message):
     name = arguments.pop('name', 'backbone::m0')
     arguments = dict(dict(forms=['eager'], setting=QUICK), **arguments)
     with pytest.raises(ConfigError, match=message) as caught:
@@ -263,7 +264,7 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(arguments, message):
     assert '\n' not in str(caught.value)
 
 
-def test_the_paper_has_every_peer():
+def test_paper_models_are_complete():
     labels = [model.label for model in PAPER_MODELS]
     for peer in PEERS.split():
         assert sum(label.startswith(peer.replace('_', ' ')) for label in labels) == 1, peer
@@ -278,7 +279,7 @@ def test_the_paper_has_every_peer():
 @pytest.mark.parametrize(
     'label', ['ShuffleNetV2 2x', 'T2T-ViT-7, no performer', 'MobileViTv2-0.5', 'GhostNet']
 )
-def test_peers_are_those_published(label):
+def test_params_and_macs_match_publications(label):
     (model,) = select_paper_models([label])
     network = build(model.name, model.options).eval()
     params = sum(weight.numel() for weight in network.parameters()) / 1e6
@@ -288,7 +289,7 @@ def test_peers_are_those_published(label):
         assert macs == pytest.approx(model.macs, rel=0.02)
 
 
-def test_published_figures_come_by_name_and_for_their_size_only():
+def test_published_numbers_by_name_and_size():
     assert find_model('efficientvit-m4_8xb256_in1k').top1 == 74.3
     assert find_model('mmpretrain::shufflenet-v2-1x_16xb64_in1k').top1 == 69.4
     assert find_model('t2t-vit-t-14_8xb64_in1k') == Model(*['t2t-vit-t-14_8xb64_in1k'] * 2)
@@ -312,7 +313,7 @@ def rows():
 
 def test_tables(rows, tmp_path):
     for ending in ('md', 'csv', 'json'):
-        write_table(rows, QUICK, tmp_path / f'new/table.{ending}')
+        write_results(rows, QUICK, tmp_path / f'new/table.{ending}')
     markdown = (tmp_path / 'new/table.md').read_text()
     assert 'batch 2, 1 thread, images of 128 x 128, 2 rounds, ' in markdown
     assert '| EfficientViT-M0 | folded | 410.0 | 1.00 (0.90 to 1.10) | 2.0 | 63.2 |' in markdown
@@ -325,13 +326,13 @@ def test_tables(rows, tmp_path):
     content = json.loads((tmp_path / 'new/table.json').read_text())
     assert content['rows'] == rows and content['setting']['batch_size'] == 2
     with pytest.raises(UserError, match=re.escape('must end in .md or .csv or .json')):
-        write_table(rows, QUICK, tmp_path / 'table.txt')
+        write_results(rows, QUICK, tmp_path / 'table.txt')
 
 
 def test_picture(rows, tmp_path):
     write_plot(rows, QUICK, tmp_path / 'new/picture.png')
     assert matplotlib.image.imread(tmp_path / 'new/picture.png').shape[:2] == (900, 1350)
-    with pytest.raises(ConfigError, match='nothing can be drawn'):
+    with pytest.raises(ConfigError, match='No published accuracy'):
         write_plot(rows[-1:], QUICK, tmp_path / 'picture.png')
     with pytest.raises(UserError, match='must end in'):
         write_plot(rows, QUICK, tmp_path / 'picture.md')
