@@ -86,7 +86,7 @@ def test_an_exported_detector_gives_the_coco_table_of_its_checkpoint_and_says_ho
 @pytest.mark.parametrize(
     ('flags', 'scale', 'message'),
     [
-        (['--deploy'], 112, '--deploy and --launcher are for checkpoints'),
+        (['--deploy'], 112, '--deploy and --launcher are not supported for exported files'),
         ([], 40, 'takes images of 112x112 pixels, and these have 40x40'),
     ],
     ids=['deploy', 'size'],
@@ -182,7 +182,7 @@ def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
         (['--dtype', 'int8'], 'The train data is incomplete'),
         (['--out', 'model.pt'], 'model.pt must end in .onnx'),
         (['--size', '16'], 'The images are 16x16 pixels, and exported files take 32 pixels'),
-        (['--size', '0'], '--size takes a side, or a height and a width'),
+        (['--size', '0'], '--size requires a side, or a height and a width'),
         (['--batch-size', '0'], '--batch-size take 1 or more'),
         (['--cfg-options', 'test_dataloader=None'], 'it has no test_dataloader'),
     ],

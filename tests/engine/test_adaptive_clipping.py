@@ -137,5 +137,5 @@ def test_frozen_stages_are_no_obstacle(batches):
 )
 def test_wrong_settings_are_refused_in_one_sentence(model, clip_grad):
     cfg = ConfigDict(type='AdaptiveClipOptimWrapper', optimizer=dict(type='SGD', lr=1.0))
-    with pytest.raises(ConfigError, match='needs clip_factor, above 0'):
+    with pytest.raises(ConfigError, match='Set clip_factor, above 0'):
         build_optim_wrapper(model, ConfigDict(cfg, clip_grad=clip_grad))

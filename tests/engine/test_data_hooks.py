@@ -1,6 +1,7 @@
 import contextlib
 import json
 import multiprocessing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,15 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from PIL import Image
+from torch.utils.data import ConcatDataset
 
 from mmevit.datasets.loading import LoadReadableImage, UnreadableImages
-from mmevit.engine.data_hooks import InvalidLabelsHook, UnreadableImagesHook, add_data_hooks
+from mmevit.engine.data_hooks import (
+    InvalidLabelsHook,
+    UnreadableImagesHook,
+    add_data_hooks,
+    find_loading_steps,
+)
 from mmevit.utils.errors import UserError
 
 NUM_IMAGES = 12
@@ -132,6 +139,46 @@ def test_too_many_unreadable_images_end_the_run(make_runner, run):
         getattr(runner, run)()
 
 
+class Wrapper:
+    """A data set with attributes of the names that wrappers use."""
+
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+    def __getitem__(self, index):
+        raise NotImplementedError
+
+    def __len__(self):
+        return 10
+
+
+@pytest.mark.parametrize(
+    'attributes',
+    [
+        dict(),
+        dict(dataset='coco'),
+        dict(datasets='coco'),
+        dict(dataset=dict(name='coco')),
+        dict(datasets=dict(name='coco')),
+        dict(datasets=['coco', 'lvis']),
+        dict(datasets=[]),
+        dict(datasets=2),
+    ],
+    ids=str,
+)
+def test_attributes_that_are_not_data_sets_are_not_wrapped_data_sets(attributes):
+    load = LoadReadableImage()
+    dataset = Wrapper(pipeline=SimpleNamespace(transforms=[load]), **attributes)
+    assert list(find_loading_steps(dataset)) == [(dataset, load)]
+    for wrapper in (
+        Wrapper(dataset=dataset),
+        Wrapper(datasets=[dataset]),
+        Wrapper(datasets=dict(train=dataset)),
+        ConcatDataset([dataset]),
+    ):
+        assert list(find_loading_steps(wrapper)) == [(dataset, load)]
+
+
 def count_in_process(rank, file, queue):
     torch.distributed.init_process_group(
         'gloo', init_method=f'file://{file}', rank=rank, world_size=2
@@ -195,7 +242,7 @@ def test_a_label_beyond_the_classes_ends_the_run(check, label):
         (np.full((1, 4, 6), 255), None),
         (np.full((1, 4, 6), 3), 'seg.png has the label 3, but the model has 3 classes, 0 to 2'),
         (np.full((4, 6, 3), 1), 'seg.png has 3 channels'),
-        (np.full((1, 4, 5), 1), 'seg.png has another size than its image a.png'),
+        (np.full((1, 4, 5), 1), 'seg.png has a different size than its image a.png'),
     ],
 )
 @pytest.mark.parametrize('is_nested', [False, True])
@@ -232,7 +279,7 @@ def test_a_map_may_have_the_size_of_the_image_in_the_batch(check, width, is_righ
     sample = SegDataSample(metainfo=dict(img_shape=(8, 8), ori_shape=(8, 8)))
     sample.gt_sem_seg = PixelData(data=torch.ones(1, 4, 5, dtype=torch.long))
     model, image = dict(decode_head=dict(num_classes=3)), torch.zeros(3, 4, width)
-    with contextlib.nullcontext() if is_right else pytest.raises(UserError, match='another size'):
+    with contextlib.nullcontext() if is_right else pytest.raises(UserError, match='different size'):
         check(model, [sample, sample], [image, image])
 
 

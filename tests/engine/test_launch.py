@@ -9,7 +9,7 @@ from torch import distributed
 
 from mmevit.checks import check_config
 from mmevit.cli.arguments import load_config
-from mmevit.engine.cpu_processes import join_cpu_processes
+from mmevit.engine.cpu_processes import init_cpu_process_group
 from mmevit.utils.errors import ConfigError
 
 CONFIG = 'configs/retinanet_evit_m4_digits.py'
@@ -65,13 +65,13 @@ def joined(monkeypatch):
 
 def test_the_timeout_of_the_config_is_that_of_cpu_processes(joined):
     cfg = Config(dict(env_cfg=dict(dist_cfg=dict(backend='nccl', timeout=90))))
-    join_cpu_processes(cfg)
+    init_cpu_process_group(cfg)
     assert joined == [dict(backend='gloo', timeout=timedelta(seconds=90))]
-    join_cpu_processes(Config(dict(model=dict())))
+    init_cpu_process_group(Config(dict(model=dict())))
     assert joined[1:] == [dict(backend='gloo')]
 
 
 def test_a_timeout_that_is_no_number_is_named(joined):
     cfg = Config(dict(env_cfg=dict(dist_cfg=dict(timeout='90 s'))))
     with pytest.raises(ConfigError, match="timeout is '90 s'. Give a number of seconds"):
-        join_cpu_processes(cfg)
+        init_cpu_process_group(cfg)

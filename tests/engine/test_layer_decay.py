@@ -114,7 +114,7 @@ def test_an_optimizer_without_a_rate_is_told():
 
 
 def test_a_model_without_such_a_backbone_is_told():
-    with pytest.raises(ConfigError, match='EfficientViT has NoneType'):
+    with pytest.raises(ConfigError, match='backbone of EfficientViT is NoneType'):
         groups_by_name(
             EfficientViT('m0'), 'LayerDecayOptimWrapperConstructor', layer_decay_rate=0.8
         )

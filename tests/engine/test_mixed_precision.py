@@ -10,7 +10,7 @@ from mmengine.optim import AmpOptimWrapper, build_optim_wrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch import nn
 
-from mmevit.engine.hooks import MAX_OVERFLOWS, InvalidLossHook
+from mmevit.engine.invalid_loss import MAX_OVERFLOWS, InvalidLossHook
 from mmevit.engine.mixed_precision import train_in_bfloat16
 from mmevit.models import EfficientViT
 from mmevit.utils.errors import UserError

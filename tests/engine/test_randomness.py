@@ -6,9 +6,9 @@ import torch
 from torch.utils.data import BatchSampler
 
 from mmevit.engine.randomness import (
-    NumberedBatches,
+    SeededBatchSampler,
+    SeededFetcher,
     SeededIndex,
-    SeededSamples,
     Stream,
     seed_all,
 )
@@ -22,7 +22,7 @@ class Draws:
 
 
 def seeds(batches, first=0, rank=0, world_size=1):
-    numbered = NumberedBatches(batches, rank, world_size)
+    numbered = SeededBatchSampler(batches, rank, world_size)
     numbered.begin((0, 0), first)
     return [[index.seed for index in batch] for batch in numbered]
 
@@ -39,7 +39,7 @@ def test_processes_draw_together_what_one_draws():
 
 def test_a_sample_that_comes_several_times_is_drawn_for_each_time():
     (batch,) = number([[3, 3, 3]])
-    samples = SeededSamples(Draws())(batch)
+    samples = SeededFetcher(Draws())(batch)
     assert [index for index, *_ in samples] == [3, 3, 3]
     assert len({sample[1:] for sample in samples}) == 3
 
@@ -55,19 +55,19 @@ def test_batches_of_no_one_size_have_places_of_their_own(size):
 
 def test_indices_of_any_kind_are_handed_on_untouched():
     (batch,) = number([[(0, 7)]])
-    ((index, *_),) = SeededSamples(Draws())(batch)
+    ((index, *_),) = SeededFetcher(Draws())(batch)
     assert index == (0, 7)
 
 
 def test_further_passes_over_finite_data_draw_other_numbers():
-    numbered = NumberedBatches(BatchSampler(range(8), 4, drop_last=False), 0, 1)
+    numbered = SeededBatchSampler(BatchSampler(range(8), 4, drop_last=False), 0, 1)
     numbered.begin((0, 0), 0)
     first, second = ({index.seed for batch in numbered for index in batch} for _ in range(2))
     assert not first & second
 
 
 def number(batches):
-    numbered = NumberedBatches(batches, 0, 1)
+    numbered = SeededBatchSampler(batches, 0, 1)
     numbered.begin((0, 0), 0)
     return list(numbered)
 
@@ -94,6 +94,6 @@ def test_samples_and_steps_of_the_model_never_share_a_seed(seed, first, second):
 
 def test_samples_are_drawn_from_their_stream():
     ((index, seed),) = number([[7]])[0]
-    ((_, drawn, _),) = SeededSamples(Draws())([SeededIndex(index, seed)])
+    ((_, drawn, _),) = SeededFetcher(Draws())([SeededIndex(index, seed)])
     seed_all(0, Stream.SAMPLE, *seed[1:])
     assert drawn == np.random.rand()

@@ -20,7 +20,7 @@ from torch import nn
 
 from mmevit.checkpoint import read_checkpoint
 from mmevit.engine import AtomicCheckpointHook, InvalidLossHook
-from mmevit.engine.checkpointing import WholeFileBackend, find_last_whole, resume_from
+from mmevit.engine.checkpointing import AtomicFileBackend, find_last_checkpoint, resume_from
 from mmevit.utils.errors import CheckpointError, UserError
 from mmevit.utils.files import UNFINISHED
 
@@ -278,8 +278,8 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_it_taken(train, capsys):
     assert 'epoch_3.pth is no whole checkpoint' in output.out + output.err
     for path in work_dir.glob('epoch_*.pth'):
         path.write_bytes(content[:100])
-    with pytest.raises(CheckpointError, match='None of the 3 checkpoints'):
-        find_last_whole(work_dir)
+    with pytest.raises(CheckpointError, match='Cannot resume from any of the 3 checkpoints'):
+        find_last_checkpoint(work_dir)
 
 
 def test_what_last_checkpoint_names_is_taken_and_what_holds_weights_alone_is_not(train):
@@ -287,17 +287,17 @@ def test_what_last_checkpoint_names_is_taken_and_what_holds_weights_alone_is_not
     content = torch.load(work_dir / 'epoch_2.pth', weights_only=False)
     torch.save(dict(state_dict=content['state_dict']), work_dir / 'epoch_9.pth')
     (work_dir / 'best_count_epoch_8.pth').write_bytes(b'')
-    assert find_last_whole(work_dir)[0] == work_dir / 'epoch_3.pth'
+    assert find_last_checkpoint(work_dir)[0] == work_dir / 'epoch_3.pth'
     (work_dir / 'epoch_3.pth').rename(work_dir / 'latest.pth')
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'latest.pth'))
-    assert find_last_whole(work_dir)[0] == work_dir / 'latest.pth'
+    assert find_last_checkpoint(work_dir)[0] == work_dir / 'latest.pth'
 
 
 def test_an_older_run_of_higher_numbers_in_the_same_folder_is_not_taken(train):
     work_dir = Path(train('run', 2).work_dir)
     shutil.copy(work_dir / 'epoch_1.pth', work_dir / 'epoch_30.pth')
     os.utime(work_dir / 'epoch_30.pth', (0, 0))
-    assert find_last_whole(work_dir)[0] == work_dir / 'epoch_2.pth'
+    assert find_last_checkpoint(work_dir)[0] == work_dir / 'epoch_2.pth'
 
 
 def test_a_checkpoint_that_takes_the_place_of_the_last_stays(train):
@@ -318,11 +318,11 @@ def test_the_best_checkpoint_stays_where_each_has_the_same_name(train, monkeypat
 def test_folders_that_are_not_on_this_machine_are_mmengines_business():
     hook = AtomicCheckpointHook(out_dir='http://host/folder')
     assert hook.backend_args is None
-    assert AtomicCheckpointHook().backend_args == dict(backend='whole')
+    assert AtomicCheckpointHook().backend_args == dict(backend='atomic')
 
 
 def test_without_a_checkpoint_training_starts_anew(tmp_path):
-    assert find_last_whole(tmp_path / 'nothing') == (None, None)
+    assert find_last_checkpoint(tmp_path / 'nothing') == (None, None)
     cfg = Config(dict(work_dir=str(tmp_path), randomness=dict(seed=1)))
     resume_from(cfg)
     assert cfg.get('load_from') is None and cfg.randomness.seed == 1
@@ -332,19 +332,19 @@ def test_a_first_checkpoint_that_was_half_written_when_the_run_was_killed_counts
     half_written = tmp_path / '.unfinished-1' / 'epoch_1.pth'
     half_written.parent.mkdir()
     half_written.write_bytes(b'PK')
-    assert find_last_whole(tmp_path) == (None, None)
+    assert find_last_checkpoint(tmp_path) == (None, None)
 
 
 @pytest.mark.parametrize('hook', [dict(max_keep_ckpts=1), dict(max_keep_ckpts=2)], ids=str)
 def test_an_old_checkpoint_stays_until_the_next_one_is_whole(train, monkeypatch, hook):
-    put = WholeFileBackend.put
+    put = AtomicFileBackend.put
     present = []
 
     def look(self, content, path):
         present.append([path.name for path in Path(path).parent.glob('epoch_*.pth')])
         put(self, content, path)
 
-    monkeypatch.setattr(WholeFileBackend, 'put', look)
+    monkeypatch.setattr(AtomicFileBackend, 'put', look)
     runner = train('run', 4, **hook)
     kept = hook['max_keep_ckpts']
     assert [len(names) for names in present] == [min(count, kept) for count in range(4)]
@@ -362,10 +362,10 @@ def test_a_full_disk_ends_in_a_sentence_and_leaves_the_last_checkpoint(train, tm
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert 'epoch_2.pth cannot be written' in str(caught.value)
-    assert f'go on from {work_dir}/epoch_1.pth by --resume' in str(caught.value)
+    assert f'Then resume from {work_dir}/epoch_1.pth with --resume.' in str(caught.value)
     assert [path.name for path in work_dir.glob('epoch_*.pth')] == ['epoch_1.pth']
     assert not list(work_dir.glob(f'{UNFINISHED}*'))
-    assert find_last_whole(work_dir)[0] == work_dir / 'epoch_1.pth'
+    assert find_last_checkpoint(work_dir)[0] == work_dir / 'epoch_1.pth'
 
 
 def test_what_a_kill_leaves_half_written_is_cleared_away(train, tmp_path):
@@ -391,7 +391,7 @@ def test_an_infinite_loss_ends_training_with_the_iteration_and_the_images(train,
         train('run', 3)
     message = str(caught.value)
     assert 'not finite in iteration 8 of epoch 2 (loss inf' in message
-    assert 'epoch_1.pth by --resume' in message and '.png' in message
+    assert 'epoch_1.pth with --resume' in message and '.png' in message
 
 
 def test_weights_that_are_no_numbers_are_not_kept(train, monkeypatch):
@@ -404,7 +404,9 @@ def test_weights_that_are_no_numbers_are_not_kept(train, monkeypatch):
             runner.model.output.bias.data.fill_(float('nan'))
 
     monkeypatch.setattr(InvalidLossHook, 'after_train_iter', spoil)
-    with pytest.raises(CheckpointError, match='no longer finite, .*output.bias.*epoch_1.pth by'):
+    with pytest.raises(
+        CheckpointError, match='weights are not finite: .*output.bias.*epoch_1.pth with'
+    ):
         train('run', 3)
 
 
