@@ -47,7 +47,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='load .pt2 files and checkpoints that contain more than weights: runs their code',
+        help='load .pt2 files and checkpoints with more than weights; this runs their code',
     )
 
 

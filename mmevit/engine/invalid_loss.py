@@ -1,7 +1,7 @@
 """Stop training when the loss is infinite or NaN."""
 
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from mmengine.hooks import Hook
@@ -62,19 +62,23 @@ class InvalidLossHook(Hook):
                 f'scaling skips the step if the gradients are not finite either (scale {scale:g}).'
             )
             return
-        images = list_images(data_batch)
-        runner.logger.error(f'Images of iteration {runner.iter + 1}: {", ".join(images)}')
-        checkpoint = runner.message_hub.runtime_info.get('last_ckpt')
-        hint = (
-            f'Then resume from {checkpoint} with --resume.'
-            if checkpoint
-            else 'No checkpoint was written.'
-        )
-        raise UserError(
-            f'The loss is not finite in iteration {runner.iter + 1} of epoch {runner.epoch + 1} '
-            f'({values}; images {shorten(images)}). Lower the learning rate, clip gradients with '
-            f'optim_wrapper.clip_grad, or fix the data. {hint}'
-        )
+        raise_invalid_loss(runner, values, list_images(data_batch))
+
+
+def raise_invalid_loss(runner: Runner, values: str, images: list[str]) -> NoReturn:
+    """Raise :class:`UserError` with the iteration, its images and the last checkpoint."""
+    runner.logger.error(f'Images of iteration {runner.iter + 1}: {", ".join(images)}')
+    checkpoint = runner.message_hub.runtime_info.get('last_ckpt')
+    hint = (
+        f'Then resume from {checkpoint} with --resume.'
+        if checkpoint
+        else 'No checkpoint was written.'
+    )
+    raise UserError(
+        f'The loss is not finite in iteration {runner.iter + 1} of epoch {runner.epoch + 1} '
+        f'({values}; images {shorten(images)}). Lower the learning rate, clip gradients with '
+        f'optim_wrapper.clip_grad, or fix the data. {hint}'
+    )
 
 
 def dynamic_loss_scale(wrapper: BaseOptimWrapper | dict | None) -> float | None:

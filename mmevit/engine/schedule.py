@@ -1,7 +1,7 @@
 """Resuming with the learning-rate schedule of the current config."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -45,19 +45,16 @@ class ConfigScheduleHook(Hook):
         is_resuming = isinstance(runner, Runner) and runner.cfg.get('resume')
         if not is_resuming or 'optimizer' not in checkpoint:
             return
-        wrappers, saved_wrappers = wrappers_by_name(runner.optim_wrapper), checkpoint['optimizer']
-        is_single = not isinstance(runner.optim_wrapper, OptimWrapperDict)
-        none: Any = [] if is_single else {name: [] for name in wrappers}
-        schedulers: Any = runner.param_schedulers or none
-        saved = checkpoint.get('param_schedulers') or none
-        if is_single:
-            saved_wrappers, schedulers, saved = {'': saved_wrappers}, {'': schedulers}, {'': saved}
+        wrappers = wrappers_by_name(runner.optim_wrapper)
+        optimizers = by_name(checkpoint['optimizer'], wrappers)
+        saved = by_name(checkpoint.get('param_schedulers'), wrappers)
+        schedulers = by_name(runner.param_schedulers, wrappers)
         meta, changes = checkpoint['meta'], []
         for name, wrapper in wrappers.items():
-            check_optimizer(wrapper.optimizer, saved_wrappers.get(name, {}))
+            check_optimizer(wrapper.optimizer, optimizers.get(name, {}))
             steps = [meta['epoch' if one.by_epoch else 'iter'] for one in schedulers[name]]
             changes += list_schedule_changes(schedulers[name], saved.get(name, []), steps)
-            changes += list_group_changes(wrapper, saved_wrappers[name], schedulers[name])
+            changes += list_group_changes(wrapper, optimizers[name], schedulers[name])
         if not changes:
             return
         every = sum(schedulers.values(), [])
@@ -72,7 +69,7 @@ class ConfigScheduleHook(Hook):
         replay(every, meta['iter'], meta['epoch'], len(runner.train_dataloader) if by_epoch else 0)
         for name, wrapper in wrappers.items():
             saved[name] = [scheduler.state_dict() for scheduler in schedulers[name]]
-            for group, own in paired_groups(wrapper, saved_wrappers[name]):
+            for group, own in paired_groups(wrapper, optimizers[name]):
                 group.update({key: value for key, value in own.items() if key != 'params'})
         checkpoint['param_schedulers'] = saved.get('', saved)
         rates = sorted({group['lr'] for group in next(iter(wrappers.values())).param_groups})
@@ -85,6 +82,13 @@ class ConfigScheduleHook(Hook):
 def wrappers_by_name(wrapper: Any) -> dict[str, OptimWrapper]:
     """Return optimizer wrappers by name; a single one has an empty name."""
     return dict(wrapper.items()) if isinstance(wrapper, OptimWrapperDict) else {'': wrapper}
+
+
+def by_name(values: Any, names: Collection[str]) -> dict[str, Any]:
+    """Return schedulers or states by the names of the optimizers."""
+    if '' in names:
+        return {'': values or []}
+    return values or {name: [] for name in names}
 
 
 def check_optimizer(optimizer: Optimizer, saved: dict) -> None:
