@@ -37,10 +37,10 @@ Prediction = dict[str, Any]
 Image = np.ndarray
 # Maps images of one size to predictions and pictures.
 Predictor = Callable[[list[Image]], list[tuple[Prediction, Image | None]]]
-# Maps names and images to names, predictions and pictures.
-NamedPredictor = Callable[
-    [Iterable[tuple[str, Image]]], Iterable[tuple[str, Prediction, Image | None]]
-]
+# Names and images; names, predictions and pictures; and a function from the former to the latter.
+NamedImages = Iterable[tuple[str, Image]]
+Results = Iterator[tuple[str, Prediction, Image | None]]
+NamedPredictor = Callable[[NamedImages], Results]
 
 
 def infer(
@@ -87,9 +87,7 @@ def infer(
     with Progress(*columns) as progress:
         task = progress.add_task('', total=len(images) + num_frames)
 
-        def run(
-            named_images: Iterable[tuple[str, Image]],
-        ) -> Iterator[tuple[str, Prediction, Image | None]]:
+        def run(named_images: NamedImages) -> Results:
             for result in predict_in_batches(predict, named_images, batch_size):
                 progress.advance(task)
                 yield result
@@ -299,14 +297,8 @@ def make_classifier(cfg: Config, checkpoint: str, device: str | None) -> Parts:
     return inferencer, infer_batch, draw_one
 
 
-def predict_in_batches(
-    predict: Predictor, named_images: Iterable[tuple[str, Image]], batch_size: int
-) -> Iterator[tuple[str, Prediction, Image | None]]:
-    """Predict batches of images of the same size; padding would change their predictions.
-
-    Yields:
-        Name, prediction and picture of each image.
-    """
+def predict_in_batches(predict: Predictor, named_images: NamedImages, batch_size: int) -> Results:
+    """Predict batches of images of the same size; padding would change their predictions."""
     for _, group in groupby(named_images, key=lambda named: named[1].shape):
         while batch := list(islice(group, batch_size)):
             names, images = zip(*batch, strict=True)

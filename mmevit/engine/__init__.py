@@ -23,6 +23,7 @@ __all__ = [
     'AdaptiveClipAmpOptimWrapper',
     'AdaptiveClipBfloat16OptimWrapper',
     'AdaptiveClipOptimWrapper',
+    'AtomicCheckpointHook',
     'Bfloat16OptimWrapper',
     'CPUDistributedDataParallel',
     'ChannelsLastHook',
@@ -32,11 +33,10 @@ __all__ = [
     'InvalidLossHook',
     'LayerDecayOptimWrapperConstructor',
     'ResumableRandomnessHook',
-    'AtomicCheckpointHook',
+    'StrictLoadHook',
     'TrainingCurveHook',
     'TrainingWeightsHook',
     'UnreadableImagesHook',
-    'StrictLoadHook',
 ]
 
 if find_spec('mmdet'):

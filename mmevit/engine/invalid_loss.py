@@ -5,7 +5,6 @@ from typing import Any, NoReturn
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import BaseOptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -81,7 +80,7 @@ def raise_invalid_loss(runner: Runner, values: str, images: list[str]) -> NoRetu
     )
 
 
-def dynamic_loss_scale(wrapper: BaseOptimWrapper | dict | None) -> float | None:
+def dynamic_loss_scale(wrapper: Any) -> float | None:
     """Return the loss scale of float16 training, None in other precisions or if it is fixed."""
     scaler: Any = getattr(wrapper, 'loss_scaler', None)
     # mmengine has no public way to tell a fixed scale from a dynamic one.

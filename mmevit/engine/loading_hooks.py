@@ -1,7 +1,6 @@
 """Check the checkpoint that a run loads."""
 
 from mmengine.hooks import Hook
-from mmengine.optim import BaseOptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -41,7 +40,7 @@ class TrainingWeightsHook(Hook):
         """Compare the checkpoint with the model and, to resume, with the data."""
         # The config in a work directory has this hook, and may be used for evaluation too, in which
         # no optimizer is built.
-        if not isinstance(runner.optim_wrapper, BaseOptimWrapper):
+        if isinstance(runner.optim_wrapper, dict | None):
             return
         # mmengine would execute this config, only to read the number of GPUs.
         (checkpoint.get('meta') or {}).pop('config', None)
