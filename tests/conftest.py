@@ -9,7 +9,7 @@ from mmevit.datasets import prepare_digits
 from mmevit.models import EfficientViT
 
 # Configs, not modules.
-collect_ignore = ['engine/python_config']
+collect_ignore = ['cli/python_config']
 
 
 @pytest.fixture(autouse=True)

@@ -1,17 +1,20 @@
-"""Predictions for images, folders and videos, written as JSON and as pictures."""
+"""Inference on images, videos and directories, with JSON and pictures as output."""
 
 import contextlib
 import copy
 import logging
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import mmcv
 import mmengine
 import numpy as np
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.runner import CheckpointLoader
@@ -25,84 +28,95 @@ from mmevit.utils.files import atomic_write
 
 from .video import VIDEO_SUFFIXES, Frames, open_writer
 
+# Default visualizers.
+VISUALIZERS = dict(
+    mmdet='DetLocalVisualizer', mmpretrain='UniversalVisualizer', mmseg='SegLocalVisualizer'
+)
+Prediction = dict[str, Any]
+# A BGR image of shape (H, W, 3).
+Image = np.ndarray
+# Maps images of one size to predictions and pictures.
+Predictor = Callable[[list[Image]], list[tuple[Prediction, Image | None]]]
+# Names and images; names, predictions and pictures; and a function from the former to the latter.
+NamedImages = Iterable[tuple[str, Image]]
+Results = Iterator[tuple[str, Prediction, Image | None]]
+NamedPredictor = Callable[[NamedImages], Results]
 
-def infer(cfg, checkpoint, inputs, out_dir, batch_size=1, score_thr=0.3, device=None, draw=True):
-    """Predict what is in images and videos, and write it into a folder.
 
-    An image gives ``preds/NAME.json`` and, drawn upon, ``vis/NAME.jpg`` or ``.png``; a video gives
-    ``preds/NAME.json``, with a list of its frames' predictions, and ``vis/NAME.mp4``. Segments are
-    in ``preds/NAME.png``, a class a pixel, or for a video in ``preds/NAME/000000.png`` and so on.
-    What cannot be read is left out with a warning.
+def infer(
+    cfg: Config,
+    checkpoint: str,
+    inputs: Iterable[str],
+    out_dir: str | Path,
+    batch_size: int = 1,
+    score_thr: float = 0.3,
+    device: str | None = None,
+    draw: bool = True,
+) -> tuple[int, int]:
+    """Run inference on images and videos, and write the results to a directory.
+
+    For an image these are ``preds/NAME.json`` and a picture ``vis/NAME.jpg`` or ``.png``; for a
+    video ``preds/NAME.json`` with a list of predictions and ``vis/NAME.mp4``. Segmentation maps
+    are in ``preds/NAME.png``, for a video in ``preds/NAME/000000.png`` and so on. Unreadable files
+    are skipped with a warning.
 
     Args:
-        cfg (Config): Config of a detector of mmdet, a classifier of mmpretrain or a segmentor of
-            mmsegmentation.
-        checkpoint (str): Its weights.
-        inputs (Sequence[str]): Images, videos, and folders that hold some.
-        out_dir (str): Folder to write to.
-        batch_size (int): Number of images that are predicted at once, as far as they follow each
-            other and are of one size. Defaults to 1.
-        score_thr (float): Score from which on a detection is drawn; the JSON has all of them.
-            Defaults to 0.3.
-        device (str, optional): Device to run on, the best one unless given.
-        draw (bool): Whether to make pictures. Defaults to True.
+        cfg: Config of mmdet, mmpretrain or mmsegmentation.
+        checkpoint: File or URL of the weights.
+        inputs: Images, videos, and directories of them.
+        out_dir: Output directory.
+        batch_size: Maximum number of consecutive images of the same size in a batch.
+        score_thr: Minimum score of detections in pictures. The JSON has all detections.
+        device: Device to run on. Default: the best one.
+        draw: Whether to write pictures.
 
     Returns:
-        tuple[int, int]: Number of images and frames predicted, and of files that were left out.
+        Number of predicted images and frames, and number of skipped files.
 
     Raises:
-        ConfigError: If an input is missing or of no known kind, or the config is no whole one.
+        ConfigError: If an input is missing or not supported, or the config is incomplete.
         CheckpointError: If the checkpoint does not fit the model.
     """
     files, out_dir = name_inputs(inputs), Path(out_dir)
-    videos, images = (
-        {name: path for name, path in files.items() if is_video(path) == wanted}
-        for wanted in (True, False)
-    )
-    cfg = simplify_test_data(cfg)
+    videos = {name: path for name, path in files.items() if is_video(path)}
+    images = {name: path for name, path in files.items() if not is_video(path)}
+    cfg = prepare_config(cfg)
     predict = make_predictor(cfg, checkpoint, device, score_thr, draw)
     num_frames = sum(len(Frames(str(path))) for path in videos.values())
     columns = TextColumn('Inference'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns) as progress:
         task = progress.add_task('', total=len(images) + num_frames)
 
-        def run(named_images):
+        def run(named_images: NamedImages) -> Results:
             for result in predict_in_batches(predict, named_images, batch_size):
                 progress.advance(task)
                 yield result
 
         counts = [infer_images(images, make_loader(cfg), run, out_dir)]
         counts += [infer_video(name, path, run, out_dir) for name, path in videos.items()]
-    num_left_out = len(images) - counts[0] + counts[1:].count(0)
-    return sum(counts), num_left_out
+    num_skipped = len(images) - counts[0] + counts[1:].count(0)
+    return sum(counts), num_skipped
 
 
-def name_inputs(inputs):
-    """List the images and videos that are asked for, by the names of what is written for them.
+def name_inputs(inputs: Iterable[str | Path]) -> dict[str, Path]:
+    """List images and videos by the names of their outputs.
 
-    Args:
-        inputs (Sequence[str]): Files and folders.
-
-    Returns:
-        dict[str, Path]: The files, those of a folder in order. A name is that of the file without
-        its suffix, or with it where several differ in that alone.
+    A name is that of the file without its suffix, or with it if several files only differ in it.
 
     Raises:
-        ConfigError: If a file is missing or of no known kind, a folder holds none, or two files
-            have the same name.
+        ConfigError: If a file is missing or not supported, a directory has none, or two files have
+            the same name.
     """
     known = IMAGE_SUFFIXES + VIDEO_SUFFIXES
     paths = {}
     for path in map(Path, inputs):
         if not path.exists():
-            raise ConfigError(f'{path} is missing: name an image, a video, or a folder of them.')
+            raise ConfigError(f'{path} is missing. Give an image, a video, or a directory of them.')
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         files = [file for file in files if file.suffix.lower() in known]
         if not files:
-            kind = (
-                'holds no image or video' if path.is_dir() else 'is no image or video by its name'
-            )
-            raise ConfigError(f'{path} {kind} ({", ".join(known)}).')
+            fault = 'contains no image or video' if path.is_dir() else 'is not an image or video'
+            raise ConfigError(f'{path} {fault}. Supported suffixes: {", ".join(known)}.')
         paths.update({file.resolve(): file for file in files})
     stems = Counter(path.stem for path in paths.values())
     named = {}
@@ -110,38 +124,35 @@ def name_inputs(inputs):
         name = path.stem if stems[path.stem] == 1 else path.name
         if name in named:
             raise ConfigError(
-                f'{named[name]} and {path} would be written to one file: give them in two runs, '
-                'with an --out-dir each.'
+                f'{named[name]} and {path} have the same output file. Use two runs with different '
+                '--out-dir.'
             )
         named[name] = path
     return named
 
 
-def is_video(path):
-    """Whether a file is a video by its name."""
+def is_video(path: Path) -> bool:
+    """Whether a file has the suffix of a video."""
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def simplify_test_data(cfg):
-    """Have a config test on one data set that is not wrapped, which is all that inferencers know.
+def prepare_config(cfg: Config) -> Config:
+    """Copy a config, and change it to what inferencers support.
 
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        Config: A copy, whose images are loaded by ``LoadImageFromFile`` if they are by a transform
-        of its kind.
+    They need an unwrapped test data set, ``LoadImageFromFile`` in its pipeline and a visualizer.
 
     Raises:
         ConfigError: If the config has no test data.
     """
     if cfg.get('test_dataloader') is None:
-        raise ConfigError('The config is no whole one: it has no test_dataloader.')
+        raise ConfigError('Incomplete config: missing test_dataloader.')
     cfg = copy.deepcopy(cfg)
+    if cfg.get('visualizer') is None and cfg.get('default_scope') in VISUALIZERS:
+        cfg.visualizer = dict(type=VISUALIZERS[cfg.default_scope])
     dataset = next(find_datasets(cfg.test_dataloader.dataset))
     dataset.pipeline = dataset.get('pipeline') or []
     use_short_names(dataset.pipeline, cfg.get('default_scope'))
-    # As tools/test.py leaves it in the configs that it keeps.
+    # As in the configs that the test command saves.
     if load := find_step(dataset.pipeline, 'LoadReadableImage'):
         load.pop('on_error', None)
         load.type = 'LoadImageFromFile'
@@ -149,49 +160,29 @@ def simplify_test_data(cfg):
     return cfg
 
 
-def use_short_names(pipeline, library):
-    """Name the transforms as inferencers look for them, where a config has classes or full names.
-
-    Args:
-        pipeline (list[dict]): Configs of transforms, which are changed.
-        library (str | None): The library in which names are looked up.
-    """
+def use_short_names(pipeline: list[dict], library: str | None) -> None:
+    """Replace classes and full names of transforms by the names that inferencers look for."""
     with TRANSFORMS.switch_scope_and_registry(library) as registry:
         for step in pipeline:
-            kind = registry.get(step.type) if isinstance(step.type, str) else step.type
+            kind = step['type']
+            kind = registry.get(kind) if isinstance(kind, str) else kind
             if registry.get(type_name(step)) is kind:
-                step.type = type_name(step)
+                step['type'] = type_name(step)
 
 
-def make_loader(cfg):
-    """Make the transform that loads an image as the config's test pipeline does.
-
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        LoadReadableImage: Gives None for an image that cannot be read, with a warning.
-    """
+def make_loader(cfg: Config) -> Callable[[dict], dict | None]:
+    """Create the transform that loads images; its result is None for an unreadable one."""
     load = find_step(cfg.test_dataloader.dataset.pipeline, 'LoadImageFromFile') or {}
     return TRANSFORMS.build({**load, 'type': 'LoadReadableImage', 'on_error': 'skip'})
 
 
-def make_predictor(cfg, checkpoint, device, score_thr, draw):
-    """Make a function from images to predictions, by the inferencer of the config's library.
-
-    Args:
-        cfg (Config): The config.
-        checkpoint (str): The weights.
-        device (str | None): Device to run on, the best one if None.
-        score_thr (float): Score from which on a detection is drawn.
-        draw (bool): Whether to make pictures.
-
-    Returns:
-        callable: Maps a list of images of one size, BGR (H, W, 3), to as many pairs of a prediction
-        (dict) and a picture, BGR or None.
+def make_predictor(
+    cfg: Config, checkpoint: str, device: str | None, score_thr: float, draw: bool
+) -> Predictor:
+    """Create a predictor from the inferencer of the config's library; see :func:`infer`.
 
     Raises:
-        ConfigError: If the config is none of a known library.
+        ConfigError: If the library is not supported.
         CheckpointError: If the checkpoint does not fit the model.
     """
     makers = dict(
@@ -202,19 +193,18 @@ def make_predictor(cfg, checkpoint, device, score_thr, draw):
     library = cfg.get('default_scope')
     if library not in makers:
         raise ConfigError(
-            f'default_scope is {library!r}, but must be {", ".join(makers)}: give a whole config '
-            'of one of these libraries.'
+            f'default_scope={library!r} is not supported. Use a config of {", ".join(makers)}.'
         )
     inferencer, infer_batch, draw_one = makers[library](cfg, checkpoint, device)
     content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
     check_fit(inferencer.model, content)
     if library != 'mmpretrain' and 'dataset_meta' not in content.get('meta', {}):
-        # The inferencers would take the names of COCO or Cityscapes.
+        # The default of the inferencers are the names of COCO or Cityscapes.
         meta = DATASETS.build({**cfg.test_dataloader.dataset, 'lazy_init': True}).metainfo
         named = {name: meta[name] for name in ('classes', 'palette') if name in meta}
         inferencer.model.dataset_meta.update(named)
 
-    def predict(images):
+    def predict(images: list[Image]) -> list[tuple[Prediction, Image | None]]:
         predictions, samples = infer_batch(images)
         pictures = [
             mmcv.rgb2bgr(draw_one(mmcv.bgr2rgb(image), sample)) if draw else None
@@ -225,54 +215,51 @@ def make_predictor(cfg, checkpoint, device, score_thr, draw):
     return predict
 
 
-def make_detector(cfg, checkpoint, device, score_thr):
-    """Detections by mmdet's ``DetInferencer``, described as it does.
+# An inferencer, a function from BGR images to predictions and data samples, and one from an RGB
+# image and its data sample to an RGB picture.
+Parts = tuple[
+    Any, Callable[[list[Image]], tuple[list[Prediction], list]], Callable[[Image, Any], Image]
+]
 
-    Args:
-        cfg (Config): The config.
-        checkpoint (str): The weights.
-        device (str | None): Device to run on.
-        score_thr (float): Score from which on a detection is drawn.
 
-    Returns:
-        tuple: The inferencer; a function from images, BGR, to predictions and data samples; and one
-        from an image, RGB, and its sample to a picture, RGB.
+def make_detector(cfg: Config, checkpoint: str, device: str | None, score_thr: float) -> Parts:
+    """Detect objects with mmdet's ``DetInferencer``, with its output format.
 
     Raises:
-        ConfigError: If the model is a panoptic one.
+        ConfigError: If the model is panoptic.
     """
     from mmdet.apis import DetInferencer
 
     if 'Panoptic' in type_name(cfg.test_dataloader.dataset):
         raise ConfigError(
-            'The config is of a panoptic model, whose maps cannot be written here: use '
-            'mmdet.apis.DetInferencer, with panopticapi installed.'
+            'Panoptic models are not supported. Use mmdet.apis.DetInferencer, with panopticapi '
+            'installed.'
         )
-    inferencer = DetInferencer(cfg, checkpoint, device=device, show_progress=False)
+    inferencer: Any = DetInferencer(cfg, checkpoint, device=device, show_progress=False)
 
-    def infer_batch(images):
+    def infer_batch(images: list[Image]) -> tuple[list[Prediction], list]:
         ((_, data),) = inferencer.preprocess(images, batch_size=len(images))
         samples = inferencer.forward(data)
         return [inferencer.pred2dict(sample) for sample in samples], samples
 
-    def draw_one(image, sample):
+    def draw_one(image: Image, sample: Any) -> Image:
         return inferencer.visualize([image], [sample], return_vis=True, pred_score_thr=score_thr)[0]
 
     return inferencer, infer_batch, draw_one
 
 
-def make_segmentor(cfg, checkpoint, device):
-    """As :func:`make_detector`, by mmsegmentation: the classes that are found, and their map."""
+def make_segmentor(cfg: Config, checkpoint: str, device: str | None) -> Parts:
+    """Segment images with mmsegmentation, to the found classes and a map of labels."""
     from mmseg.apis import MMSegInferencer
 
-    inferencer = MMSegInferencer(cfg, checkpoint, device=device)
+    inferencer: Any = MMSegInferencer(cfg, checkpoint, device=device)
 
-    def infer_batch(images):
+    def infer_batch(images: list[Image]) -> tuple[list[Prediction], list]:
         (data,) = inferencer.preprocess(images, batch_size=len(images))
         samples = inferencer.forward(data)
         return [describe(sample.pred_sem_seg.data[0].cpu().numpy()) for sample in samples], samples
 
-    def describe(segments):
+    def describe(segments: np.ndarray) -> Prediction:
         names = inferencer.model.dataset_meta['classes']
         found = zip(*np.unique(segments, return_counts=True), strict=True)
         classes = [
@@ -282,46 +269,36 @@ def make_segmentor(cfg, checkpoint, device):
             classes=classes, segments=segments.astype(np.uint8 if len(names) < 256 else np.uint16)
         )
 
-    def draw_one(image, sample):
+    def draw_one(image: Image, sample: Any) -> Image:
         return inferencer.visualize([image], [sample], return_vis=True)[0]
 
     return inferencer, infer_batch, draw_one
 
 
-def make_classifier(cfg, checkpoint, device):
-    """As :func:`make_detector`, by mmpretrain: the class, its score, and the scores of all."""
+def make_classifier(cfg: Config, checkpoint: str, device: str | None) -> Parts:
+    """Classify images with mmpretrain, to a class and the scores of all classes."""
     from mmpretrain import ImageClassificationInferencer
     from mmpretrain.visualization import UniversalVisualizer
 
-    inferencer = ImageClassificationInferencer(cfg, checkpoint, device=device)
+    inferencer: Any = ImageClassificationInferencer(cfg, checkpoint, device=device)
     visualizer = UniversalVisualizer()
-    # Data sets that are no files but arrays, such as CIFAR, are RGB.
+    # The images of data sets without files, such as CIFAR, are RGB.
     is_rgb = find_step(cfg.test_dataloader.dataset.pipeline, 'LoadImageFromFile') is None
 
-    def infer_batch(images):
+    def infer_batch(images: list[Image]) -> tuple[list[Prediction], list]:
         inputs = [mmcv.bgr2rgb(image) if is_rgb else image for image in images]
         (data,) = inferencer.preprocess(inputs, batch_size=len(images))
         samples = inferencer.forward(data)
         return inferencer.postprocess(samples, None), samples
 
-    def draw_one(image, sample):
+    def draw_one(image: Image, sample: Any) -> Image:
         return visualizer.visualize_cls(image, sample, inferencer.classes, draw_gt=False)
 
     return inferencer, infer_batch, draw_one
 
 
-def predict_in_batches(predict, named_images, batch_size):
-    """Predict images one batch after the other.
-
-    Args:
-        predict (callable): What :func:`make_predictor` returns.
-        named_images (Iterable[tuple[str, ndarray]]): Names and images.
-        batch_size (int): Number of images at once. Only images of one size are put together, since
-            padding one to the size of another would change what is found in it.
-
-    Yields:
-        tuple[str, dict, ndarray | None]: Name, prediction and picture of each image.
-    """
+def predict_in_batches(predict: Predictor, named_images: NamedImages, batch_size: int) -> Results:
+    """Predict batches of images of the same size; padding would change their predictions."""
     for _, group in groupby(named_images, key=lambda named: named[1].shape):
         while batch := list(islice(group, batch_size)):
             names, images = zip(*batch, strict=True)
@@ -329,18 +306,13 @@ def predict_in_batches(predict, named_images, batch_size):
                 yield name, *result
 
 
-def infer_images(paths, load, run, out_dir):
-    """Predict images.
-
-    Args:
-        paths (dict[str, Path]): The images by their names.
-        load (callable): Loads one.
-        run (callable): Maps names and images to names, predictions and pictures.
-        out_dir (Path): Folder to write to.
-
-    Returns:
-        int: Number of images that could be read.
-    """
+def infer_images(
+    paths: dict[str, Path],
+    load: Callable[[dict], dict | None],
+    run: NamedPredictor,
+    out_dir: Path,
+) -> int:
+    """Predict images by name, and return the number of readable ones."""
     loaded = ((name, load(dict(img_path=str(path)))) for name, path in paths.items())
     readable = ((name, results['img']) for name, results in loaded if results is not None)
     count = 0
@@ -353,18 +325,8 @@ def infer_images(paths, load, run, out_dir):
     return count
 
 
-def infer_video(name, path, run, out_dir):
-    """Predict the frames of a video.
-
-    Args:
-        name (str): Its name.
-        path (Path): The video.
-        run (callable): Maps names and images to names, predictions and pictures.
-        out_dir (Path): Folder to write to.
-
-    Returns:
-        int: Number of frames that could be read.
-    """
+def infer_video(name: str, path: Path, run: NamedPredictor, out_dir: Path) -> int:
+    """Predict the frames of a video, and return the number of readable ones."""
     video = Frames(str(path))
     frames = ((f'{name}/{index:06d}', image) for index, image in enumerate(video))
     predictions, writer = [], None
@@ -379,7 +341,7 @@ def infer_video(name, path, run, out_dir):
             writer.write(picture)
     if len(predictions) < max(len(video), 1):
         print_log(
-            f'Of {path} {len(predictions)} of {len(video)} frames can be read.',
+            f'{path}: {len(predictions)} of {len(video)} frames can be read.',
             logger='current',
             level=logging.WARNING,
         )
@@ -388,21 +350,21 @@ def infer_video(name, path, run, out_dir):
     return len(predictions)
 
 
-def move_segments(prediction, name, out_dir):
-    """Write a prediction's map of segments, if it has one, and put the file's name in its place."""
+def move_segments(prediction: Prediction, name: str, out_dir: Path) -> Prediction:
+    """Write the segmentation map of a prediction, and replace it by its file name."""
     if 'segments' in prediction:
         write_image(prediction['segments'], out_dir / f'preds/{name}.png')
         prediction['segments'] = f'{name}.png'
     return prediction
 
 
-def write_image(image, path):
-    """Write an image, whole or not at all."""
+def write_image(image: Image, path: Path) -> None:
+    """Write an image atomically."""
     with atomic_write(path) as file:
         cv2.imwrite(str(file), image)
 
 
-def write_json(content, name, out_dir):
-    """Write a prediction, whole or not at all."""
+def write_json(content: Prediction, name: str, out_dir: Path) -> None:
+    """Write a prediction atomically."""
     with atomic_write(out_dir / f'preds/{name}.json') as file:
         mmengine.dump(content, file)

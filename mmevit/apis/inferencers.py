@@ -1,8 +1,10 @@
-"""OpenMMLab's inferencers with the models of mmevit, which also accept videos."""
+"""OpenMMLab's inferencers for models of mmevit and for videos."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.infer import BaseInferencer
 
 from mmevit.utils.configs import MIM_FOLDER
@@ -12,13 +14,14 @@ from .video import VIDEO_SUFFIXES, Frames
 
 
 class EfficientViTInferencer(BaseInferencer):
-    """Mixin for inferencers: finds models of mmevit by name, and accepts the path of a video.
+    """Mixin for inferencers that finds models of mmevit by name, and accepts paths of videos.
 
     Models are named as in the model index, ``retinanet_efficientvit-m4_fpn_1x_coco``, or by their
-    config, ``mmevit::efficientvit/retinanet_evit_m4.py``.
+    config, ``mmevit::efficientvit/retinanet_evit_m4.py``. The methods are private since
+    inferencers have no public hooks for models and inputs.
     """
 
-    def _load_model_from_metafile(self, model: str) -> tuple[ConfigDict, str | None]:
+    def _load_model_from_metafile(self, model: str) -> tuple[Config, str | None]:
         """Find the config and the weights of a model.
 
         Raises:
@@ -33,21 +36,22 @@ class EfficientViTInferencer(BaseInferencer):
         if not path.is_file():
             names = sorted(path.name for path in MIM_FOLDER.glob('configs/efficientvit/*.py'))
             raise ConfigError(
-                f'{model} is not one of the configs mmevit::efficientvit/..., {", ".join(names)}.'
+                f'{model} does not exist. The configs in mmevit::efficientvit/ are '
+                f'{", ".join(names)}.'
             )
         return Config.fromfile(path), None
 
-    def _inputs_to_list(self, inputs):
-        """List the inputs; those of a video are its frames.
+    def _inputs_to_list(self, inputs: Any) -> Sequence | Frames:
+        """List the inputs, or the frames of a video.
 
         Raises:
-            ConfigError: If a video cannot be read.
+            ConfigError: If the video cannot be read.
         """
         if not isinstance(inputs, str) or not inputs.lower().endswith(VIDEO_SUFFIXES):
             return super()._inputs_to_list(inputs)
         frames = Frames(inputs)
         if next(iter(frames), None) is None:
-            raise ConfigError(f'The video {inputs} cannot be read: it has no frames.')
+            raise ConfigError(f'The video {inputs} cannot be read. Check that the file is a video.')
         return frames
 
 

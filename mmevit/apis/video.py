@@ -1,6 +1,8 @@
-"""Reading and writing of videos."""
+"""Read and write videos."""
 
 import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import mmcv
@@ -12,27 +14,27 @@ VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
 
 
 @contextlib.contextmanager
-def open_writer(path, rate, size):
-    """Open a video for writing, which appears when it is whole.
+def open_writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[cv2.VideoWriter]:
+    """Write a video atomically.
 
     Args:
-        path (Path): The file, ``.mp4``.
-        rate (float): Frames per second; 25 are written where it is not between 1 and 240, as of
-            videos that do not tell theirs.
-        size (tuple[int, int]): Width and height.
+        path: The file, ``.mp4``.
+        rate: Frames per second. Outside 1 to 240, as in videos without a frame rate, 25 is used.
+        size: Width and height.
 
     Yields:
-        cv2.VideoWriter: Takes frames, BGR.
+        Writer for BGR frames.
 
     Raises:
-        ConfigError: If OpenCV cannot write such a video.
+        ConfigError: If OpenCV does not support the video.
     """
     rate = rate if 1 <= rate <= 240 else 25
     with atomic_write(path) as file:
-        writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*'mp4v'), rate, size)
+        codec = cv2.VideoWriter.fourcc(*'mp4v')
+        writer = cv2.VideoWriter(str(file), codec, rate, size)
         if not writer.isOpened():
             raise ConfigError(
-                f'OpenCV cannot write {path}, {size[0]}x{size[1]}: give --no-save-vis.'
+                f'OpenCV cannot write {path} of size {size[0]}x{size[1]}. Use --no-save-vis.'
             )
         try:
             yield writer
@@ -41,11 +43,11 @@ def open_writer(path, rate, size):
 
 
 class Frames(mmcv.VideoReader):
-    """The frames of a video, BGR (H, W, 3), read one by one as they are needed.
+    """The frames of a video, BGR (H, W, 3), read one by one.
 
-    There are none if it cannot be read. Some videos do not tell how many they have, and then
+    There are none if the video cannot be read. If it does not contain its number of frames,
     ``len()`` is 0.
     """
 
-    def __len__(self):
+    def __len__(self) -> int:
         return max(self.frame_cnt, 0)

@@ -1,10 +1,14 @@
-"""Arguments that several commands share, and the config that they make."""
+"""Arguments shared by several commands, and loading of configs with them."""
+
+from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 
 from mmevit.datasets.loading import load_readable_images
 from mmevit.utils.configs import find_datasets, read_config
@@ -12,108 +16,105 @@ from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import PICTURES, atomic_write, check_ending
 from mmevit.utils.tables import TABLES, write_table
 
-# Where launchers other than torchrun say which of its machine's processes this is.
+if TYPE_CHECKING:  # the smallest build of mmengine comes without matplotlib
+    from matplotlib.figure import Figure
+
+# Variables of the local rank, for launchers other than torchrun.
 LOCAL_RANKS = dict(slurm='SLURM_LOCALID', mpi='OMPI_COMM_WORLD_LOCAL_RANK')
 
 
-def common_parser(description):
-    """Make a parser with the arguments that mmdet's and mmpretrain's tools share.
-
-    Args:
-        description (str): What the tool does.
-
-    Returns:
-        argparse.ArgumentParser: The parser, to be added to.
-    """
+def common_parser(description: str | None) -> argparse.ArgumentParser:
+    """Create a parser with the common arguments of mmdet's and mmpretrain's tools."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics')
+    parser.add_argument('--work-dir', help='directory for logs, checkpoints and metrics')
     add_config_arguments(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
-        help='what started the processes of a distributed run',
+        help='job launcher of a distributed run',
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument(
-        '--no-pin-memory', action='store_true', help='do not pin the memory of the data loaders'
+        '--no-pin-memory', action='store_true', help='do not use pinned memory in data loaders'
     )
     return parser
 
 
-def add_config_arguments(parser):
-    """Add the arguments of all that takes a config and a checkpoint.
-
-    Args:
-        parser (argparse.ArgumentParser): The parser, which is added to.
-    """
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of commands with a config and a checkpoint."""
     add_settings_argument(parser)
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='load checkpoints that contain more than weights, and .pt2 files: runs their code',
+        help='load .pt2 files and checkpoints with more than weights; this runs their code',
     )
 
 
-def add_settings_argument(parser):
-    """Add the argument of all that takes a config.
-
-    Args:
-        parser (argparse.ArgumentParser): The parser, which is added to.
-    """
+def add_settings_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=SettingsAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config, such as model.backbone.arch=m0 or key="[a,b]"',
+        help='override settings of the config, in the format key=value, for example '
+        'model.backbone.arch=m0. Write lists as key="[a,b]", without spaces',
     )
 
 
 class SettingsAction(DictAction):
-    """:class:`mmengine.config.DictAction`, which says what it cannot read."""
+    """:class:`mmengine.config.DictAction` with a clear error message."""
 
-    def __call__(self, parser, namespace, values, option_string=None):
-        """Read the settings."""
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str = '',
+    ) -> None:
+        """Parse the settings."""
         try:
             super().__call__(parser, namespace, values, option_string)
-        # What it raises depends on where in a value it gets lost.
+        # DictAction raises various errors.
         except Exception:
             parser.error(
-                f'{option_string} {" ".join(values)} cannot be read: write KEY=VALUE, and lists as '
-                'KEY="[a,b]" without spaces; what holds dicts needs a config file.'
+                f'{option_string} {" ".join(values)} is not valid. Write KEY=VALUE, and lists as '
+                'KEY="[a,b]" without spaces. Set dicts in a config file.'
             )
 
 
 class SizeAction(argparse.Action):
-    """Takes the side of square images, or their height and width, as (height, width)."""
+    """Parse the side of square images, or their height and width, to (height, width)."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs, type=int, nargs='+', metavar=('H', 'W'))
 
-    def __call__(self, parser, namespace, values, option_string=None):
-        """Check and keep the size."""
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Check and store the size."""
         if len(values) > 2 or min(values) < 1:
-            parser.error(f'{option_string} takes a side, or a height and a width, in pixels.')
+            parser.error(f'{option_string} requires a side, or a height and a width, in pixels.')
         setattr(namespace, self.dest, (values[0], values[-1]))
 
 
-def load_config(args, splits, needs):
-    """Read the config and apply the arguments that the tools share.
+def load_config(args: argparse.Namespace, splits: Sequence[str], needs: Sequence[str]) -> Config:
+    """Read the config, and apply the arguments of :func:`common_parser`.
 
     Args:
-        args (argparse.Namespace): The parsed command line.
-        splits (Sequence[str]): Which of ``'train'``, ``'val'`` and ``'test'`` the tool uses. The
-            others are left as they are, for those who read the config that the work dir keeps.
-        needs (Sequence[str]): Settings that the tool cannot do without.
-
-    Returns:
-        Config: The config.
+        args: The parsed arguments.
+        splits: Those of ``'train'``, ``'val'`` and ``'test'`` that the command uses. The others are
+            not changed, since the config is saved in the work directory.
+        needs: Required settings.
 
     Raises:
-        ConfigError: If it is missing, cannot be read, or lacks one of ``needs``.
+        ConfigError: If the config is missing or invalid, or lacks one of ``needs``.
     """
-    # mmengine sets it too, but later.
+    # mmengine sets it too late for the checks.
     local_rank = LOCAL_RANKS.get(args.launcher, 'LOCAL_RANK')
     os.environ['LOCAL_RANK'] = os.environ.get(local_rank, str(args.local_rank))
     cfg = read_config(args.config, args.cfg_options, needs)
@@ -132,7 +133,7 @@ def load_config(args, splits, needs):
             )
         for dataset in find_datasets(dataloader.dataset):
             load_readable_images(dataset, on_error='skip' if split == 'train' else 'blank')
-        # mmpretrain's configs count on its tools for this; mmdet's say it themselves.
+        # mmpretrain sets these in its tools, mmdet in its configs.
         if cfg.get('default_scope') == 'mmpretrain':
             dataloader.setdefault('pin_memory', True)
             dataloader.setdefault('persistent_workers', dataloader.get('num_workers', 0) > 0)
@@ -142,40 +143,31 @@ def load_config(args, splits, needs):
     return cfg
 
 
-def add_output_arguments(parser):
-    """Add the files to write to a command line.
-
-    Args:
-        parser (argparse.ArgumentParser): The parser, which is added to.
-    """
-    parser.add_argument('--out', help='table to write, .md, .csv or .json')
-    parser.add_argument('--plot', help='picture to write')
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--out`` and ``--plot``."""
+    parser.add_argument('--out', help='file for the table: .md, .csv or .json')
+    parser.add_argument('--plot', help='file for the plot')
 
 
-def check_outputs(args):
-    """Check early that the files to write end as they must.
-
-    Args:
-        args (argparse.Namespace): The parsed command line.
+def check_outputs(args: argparse.Namespace) -> None:
+    """Check the suffixes of ``--out`` and ``--plot``.
 
     Raises:
-        UserError: If one does not.
+        UserError: If one is not supported.
     """
     for path, endings in ((args.out, TABLES), (args.plot, PICTURES)):
         if path:
             check_ending(path, endings)
 
 
-def write_outputs(args, rows, columns, note, draw):
-    """Write the files that a command line asks for.
-
-    Args:
-        args (argparse.Namespace): The parsed command line.
-        rows (list[dict]): See :func:`write_table`.
-        columns (dict[str, tuple[str, str]]): See :func:`write_table`.
-        note (str): See :func:`write_table`.
-        draw (Callable[[], matplotlib.figure.Figure]): Draws the picture.
-    """
+def write_outputs(
+    args: argparse.Namespace,
+    rows: Sequence[dict],
+    columns: Mapping[str, tuple[str, str]],
+    note: str,
+    draw: Callable[[], Figure],
+) -> None:
+    """Write ``--out``, see :func:`write_table`, and ``--plot``."""
     if args.out:
         write_table(rows, columns, note, args.out)
     if args.plot:

@@ -1,10 +1,11 @@
-"""End commands with one sentence for a user's mistake."""
+"""Exit commands with a one-line error message."""
 
 import contextlib
 import io
 import pickle
 import sys
 import traceback
+from collections.abc import Iterator
 from urllib.error import URLError
 
 from mmevit.utils.errors import UserError, one_line
@@ -12,10 +13,10 @@ from mmevit.utils.files import DISK_FULL
 
 
 @contextlib.contextmanager
-def one_sentence_errors():
-    """End the program with the sentence of a :class:`UserError` rather than with a traceback."""
+def one_sentence_errors() -> Iterator[None]:
+    """Exit with the message of a :class:`UserError`, and with a traceback for other errors."""
     for stream in (sys.stdout, sys.stderr):
-        # Names of classes and files may have characters that the console does not have.
+        # Class and file names may have characters that the console does not support.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
     try:
@@ -25,19 +26,18 @@ def one_sentence_errors():
     except URLError as error:
         # From data sets that download themselves.
         sys.exit(
-            f'error: A download failed ({error.reason}): put the files where the config expects '
-            'them by hand, or try again with a connection.'
+            f'error: A download failed ({error.reason}). Check the connection, or put the files '
+            'where the config expects them.'
         )
     except pickle.UnpicklingError as error:
-        # From a loader of mmengine's for URLs, which PyTorch has kept from unpickling.
+        # From mmengine's loaders for URLs, if PyTorch has refused to unpickle the file.
         reason = ' '.join(str(error).split('\n')[0].split())
         sys.exit(
-            f'error: A checkpoint holds more than weights, or is damaged ({reason}): '
-            'give --trust-checkpoint if you know where it comes from.'
+            f'error: A checkpoint is corrupt or contains more than weights ({reason}). If you '
+            'trust its source, use --trust-checkpoint.'
         )
-    # From what is not ours, such as modules of the user's own: where it was is for those who ask.
     except Exception as error:
         if getattr(error, 'errno', None) in DISK_FULL:
-            sys.exit(f'error: Nothing more can be written ({error}): make room, and try again.')
+            sys.exit(f'error: The disk is full ({error}). Free some space and try again.')
         traceback.print_exc()
         sys.exit(f'error: {one_line(error)} (see the traceback above)')

@@ -1,4 +1,4 @@
-"""Predict what is in images, folders and videos: JSON and pictures, from any config here."""
+"""Run inference on images, videos and directories, and write JSON and pictures."""
 
 import argparse
 from collections.abc import Sequence
@@ -22,14 +22,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         'config', help='config file, or a name such as mmevit::efficientvit/retinanet_evit_m4.py'
     )
     parser.add_argument('checkpoint', help='checkpoint file, or evit://NAME')
-    parser.add_argument('inputs', nargs='+', metavar='INPUT', help='image, video, or folder')
-    parser.add_argument('--out-dir', default='outputs', help='folder to write vis/ and preds/ to')
-    parser.add_argument('--batch-size', type=int, default=1, help='images at once, 1 unless given')
+    parser.add_argument('inputs', nargs='+', help='images, videos or directories')
     parser.add_argument(
-        '--pred-score-thr', type=float, default=0.3, help='score from which on a box is drawn, 0.3'
+        '--out-dir', default='outputs', help='directory for vis/ and preds/ (default: outputs)'
     )
-    parser.add_argument('--device', type=device, help='such as cpu or cuda:0')
-    parser.add_argument('--no-save-vis', action='store_true', help='make no pictures')
+    parser.add_argument('--batch-size', type=int, default=1, help='batch size (default: 1)')
+    parser.add_argument(
+        '--pred-score-thr', type=float, default=0.3, help='minimum score to draw (default: 0.3)'
+    )
+    parser.add_argument(
+        '--device', type=device, help='device, such as cpu or cuda:0 (default: the best one)'
+    )
+    parser.add_argument('--no-save-vis', action='store_true', help='do not write pictures')
     add_config_arguments(parser)
     args = parser.parse_args(argv)
     if args.batch_size < 1:
@@ -37,27 +41,25 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def device(name):
-    """Check that PyTorch has a device."""
+def device(name: str) -> str:
+    """Check that a device is available."""
     try:
         torch.empty(0, device=name)
-    # Depending on what is wrong, an AssertionError or a RuntimeError.
+    # An AssertionError or a RuntimeError.
     except Exception as error:
-        raise argparse.ArgumentTypeError(f'PyTorch has no device {name}') from error
+        raise argparse.ArgumentTypeError(f'device {name} is not available') from error
     return name
 
 
 @one_sentence_errors()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Check everything that can be checked first, then predict."""
+    """Validate config, device and checkpoint, then predict."""
     args = parse_args(argv)
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
-    cfg = read_config(args.config, args.cfg_options)
-    if cfg.get('model') is None:
-        raise ConfigError(f'{args.config} is no whole config: it has no model.')
+    cfg = read_config(args.config, args.cfg_options, needs=['model'])
     check_config(cfg, splits=())
     check_checkpoint(args.checkpoint)
-    num_predicted, num_left_out = infer(
+    num_predicted, num_skipped = infer(
         cfg,
         args.checkpoint,
         args.inputs,
@@ -68,6 +70,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw=not args.no_save_vis,
     )
     if not num_predicted:
-        raise ConfigError('None of the files can be read: nothing was written.')
-    left_out = f'; {num_left_out} files could not be read' if num_left_out else ''
-    print(f'Predictions of {num_predicted} images: {args.out_dir}{left_out}')
+        raise ConfigError('None of the files can be read. See the warnings above.')
+    skipped = f' ({num_skipped} files could not be read)' if num_skipped else ''
+    print(f'Predictions of {num_predicted} images are in {args.out_dir}{skipped}.')

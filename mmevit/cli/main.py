@@ -21,7 +21,7 @@ COMMANDS = {
 def main() -> None:
     """Run a command with the arguments that follow its name."""
     parser = argparse.ArgumentParser(prog='mmevit', description='EfficientViT for OpenMMLab.')
-    parser.add_argument('command', choices=COMMANDS, help='mmevit COMMAND --help describes each')
+    parser.add_argument('command', choices=COMMANDS, help='see mmevit COMMAND --help')
     command = parser.parse_args(sys.argv[1:2]).command
     # argparse shows this name in usage messages.
     sys.argv = [f'mmevit {command}', *sys.argv[2:]]

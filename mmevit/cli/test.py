@@ -1,10 +1,11 @@
-"""Evaluate a checkpoint, or an exported file, of an mmdet, mmpretrain or mmsegmentation config."""
+"""Evaluate a checkpoint or an exported file with a config of an OpenMMLab library."""
 
 import argparse
 import os
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import mmengine
 from mmengine.config import Config, ConfigDict
@@ -24,12 +25,12 @@ from mmevit.engine.runner import build_runner
 from mmevit.utils.configs import as_list, find_datasets, type_name
 from mmevit.utils.errors import ConfigError
 
-# Those that draw every n-th image, as the one of mmpretrain does.
+# Hooks that draw every n-th image, like mmpretrain's.
 INTERVAL_HOOKS = dict(
     DetVisualizationHook='IntervalDetVisualizationHook',
     SegVisualizationHook='IntervalSegVisualizationHook',
 )
-# How each library merges the predictions of several views, unless its config says.
+# Default models for test-time augmentation.
 TTA_MODELS = dict(
     mmdet=dict(
         type='DetTTAModel',
@@ -43,28 +44,30 @@ TTA_MODELS = dict(
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = common_parser(__doc__)
-    parser.add_argument('config', help='config file, of mmdet, mmpretrain or mmsegmentation')
-    parser.add_argument('checkpoint', help='checkpoint file, or one that tools/export.py wrote')
-    parser.add_argument('--out', metavar='FILE', help='write predictions (.pkl) or metrics here')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint or exported file')
+    parser.add_argument('--out', help='file for predictions (.pkl) or metrics')
     parser.add_argument(
         '--out-item',
         choices=['pred', 'metrics'],
-        help='what --out writes, predictions unless given',
+        help='content of --out (default: pred)',
     )
-    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
-    parser.add_argument('--show-dir', metavar='DIR', help='save pictures of the predictions here')
-    parser.add_argument('--interval', type=int, default=1, help='draw every so many images')
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument('--show-dir', help='directory for images with predictions')
     parser.add_argument(
-        '--wait-time', type=float, default=2, help='seconds that --show shows a picture'
+        '--interval', type=int, default=1, help='draw every n-th image (default: 1)'
+    )
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='display time of --show in seconds (default: 2)'
     )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument('--amp', action='store_true', help='evaluate in mixed precision')
     parser.add_argument(
-        '--deploy', action='store_true', help='fold the model for inference and evaluate that'
+        '--deploy', action='store_true', help='fold batch norm before the evaluation'
     )
     args = parser.parse_args(argv)
     if args.out_item and not args.out:
-        parser.error('--out-item needs --out.')
+        parser.error('--out-item requires --out.')
     suffixes = ('.pkl', '.pickle')
     if args.out_item == 'metrics':
         suffixes += ('.json', '.yaml', '.yml')
@@ -75,27 +78,30 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @one_sentence_errors()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Check everything that can be checked first, then evaluate."""
+    """Validate config, devices and data, then evaluate."""
     args = parse_args(argv)
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
     splits = ('test',)
     needs = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg')
     cfg = load_config(args, splits, needs)
     is_exported = Path(args.checkpoint).suffix in TARGETS.values()
-    # A config that a resumed run has kept would have the training resumed.
+    # The config in a work directory may have `resume=True`.
     cfg.resume, cfg.load_from = False, None if is_exported else args.checkpoint
     check_checkpoint(cfg.load_from)
     check_config(cfg, splits)
     if is_exported:
         if args.deploy or args.launcher != 'none':
             raise ConfigError(
-                '--deploy and --launcher are for checkpoints: an exported file is folded already, '
-                'and runs in one process.'
+                '--deploy and --launcher are not supported for exported files: they are folded '
+                'already and run in one process. Remove the option.'
             )
         evaluate_exported(cfg, args.checkpoint, args.trust_checkpoint)
     if args.amp:
         if cfg.get('default_scope') == 'mmdet' and get_device() == 'cpu':
-            raise ConfigError("--amp needs a GPU for detectors: on CPUs mmcv's nms takes float32.")
+            raise ConfigError(
+                "--amp requires a GPU for detectors: on CPUs, mmcv's nms only supports float32. "
+                'Remove --amp.'
+            )
         cfg.test_cfg.fp16 = True
     if args.show or args.show_dir:
         enable_drawing(cfg, args)
@@ -105,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='StrictLoadHook')]
     if args.deploy:
         cfg.custom_hooks.append(dict(type='FoldHook'))
-    # Without its file's name, the config is kept beside the one that training kept, not over it.
+    # Without its file name, so that the config of the training in the work directory is not
+    # overwritten. Private: the public to_dict() converts classes to strings.
     runner = build_runner(Config(cfg._to_lazy_dict()))
     if args.out and args.out_item != 'metrics':
         runner.test_evaluator.metrics.append(make_dump(cfg, args.out))
@@ -116,25 +123,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         mmengine.dump(metrics, args.out)
 
 
-def enable_drawing(cfg, args):
-    """Have the visualization hook draw, with the same flags for all libraries.
-
-    Args:
-        cfg (Config): The config.
-        args (argparse.Namespace): The parsed command line.
+def enable_drawing(cfg: Config, args: argparse.Namespace) -> None:
+    """Enable the visualization hook, with the same options for all libraries.
 
     Raises:
-        ConfigError: If the config has no visualization hook.
+        ConfigError: If the config has no visualization hook or no visualizer.
     """
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise ConfigError(
-            '--show and --show-dir need default_hooks.visualization in the config, such as '
-            "dict(type='DetVisualizationHook') for mmdet."
+            '--show and --show-dir require default_hooks.visualization in the config. Set it, for '
+            "mmdet to dict(type='DetVisualizationHook')."
         )
     if cfg.get('visualizer') is None:
-        raise ConfigError('--show and --show-dir need a visualizer, but the config has none.')
-    # A relative folder would be taken below the work directory by mmdet, but not by mmpretrain.
+        raise ConfigError(
+            '--show and --show-dir require a visualizer, but visualizer is None. Set it in the '
+            'config.'
+        )
+    # mmdet resolves relative paths in the work directory, mmpretrain in the current one.
     folder = os.path.abspath(args.show_dir) if args.show_dir else None
     hook.update(interval=args.interval, show=args.show, wait_time=args.wait_time)
     if type_name(hook) in INTERVAL_HOOKS:
@@ -142,38 +148,35 @@ def enable_drawing(cfg, args):
         return
     if args.tta:
         raise ConfigError(
-            "mmpretrain's hook cannot draw several views of an image: leave out --tta or --show."
+            "mmpretrain's visualization hook does not support --tta. Remove --tta, or --show and "
+            '--show-dir.'
         )
     hook.update(enable=True, out_dir=folder)
 
 
-def enable_tta(cfg):
-    """Wrap the model and the pipeline for test-time augmentation, by flips unless the config says.
-
-    Args:
-        cfg (Config): The config.
+def enable_tta(cfg: Config) -> None:
+    """Enable test-time augmentation as set in the config (default: flips).
 
     Raises:
-        ConfigError: If the model finds masks of objects, which mmdet cannot merge.
+        ConfigError: If the library or the model does not support it.
     """
     library = cfg.get('default_scope')
     if library not in TTA_MODELS:
         raise ConfigError(
-            f'--tta is for configs with default_scope {", ".join(TTA_MODELS)}, not {library!r}.'
+            f'--tta does not support default_scope={library!r}, only {", ".join(TTA_MODELS)}. '
+            'Remove it.'
         )
-    if library == 'mmdet' and finds_masks(cfg):
-        raise ConfigError(
-            'mmdet has no test-time augmentation for masks of objects: leave out --tta.'
-        )
+    if library == 'mmdet' and has_masks(cfg):
+        raise ConfigError('mmdet does not support test-time augmentation for masks. Remove --tta.')
     datasets = list(find_datasets(cfg.test_dataloader.dataset))
     if cfg.get('tta_model') is None:
         cfg.tta_model = TTA_MODELS[library]
     if cfg.get('tta_pipeline') is None:
         *transforms, pack = deepcopy(datasets[0].pipeline)
         if library == 'mmdet':
-            # Unlike its test pipelines, its defaults tell whether a view is flipped.
+            # Unlike its test pipelines, the default meta_keys include the flip.
             pack.pop('meta_keys', None)
-        # Merged predictions are drawn and measured on the first view, so that is not flipped.
+        # Merged predictions are drawn and evaluated on the first view, which is not flipped.
         flips = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]
         augmentation = dict(type='TestTimeAug', transforms=[flips, [pack]])
         cfg.tta_pipeline = [*transforms, augmentation]
@@ -183,8 +186,8 @@ def enable_tta(cfg):
         load_readable_images(dataset, on_error='blank')
 
 
-def finds_masks(cfg):
-    """Whether a detector has a head for masks, or is measured by some."""
+def has_masks(cfg: Config) -> bool:
+    """Whether a detector has a mask head, or masks are evaluated."""
     heads = (cfg.model, cfg.model.get('roi_head') or {})
     return any(head.get('mask_head') for head in heads) or any(
         'segm' in (evaluator.get('metric') or ()) or 'Panoptic' in type_name(evaluator)
@@ -192,16 +195,8 @@ def finds_masks(cfg):
     )
 
 
-def make_dump(cfg, path):
-    """Make the metric that writes the predictions.
-
-    Args:
-        cfg (Config): The config.
-        path (str): File to write.
-
-    Returns:
-        DumpResults: The metric; masks of objects are run-length encoded.
-    """
+def make_dump(cfg: Config, path: str) -> DumpResults:
+    """Create the metric that writes the predictions; mmdet's encodes masks."""
     if cfg.get('default_scope') != 'mmdet':
         return DumpWithoutLogits(path)
     from mmdet.evaluation import DumpDetResults
@@ -210,10 +205,10 @@ def make_dump(cfg, path):
 
 
 class DumpWithoutLogits(DumpResults):
-    """Without the scores of every class at every pixel, which would soon fill the memory."""
+    """:class:`mmengine.evaluator.DumpResults` without segmentation logits, to save memory."""
 
-    def process(self, data_batch, predictions):
-        """Keep the rest of the predictions of a batch."""
+    def process(self, data_batch: Any, predictions: Sequence[dict]) -> None:
+        """Store the predictions of a batch."""
         kept = [
             {name: value for name, value in prediction.items() if name != 'seg_logits'}
             for prediction in predictions

@@ -1,7 +1,9 @@
-"""Train a model of an mmdet or mmpretrain config."""
+"""Train a model from a config of mmdet, mmpretrain or mmsegmentation."""
 
 import argparse
 from collections.abc import Sequence
+
+from mmengine.config import Config
 
 from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.checkpoint.loader import check_checkpoint
@@ -17,19 +19,18 @@ from mmevit.utils.errors import ConfigError
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = common_parser(__doc__)
-    parser.add_argument('config', help='config file, of mmdet or mmpretrain')
+    parser.add_argument('config', help='config file')
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
-        metavar='CHECKPOINT',
-        help='go on from this checkpoint, or without a value from the last one of the work dir',
+        help='resume from this checkpoint (default: the last one in the work directory)',
     )
-    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help="scale the learning rate from the config's base batch size to the actual one",
+        help='scale the learning rate by the batch size / auto_scale_lr.base_batch_size',
     )
     parser.add_argument(
         '--no-validate', action='store_true', help='do not evaluate during training'
@@ -37,14 +38,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--no-persistent-workers',
         action='store_true',
-        help='start the workers of the data loaders anew for every epoch',
+        help='restart the workers of the data loaders every epoch',
     )
     return parser.parse_args(argv)
 
 
 @one_sentence_errors()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Check everything that can be checked first, then train."""
+    """Validate config, devices and data, then train."""
     args = parse_args(argv)
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
     splits = ('train', 'val')
@@ -56,15 +57,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     build_trainer(cfg).train()
 
 
-def apply_flags(cfg, args):
-    """Write the flags of this tool into the config.
-
-    Args:
-        cfg (Config): The config.
-        args (argparse.Namespace): The parsed command line.
+def apply_flags(cfg: Config, args: argparse.Namespace) -> None:
+    """Apply the arguments of this command to the config.
 
     Raises:
-        ConfigError: If the config lacks what a flag needs.
+        ConfigError: If ``--auto-scale-lr`` is given, but the config has no base batch size.
     """
     if args.amp:
         is_adaptive = type_name(cfg.optim_wrapper).startswith('AdaptiveClip')
@@ -75,8 +72,8 @@ def apply_flags(cfg, args):
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise ConfigError(
-                '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the batch '
-                'size over all GPUs that its learning rate was chosen for.'
+                '--auto-scale-lr requires auto_scale_lr.base_batch_size in the config. Set it to '
+                'the total batch size that the learning rate is for.'
             )
         cfg.auto_scale_lr.enable = True
     if args.no_validate:

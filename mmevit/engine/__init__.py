@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+from .acceleration import ChannelsLastHook, CompileHook
 from .adaptive_clipping import (
     AdaptiveClipAmpOptimWrapper,
     AdaptiveClipBfloat16OptimWrapper,
@@ -10,23 +11,19 @@ from .adaptive_clipping import (
 from .checkpointing import AtomicCheckpointHook
 from .cpu_processes import CPUDistributedDataParallel
 from .data_hooks import InvalidLabelsHook, UnreadableImagesHook
-from .hooks import (
-    ChannelsLastHook,
-    CompileHook,
-    InvalidLossHook,
-    StrictLoadHook,
-    TrainingCurveHook,
-    TrainingWeightsHook,
-)
+from .invalid_loss import InvalidLossHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .loading_hooks import StrictLoadHook, TrainingWeightsHook
 from .mixed_precision import Bfloat16OptimWrapper
 from .randomness import ResumableRandomnessHook
 from .schedule import ConfigScheduleHook
+from .training_curve import TrainingCurveHook
 
 __all__ = [
     'AdaptiveClipAmpOptimWrapper',
     'AdaptiveClipBfloat16OptimWrapper',
     'AdaptiveClipOptimWrapper',
+    'AtomicCheckpointHook',
     'Bfloat16OptimWrapper',
     'CPUDistributedDataParallel',
     'ChannelsLastHook',
@@ -36,11 +33,10 @@ __all__ = [
     'InvalidLossHook',
     'LayerDecayOptimWrapperConstructor',
     'ResumableRandomnessHook',
-    'AtomicCheckpointHook',
+    'StrictLoadHook',
     'TrainingCurveHook',
     'TrainingWeightsHook',
     'UnreadableImagesHook',
-    'StrictLoadHook',
 ]
 
 if find_spec('mmdet'):

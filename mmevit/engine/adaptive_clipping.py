@@ -1,4 +1,6 @@
-"""Adaptive gradient clipping, as wrappers of any optimizer."""
+"""Optimizer wrappers with adaptive gradient clipping."""
+
+from typing import Any
 
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
@@ -8,13 +10,14 @@ from mmevit.utils.errors import ConfigError
 from .mixed_precision import Bfloat16OptimWrapper
 
 
-class AdaptiveClipping:
-    """Clip each unit's gradient in proportion to the norm of its weights.
+class AdaptiveClipping(OptimWrapper):
+    """Mixin that clips the gradient of each unit relative to the norm of its weights.
 
     From `High-Performance Large-Scale Image Recognition Without Normalization
-    <https://arxiv.org/abs/2102.06171>`_, Section 4.1, computed by timm: the gradient of an output
-    unit whose norm is above ``clip_factor * max(norm of its weights, eps)`` is scaled down to it.
-    The last layer, which that paper leaves out, is clipped too, as EfficientViT was trained::
+    <https://arxiv.org/abs/2102.06171>`_, Section 4.1, as implemented in timm: if the norm of the
+    gradient of an output unit exceeds ``clip_factor * max(norm of its weights, eps)``, the gradient
+    is scaled down to it. Unlike in the paper, the last layer is clipped too, as in the training of
+    EfficientViT::
 
         optim_wrapper = dict(
             type='AdaptiveClipOptimWrapper',
@@ -23,40 +26,42 @@ class AdaptiveClipping:
         )
 
     Args:
-        clip_grad (dict): ``clip_factor``, above 0, and optionally ``eps``, 1e-3 unless given, and
-            ``norm_type``, 2 unless given.
-        **kwargs: The arguments of the wrapper that this is mixed into.
+        clip_grad: ``clip_factor``, above 0, and optionally ``eps`` (default: 1e-3) and
+            ``norm_type`` (default: 2).
+        **kwargs: Arguments of the optimizer wrapper.
 
     Raises:
-        ConfigError: If ``clip_grad`` is something else, or timm is not installed.
+        ConfigError: If ``clip_grad`` is invalid, or timm is not installed.
     """
 
-    def __init__(self, *args, clip_grad=None, **kwargs):
+    def __init__(self, *args: Any, clip_grad: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         settings = clip_grad or {}
         is_known = settings.keys() <= {'clip_factor', 'eps', 'norm_type'}
         if not is_known or not settings.get('clip_factor', 0) > 0:
             raise ConfigError(
-                f'optim_wrapper.clip_grad is {clip_grad}, but {type(self).__name__} needs '
-                'clip_factor, above 0, and takes eps and norm_type besides.'
+                f'optim_wrapper.clip_grad={clip_grad} is not valid for {type(self).__name__}. Set '
+                'clip_factor, above 0, and optionally eps and norm_type.'
             )
         try:
             from timm.utils.agc import adaptive_clip_grad
         except ImportError as error:
             raise ConfigError(
-                f'{type(self).__name__} clips by timm, which is not installed: pip install timm.'
+                f'{type(self).__name__} requires timm, which is not installed. Run pip install '
+                'timm.'
             ) from error
         self.adaptive_clip_grad = adaptive_clip_grad
-        # What the wrappers look at before they step, after AMP has unscaled the gradients.
         self.clip_grad_kwargs = settings
 
-    def _clip_grad(self):
+    # mmengine calls this in `step`, after AMP has unscaled the gradients; no public method is
+    # called there.
+    def _clip_grad(self) -> None:
         for group in self.optimizer.param_groups:
             self.adaptive_clip_grad(group['params'], **self.clip_grad_kwargs)
 
 
 @OPTIM_WRAPPERS.register_module()
-class AdaptiveClipOptimWrapper(AdaptiveClipping, OptimWrapper):
+class AdaptiveClipOptimWrapper(AdaptiveClipping):
     """:class:`mmengine.optim.OptimWrapper` with adaptive gradient clipping."""
 
 

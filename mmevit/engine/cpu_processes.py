@@ -1,31 +1,30 @@
-"""Training in several processes on CPUs, for which mmengine and PyTorch lack a few things."""
+"""Distributed training on CPUs, which mmengine and PyTorch support only in part."""
 
 from datetime import timedelta
+from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
 from mmevit.utils.errors import ConfigError
 
 
-def join_cpu_processes(cfg):
-    """Join the processes that torchrun has started, and wrap the model so that no GPU is needed.
+def init_cpu_process_group(cfg: Config) -> None:
+    """Initialize the process group of torchrun with gloo, and set a model wrapper for CPUs.
 
     mmengine's own launcher selects a GPU and wraps the model for one, even without any.
-
-    Args:
-        cfg (Config): The config, whose backend becomes gloo, and whose model gets a wrapper.
 
     Raises:
         ConfigError: If ``timeout`` is not a number of seconds.
     """
     settings = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
     if settings.get('backend', 'nccl') == 'nccl':
-        print_log('PyTorch sees no GPU: the processes are joined by gloo rather than nccl.')
+        print_log('No GPU is available. The backend is gloo instead of nccl.')
         cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
     options = dict(cfg.env_cfg.dist_cfg)
     options.pop('init_backend', None)  # of mmengine, not of PyTorch
@@ -48,37 +47,34 @@ def join_cpu_processes(cfg):
 
 @MODEL_WRAPPERS.register_module()
 class CPUDistributedDataParallel(MMDistributedDataParallel):
-    """:class:`mmengine.model.MMDistributedDataParallel` whose layers of SyncBN work on CPUs.
+    """:class:`mmengine.model.MMDistributedDataParallel` that supports SyncBN on CPUs."""
 
-    Args:
-        module (nn.Module): The model.
-        **kwargs: The other arguments of mmengine's wrapper.
-    """
-
-    def __init__(self, module, **kwargs):
+    def __init__(self, module: nn.Module, **kwargs: Any) -> None:
         for layer in module.modules():
             if isinstance(layer, nn.SyncBatchNorm):
-                layer.__class__ = BatchNormOverProcesses
+                layer.__class__ = CPUSyncBatchNorm  # pyright: ignore[reportAttributeAccessIssue]
         super().__init__(module, **kwargs)
 
 
-class BatchNormOverProcesses(nn.modules.batchnorm._BatchNorm):
-    """What :class:`torch.nn.SyncBatchNorm` does on GPUs, for which alone PyTorch has it."""
+# Not a subclass of SyncBatchNorm, which DistributedDataParallel rejects on CPUs.
+class CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """:class:`torch.nn.SyncBatchNorm` for CPUs; PyTorch's own runs on GPUs only."""
 
-    def forward(self, input):
-        """Normalise by the statistics of all processes in training.
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize by the statistics of all processes in training.
 
         Args:
-            input (Tensor): (N, C, ...), where N may differ between the processes.
-
-        Returns:
-            Tensor: Of the same shape.
+            input: (N, C, ...); N may differ between the processes.
         """
         if not self.training:
             return super().forward(input)
         axes = [axis for axis in range(input.dim()) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(input.dim())]
-        # In mixed precision too, sums need the digits of float32.
+        # Sums in float32, in mixed precision too.
         values = input.to(torch.promote_types(input.dtype, torch.float32))
         count = all_reduce(values.new_tensor(input.numel() / input.size(1)))
         mean = all_reduce(values.sum(axes)) / count
@@ -92,17 +88,12 @@ class BatchNormOverProcesses(nn.modules.batchnorm._BatchNorm):
         return output.to(input.dtype)
 
     @torch.no_grad()
-    def update_statistics(self, mean, variance):
-        """Move the running statistics towards those of a batch.
-
-        Args:
-            mean (Tensor): (C,).
-            variance (Tensor): (C,), unbiased.
-        """
+    def update_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        """Update the running statistics; the variance is unbiased."""
         self.num_batches_tracked += 1
-        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance, share)
+        momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance, momentum)
 
-    def _check_input_dim(self, input):
-        """Take maps of any number of axes."""
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Accept inputs of any number of dimensions."""

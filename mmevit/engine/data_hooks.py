@@ -1,12 +1,15 @@
-"""Hooks that look at what the data loaders give."""
+"""Hooks that check images and labels in the batches of the data loaders."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, repeat
+from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
 from mmevit.checks.class_counts import count_classes
 from mmevit.datasets.loading import LoadReadableImage, UnreadableImages, check_share
@@ -14,12 +17,8 @@ from mmevit.utils.configs import type_name
 from mmevit.utils.errors import UserError
 
 
-def add_data_hooks(cfg):
-    """Add the hooks of this module to the default hooks of a config, which may set their arguments.
-
-    Args:
-        cfg (Config): The config.
-    """
+def add_data_hooks(cfg: Config) -> None:
+    """Add the hooks of this module to ``default_hooks``, where configs can set their arguments."""
     hooks = cfg.get('default_hooks') or {}
     for name, kind in dict(
         unreadable_images='UnreadableImagesHook', invalid_labels='InvalidLabelsHook'
@@ -30,12 +29,12 @@ def add_data_hooks(cfg):
 
 @HOOKS.register_module()
 class UnreadableImagesHook(Hook):
-    """Count the images that cannot be decoded, and end the run where there are too many.
+    """Count the images that cannot be decoded, and stop the run if there are too many.
 
     An image that is skipped or replaced by a blank one, see
     :class:`mmevit.datasets.LoadReadableImage`, is counted once, over all worker processes and all
-    processes of a distributed run. The count is logged after each epoch of training, and is the
-    metric ``unreadable_images`` of an evaluation. The tools add the hook; elsewhere::
+    processes of a distributed run. The count is logged after each training epoch, and is the
+    metric ``unreadable_images`` of an evaluation. The commands add this hook; elsewhere::
 
         custom_hooks = [dict(type='UnreadableImagesHook', max_share=0.01)]
 
@@ -46,33 +45,33 @@ class UnreadableImagesHook(Hook):
     # Before the workers start, and before the metrics are recorded.
     priority = 'HIGHEST'
 
-    def __init__(self, max_share: float = 0.01):
+    def __init__(self, max_share: float = 0.01) -> None:
         self.max_share = max_share
 
-    def before_train(self, runner):
-        """Let the workers share what they find."""
-        self.share(runner.train_dataloader.dataset)
+    def before_train(self, runner: Runner) -> None:
+        """Share the counts with the workers before they start."""
+        self.reset(runner.train_dataloader.dataset)
 
-    def before_val(self, runner):
-        """Let the workers share what they find."""
-        self.share(runner.val_dataloader.dataset)
+    def before_val(self, runner: Runner) -> None:
+        """Share the counts with the workers before they start."""
+        self.reset(runner.val_dataloader.dataset)
 
-    def before_test(self, runner):
-        """Let the workers share what they find."""
-        self.share(runner.test_dataloader.dataset)
+    def before_test(self, runner: Runner) -> None:
+        """Share the counts with the workers before they start."""
+        self.reset(runner.test_dataloader.dataset)
 
-    def share(self, dataset):
-        """Give each data set a place to note unreadable images, which its workers keep."""
-        for part, load in find_loading(dataset):
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Reset the counts."""
+        self.reset(runner.train_dataloader.dataset)
+
+    def reset(self, dataset: Any) -> None:
+        """Clear the record of unreadable images that a data set shares with its workers."""
+        for part, load in find_loading_steps(dataset):
             if load.unreadable is None:
                 load.unreadable = UnreadableImages(len(part), self.max_share)
             load.unreadable.flags.zero_()
 
-    def before_train_epoch(self, runner):
-        """Count from 0."""
-        self.share(runner.train_dataloader.dataset)
-
-    def after_train_epoch(self, runner):
+    def after_train_epoch(self, runner: Runner) -> None:
         """Log the count.
 
         Raises:
@@ -84,7 +83,7 @@ class UnreadableImagesHook(Hook):
                 f'Epoch(train) [{runner.epoch + 1}]  unreadable_images: {count} of {num_images}'
             )
 
-    def after_val_epoch(self, runner, metrics=None):
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Add the count to the metrics.
 
         Raises:
@@ -92,7 +91,7 @@ class UnreadableImagesHook(Hook):
         """
         self.add_to(metrics, runner, runner.val_dataloader.dataset)
 
-    def after_test_epoch(self, runner, metrics=None):
+    def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Add the count to the metrics.
 
         Raises:
@@ -100,67 +99,88 @@ class UnreadableImagesHook(Hook):
         """
         self.add_to(metrics, runner, runner.test_dataloader.dataset)
 
-    def add_to(self, metrics, runner, dataset):
-        """Add the count to the metrics."""
+    def add_to(self, metrics: dict | None, runner: Runner, dataset: Any) -> None:
+        """Add the count to the metrics, or log it if there are none."""
         count, num_images = self.count(dataset)
-        # An empty dict tells that there is nothing by which a checkpoint could be the best.
+        # CheckpointHook would choose the best checkpoint by this count, if it were the only metric.
         if num_images and metrics:
             metrics['unreadable_images'] = count
         elif num_images:
             runner.logger.info(f'unreadable_images: {count} of {num_images}')
 
-    def count(self, dataset) -> tuple[int, int]:
-        """Count the unreadable images of all processes, and the images.
+    def count(self, dataset: Any) -> tuple[int, int]:
+        """Count the unreadable images over all processes, and all images.
 
         Raises:
-            UserError: If they are too many.
+            UserError: If too many are unreadable.
         """
         counts = []
-        for _, load in find_loading(dataset):
+        for _, load in find_loading_steps(dataset):
             flags = load.unreadable.flags.clone()
             all_reduce(flags, 'max')
-            counts.append((int(flags.sum()), len(flags)))
-            check_share(*counts[-1], self.max_share)
+            count, num_images = int(flags.sum()), len(flags)
+            check_share(count, num_images, self.max_share)
+            counts.append((count, num_images))
         return sum(count for count, _ in counts), sum(length for _, length in counts)
 
 
-def find_loading(dataset) -> Iterator[tuple]:
-    """Yield the data sets within wrappers that load images by LoadReadableImage, with that step."""
-    parts = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    if parts[0] is not None:
-        for part in parts:
-            yield from find_loading(part)
+def find_loading_steps(dataset: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each data set inside wrappers that uses LoadReadableImage, with that transform."""
+    parts = list_wrapped(dataset)
+    for part in parts:
+        yield from find_loading_steps(part)
+    if parts:
         return
     for step in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):
         if isinstance(step, LoadReadableImage):
             yield dataset, step
 
 
+def list_wrapped(dataset: Any) -> list:
+    """List the data sets that a wrapper has; other attributes of these names do not count."""
+    parts = getattr(dataset, 'datasets', None)
+    parts = list(parts.values()) if isinstance(parts, Mapping) else parts
+    if not isinstance(parts, list | tuple):
+        parts = [getattr(dataset, 'dataset', None)]
+    return [
+        part
+        for part in parts
+        if hasattr(part, '__getitem__')
+        and hasattr(part, '__len__')
+        and not isinstance(part, Mapping | Sequence)
+    ]
+
+
 @HOOKS.register_module()
 class InvalidLabelsHook(Hook):
-    """End a run at a label or a segmentation map that does not fit the model.
+    """Stop a run at a label or segmentation map that does not fit the model.
 
-    Training would end in an index error, or on a GPU in a failed assertion, and a metric would be
-    too low without a word. The tools add the hook for classifiers and segmentors; elsewhere::
+    Training would end in an index error, or on a GPU in a failed assertion, and metrics would be
+    too low without a warning. The commands add this hook for classifiers and segmentors;
+    elsewhere::
 
         custom_hooks = [dict(type='InvalidLabelsHook')]
     """
 
-    def before_run(self, runner):
-        """Look up the labels that the model has."""
+    num_classes: Any  # a number, or None if it is unknown
+
+    def before_run(self, runner: Runner) -> None:
+        """Read the number of classes from the config of the model."""
         model = runner.cfg.get('model') or {}
         self.num_classes, self.ignored = count_classes(model)
         self.is_retriever = type_name(model) == 'ImageToImageRetriever'
 
-    def _before_iter(self, runner, batch_idx, data_batch=None, mode='train'):
-        """Look at the labels of a batch.
+    def _before_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = 'train'
+    ) -> None:
+        """Check the labels of a batch.
 
         Raises:
             UserError: If one does not fit.
         """
         if self.num_classes is None or not isinstance(data_batch, dict):
             return
-        # Queries of a retriever are labelled with the indices of images.
+        # The labels of a retriever's queries are indices of images.
         has_classes = mode == 'train' or not self.is_retriever
         samples, images = (flatten(data_batch.get(name)) for name in ('data_samples', 'inputs'))
         for sample, image in zip(samples, chain(images, repeat(None)), strict=False):
@@ -169,30 +189,30 @@ class InvalidLabelsHook(Hook):
             if 'gt_sem_seg' in sample:
                 self.check_map(sample, image)
 
-    def check_map(self, sample, image):
-        """Check the segmentation map of a sample, which may have been cropped and resized."""
+    def check_map(self, sample: Any, image: torch.Tensor | None) -> None:
+        """Check the segmentation map of a sample, which may be cropped and resized."""
         path, labels = sample.get('seg_map_path'), sample.gt_sem_seg.data
         if labels.shape[0] != 1 or labels.ndim != 3:
             raise UserError(
-                f'The segmentation map {path} has {labels.shape[-1]} channels. Write one channel, '
-                'the number of a class at each pixel.'
+                f'The segmentation map {path} has {labels.shape[-1]} channels. It must have one '
+                'channel, with the label of each pixel.'
             )
         sizes = [sample.get(name) for name in ('img_shape', 'pad_shape', 'ori_shape')]
         sizes = [tuple(size[:2]) for size in sizes if size is not None]
-        # Transforms of other libraries, such as Albu, leave the sizes above as they are.
+        # Transforms of other libraries, such as Albu, do not update the sizes above.
         if isinstance(image, torch.Tensor):
             sizes.append(tuple(image.shape[-2:]))
         if sizes and tuple(labels.shape[1:]) not in sizes:
             raise UserError(
-                f'The segmentation map {path} has another size than its image '
-                f'{sample.get("img_path")}. Write one of the same size.'
+                f'The segmentation map {path} has a different size than its image '
+                f'{sample.get("img_path")}. Use a map of the same size.'
             )
         self.check(labels, path)
 
-    def check(self, labels: torch.Tensor, path: str | None):
+    def check(self, labels: torch.Tensor, path: str | None) -> None:
         """Check that there is a class for each label."""
         values = labels.flatten().long()
-        # Counting takes a tenth of the time of comparing each pixel.
+        # Ten times faster than comparing each pixel.
         if values.numel() and values.min() >= 0 and values.max() < 2**16:
             values = values.bincount().nonzero()
         wrong = ((values < 0) | (values >= self.num_classes)) & (values != self.ignored)
@@ -200,13 +220,13 @@ class InvalidLabelsHook(Hook):
             raise UserError(
                 f'{path} has the label {int(values[wrong][0])}, but the model has '
                 f'{self.num_classes} classes, 0 to {self.num_classes - 1}. Fix the label, or '
-                'num_classes of the head; for segmentation maps see reduce_zero_label too.'
+                'num_classes of the head, or for segmentation maps reduce_zero_label.'
             )
 
 
-def flatten(samples) -> Iterator:
-    """Yield the samples or images of a batch; those of several views of an image come in lists."""
-    if isinstance(samples, (list, tuple)):
+def flatten(samples: Any) -> Iterator[Any]:
+    """Yield the samples or images of a batch, which are in lists if images have several views."""
+    if isinstance(samples, list | tuple):
         for part in samples:
             yield from flatten(part)
     elif samples is not None and not isinstance(samples, dict):

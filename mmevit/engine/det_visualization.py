@@ -1,14 +1,18 @@
-"""The pictures of mmdet's predictions that tools/test.py draws."""
+"""Drawing of mmdet's predictions in the test command."""
+
+from typing import Any
 
 from mmdet.engine.hooks import DetVisualizationHook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
-from .visualization import IntervalDrawing
+from .visualization import IntervalVisualization
 
 
 @HOOKS.register_module()
-class IntervalDetVisualizationHook(IntervalDrawing, DetVisualizationHook):
-    """:class:`mmdet.engine.hooks.DetVisualizationHook`, but for every n-th image."""
+class IntervalDetVisualizationHook(IntervalVisualization, DetVisualizationHook):
+    """:class:`mmdet.engine.hooks.DetVisualizationHook` for every n-th image."""
 
-    def _draw(self, runner, batch_idx, data_batch, output):
+    def draw_image(self, runner: Runner, batch_idx: int, data_batch: Any, output: Any) -> None:
+        """Draw the predictions of an image."""
         DetVisualizationHook.after_test_iter(self, runner, batch_idx, data_batch, [output])

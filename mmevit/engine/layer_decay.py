@@ -1,18 +1,21 @@
-"""Layer-wise learning rate decay for the models of any OpenMMLab library."""
+"""Layer-wise learning-rate decay for models of any OpenMMLab library."""
+
+from typing import Any
 
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from torch import nn
 
 from mmevit.utils.errors import ConfigError
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor, with learning rates that shrink from the head down to the stem.
+    """mmengine's constructor with layer-wise learning-rate decay.
 
-    The rate of each layer is ``layer_decay_rate`` times that of the next one; neck and head have
-    the full one. mmpretrain's ``LearningRateDecayOptimWrapperConstructor`` gives the same, but for
-    classifiers alone, and knows no ``lr_mult``::
+    The learning rate of each layer is ``layer_decay_rate`` times that of the next one; neck and
+    head have the full one. mmpretrain's ``LearningRateDecayOptimWrapperConstructor`` is
+    equivalent, but only for classifiers and without ``lr_mult``::
 
         optim_wrapper = dict(
             constructor='LayerDecayOptimWrapperConstructor',
@@ -25,47 +28,43 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         )
 
     Args:
-        optim_wrapper_cfg (dict): Config of the optimizer wrapper.
-        paramwise_cfg (dict): ``layer_decay_rate``, above 0 and at most 1, beside all that
-            :class:`mmengine.optim.DefaultOptimWrapperConstructor` takes.
+        optim_wrapper_cfg: Config of the optimizer wrapper.
+        paramwise_cfg: ``layer_decay_rate``, above 0 and at most 1, and all settings of
+            :class:`mmengine.optim.DefaultOptimWrapperConstructor`.
 
     Raises:
         ConfigError: If the rate is missing or out of range, the optimizer's ``lr`` is missing, or
             the model's backbone has no ``get_layer_depth()``.
     """
 
-    def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         rate = self.paramwise_cfg.get('layer_decay_rate')
         if rate is None or not 0 < rate <= 1:
             raise ConfigError(
-                f'optim_wrapper.paramwise_cfg.layer_decay_rate is {rate}, but '
-                f'{type(self).__name__} needs one above 0 and at most 1.'
+                f'optim_wrapper.paramwise_cfg.layer_decay_rate is {rate}. '
+                f'{type(self).__name__} requires one above 0 and at most 1.'
             )
         if self.base_lr is None:
             raise ConfigError(
-                f'optim_wrapper.optimizer has no lr, which {type(self).__name__} scales: give one.'
+                f'optim_wrapper.optimizer has no lr. {type(self).__name__} requires one.'
             )
 
-    def add_params(self, params, module, prefix='', **kwargs):
-        """Add the parameters of a module, and of those in it, each with its rates.
-
-        Args:
-            params (list[dict]): Parameter groups, which is added to.
-            module (nn.Module): The module.
-            prefix (str): What the names of its parameters start with; none for the model.
-            **kwargs: Handed on.
-        """
+    def add_params(
+        self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any
+    ) -> None:
+        """Add a parameter group for each parameter of a module; scale those of the whole model."""
         super().add_params(params, module, prefix=prefix, **kwargs)
         if not prefix:
             self._scale_rates(params, module)
 
-    def _scale_rates(self, params, model):
-        backbone = getattr(model, 'backbone', None)
+    def _scale_rates(self, params: list[dict], model: nn.Module) -> None:
+        backbone: Any = getattr(model, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
             raise ConfigError(
-                f'{type(self).__name__} needs a model whose backbone has get_layer_depth(), such '
-                f'as EfficientViT, but {type(model).__name__} has {type(backbone).__name__}.'
+                f'The backbone of {type(model).__name__} is {type(backbone).__name__}, without '
+                f'get_layer_depth(). {type(self).__name__} requires one with it, such as '
+                'EfficientViT.'
             )
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         for group in params:

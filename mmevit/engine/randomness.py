@@ -1,45 +1,47 @@
-"""Randomness that depends on where in training it is drawn, and on nothing that ran before."""
+"""Random numbers that depend only on the seed and the position in training."""
 
 import random
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from itertools import count, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 
 @HOOKS.register_module()
 class ResumableRandomnessHook(Hook):
-    """Draw all random numbers of training from the seed and the place in the schedule.
+    """Make resumed training identical to uninterrupted training.
 
-    What is drawn for a sample depends on the seed, the epoch and its place in it; what the model
-    draws, on the seed, the iteration and the process. So a resumed run draws what the undisturbed
-    one would have, whatever the state of its workers was, and so do several processes that share
-    the batches of one, but for what their models draw. A run that was resumed within an epoch goes
-    on with the batches that are left of it. Transforms that keep images in their worker, such as
-    mmdet's ``CachedMosaic``, still depend on what it has seen. The tools add the hook; elsewhere::
+    Random numbers for a sample depend on the seed, the epoch and the position of the sample in it;
+    those of the model on the seed, the iteration and the process. They do not depend on the number
+    of workers. Several processes that share the batches of one load the same samples as the one. A
+    run that is resumed within an epoch continues with its remaining batches. Transforms that cache
+    images in their worker, such as mmdet's ``CachedMosaic``, still depend on what the worker has
+    loaded. Training commands add this hook; elsewhere::
 
         custom_hooks = [dict(type='ResumableRandomnessHook')]
     """
 
-    # Before what draws in the same places.
+    # Before hooks that draw random numbers.
     priority = 'VERY_HIGH'
-    # Of the epoch in which a run was resumed.
+    # Number of finished batches of the epoch in which a run was resumed.
     num_done = 0
 
-    def before_save_checkpoint(self, runner, checkpoint):
-        """Keep the length of an epoch, by which to tell where in it a checkpoint was saved."""
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Save the length of an epoch."""
         loader = runner.train_dataloader
         length = getattr(loader.batch_sampler, 'full_length', len(loader))
         checkpoint['meta']['batches_per_epoch'] = length
 
-    def after_load_checkpoint(self, runner, checkpoint):
-        """Restart the epoch if it has another length now, at the iteration where it then begins."""
-        if not runner._resume or not isinstance(runner.train_loop, EpochBasedTrainLoop):
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Restart the epoch if its length has changed, at the iteration where it then begins."""
+        is_by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if not runner.cfg.get('resume') or not is_by_epoch:
             return
         meta, length = checkpoint['meta'], len(runner.train_dataloader)
         begin, saved_length = meta['epoch'] * length, meta.get('batches_per_epoch')
@@ -58,25 +60,29 @@ class ResumableRandomnessHook(Hook):
             meta['iter'] = iteration
         self.num_done = meta['iter'] - begin
 
-    def before_train(self, runner):
-        """Number the samples, and seed each where it is loaded."""
-        dataloader = runner.train_dataloader
-        self.batches = NumberedBatches(dataloader.batch_sampler, runner.rank, runner.world_size)
-        # DataLoader forbids to set it, lest the workers have the former; none has been started.
-        vars(dataloader)['batch_sampler'] = self.batches
-        dataloader.dataset.__getitems__ = SeededSamples(dataloader.dataset)
-        endless = getattr(runner.train_loop, 'dataloader_iterator', None)
-        if getattr(endless, '_iterator', None) is not None:
-            # Older versions of mmengine begin before training does, with workers that may persist,
-            # and with indices that end when their first reader does.
-            endless._iterator = dataloader._iterator = None
-            if hasattr(dataloader.sampler, '_indices_of_rank'):
-                dataloader.sampler.indices = dataloader.sampler._indices_of_rank()
-            self.batches.begin((runner.seed, 0), first=0)
-            endless._iterator = iter(dataloader)
+    def before_train(self, runner: Runner) -> None:
+        """Number the samples, and seed each where it is loaded.
 
-    def before_train_epoch(self, runner):
-        """Begin the numbers where the epoch begins, or where it was left."""
+        Private attributes: mmengine has no hook between building a data loader and iterating over
+        it. A batch sampler in the config would disable its fast resuming of iteration-based loops.
+        """
+        loader: Any = runner.train_dataloader
+        self.batches = SeededBatchSampler(loader.batch_sampler, runner.rank, runner.world_size)
+        # DataLoader forbids to set it since workers have the former one; none has been started.
+        vars(loader)['batch_sampler'] = self.batches
+        loader.dataset.__getitems__ = SeededFetcher(loader.dataset)
+        endless: Any = getattr(runner.train_loop, 'dataloader_iterator', None)
+        if getattr(endless, '_iterator', None) is not None:
+            # Older versions of mmengine start the iterator before training, with workers that may
+            # persist, and with indices that end when their first reader does.
+            endless._iterator = loader._iterator = None
+            if hasattr(loader.sampler, '_indices_of_rank'):
+                loader.sampler.indices = loader.sampler._indices_of_rank()
+            self.batches.begin((runner.seed, 0), first=0)
+            endless._iterator = iter(loader)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Set the position where training begins or continues."""
         endless = getattr(runner.train_loop, 'dataloader_iterator', None)
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             done, self.num_done = self.num_done, 0
@@ -84,119 +90,102 @@ class ResumableRandomnessHook(Hook):
         elif endless is None or can_skip(endless):
             self.batches.begin((runner.seed, 0), first=runner.iter)
         elif endless._iterator is None:
-            # mmengine goes through all batches that are done.
+            # mmengine iterates over all finished batches.
             self.batches.begin((runner.seed, 0), first=0)
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        """Seed what the model draws."""
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed the random numbers of the model."""
         seed_all(runner.seed, Stream.MODEL, runner.iter, runner.rank)
 
 
-def can_skip(endless):
-    """Whether the batches of a loop without epochs pass over what is done in the sampler alone.
-
-    Args:
-        endless (Iterator): mmengine's iterator over the batches.
-
-    Returns:
-        bool: Whether they do.
-    """
+def can_skip(endless: Any) -> bool:
+    """Whether mmengine's endless iterator resumes by skipping indices in the sampler."""
     return hasattr(endless, '_resolve_sampler') and endless._resolve_sampler() is not None
 
 
-class NumberedBatches:
-    """Batches of another sampler, in which each index has the place of its sample in the epoch.
+class SeededIndex(NamedTuple):
+    """An index into a data set, and the seed of its sample."""
+
+    index: Any
+    seed: tuple[int, ...]
+
+
+class SeededBatchSampler:
+    """Batch sampler that adds seeds to the indices of another one.
+
+    A seed consists of that of :meth:`begin` and the position of the sample in the epoch.
 
     Args:
-        batch_sampler (Iterable[list]): The other sampler.
-        rank (int): Number of this process, 0 or more.
-        world_size (int): How many processes share an epoch.
+        batch_sampler: The other batch sampler.
+        rank: Rank of this process.
+        world_size: Number of processes that share an epoch.
     """
 
-    def __init__(self, batch_sampler, rank, world_size):
+    def __init__(self, batch_sampler: Any, rank: int, world_size: int) -> None:
         self.batch_sampler, self.rank, self.world_size = batch_sampler, rank, world_size
         self.full_length, self.num_skipped = len(batch_sampler), 0
 
-    def __getattr__(self, name):
-        # For those who ask for its sampler or the size of its batches.
+    def __getattr__(self, name: str) -> Any:
+        # Such as its sampler and batch size.
         return getattr(self.batch_sampler, name)
 
-    def __len__(self):
-        # Without those that are left out, so that hooks find the end of the epoch.
+    def __len__(self) -> int:
+        # Without skipped batches, so that hooks find the end of the epoch.
         return self.full_length - self.num_skipped
 
-    def begin(self, seed, first, num_skipped=0):
-        """Set what the next pass over the batches is.
+    def begin(self, seed: tuple[int, ...], first: int, num_skipped: int = 0) -> None:
+        """Set the seed and the position of the next pass.
 
         Args:
-            seed (tuple[int]): What numbers are drawn from besides the place.
-            first (int): Number of its first batch.
-            num_skipped (int): How many batches to leave out. Defaults to 0.
+            seed: Seed of the run, and the epoch.
+            first: Number of the first batch. Further passes count on.
+            num_skipped: Number of batches to skip.
         """
         self.seed, self.num_skipped = seed, num_skipped
-        # Goes on through further passes, where there are no epochs.
         self.numbers = count(first)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[SeededIndex]]:
         size = getattr(self.batch_sampler, 'batch_size', None)
-        # Where batches have no one size, their places lie further apart.
+        # Batches of unknown sizes are placed further apart.
         size = size if isinstance(size, int) else 2**20
         for batch in islice(self.batch_sampler, self.num_skipped, None):
             first = next(self.numbers) * size
-            # Samplers deal the samples out to the processes, one to each in turn.
-            places = count(first * self.world_size + self.rank, self.world_size)
-            yield [SeededIndex(index, (*self.seed, next(places))) for index in batch]
+            # Distributed samplers assign samples to processes in turn.
+            positions = count(first * self.world_size + self.rank, self.world_size)
+            yield [SeededIndex(index, (*self.seed, next(positions))) for index in batch]
 
 
-class SeededIndex(NamedTuple):
-    """An index into a data set, and what the randomness of its sample is drawn from."""
+class SeededFetcher:
+    """Loads the samples of a batch, each with its own seed; ``__getitems__`` of a data set."""
 
-    index: object
-    seed: tuple
-
-
-class SeededSamples:
-    """Loads the samples of a batch, each with numbers of its own; what PyTorch calls a data set by.
-
-    Args:
-        dataset (Dataset): The data set.
-    """
-
-    def __init__(self, dataset):
+    def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
-    def __call__(self, indices):
-        """Load samples.
-
-        Args:
-            indices (list[SeededIndex]): Which.
-
-        Returns:
-            list: The samples.
-        """
+    def __call__(self, indices: Iterable[SeededIndex]) -> list:
+        """Load samples."""
         return [self.load(*index) for index in indices]
 
-    def load(self, index, seed):
+    def load(self, index: Any, seed: tuple[int, ...]) -> Any:
         """Load a sample."""
-        run_seed, *place = seed
-        seed_all(run_seed, Stream.SAMPLE, *place)
+        run_seed, *position = seed
+        seed_all(run_seed, Stream.SAMPLE, *position)
         return self.dataset[index]
 
 
 class Stream(IntEnum):
-    """What random numbers are for; each has seeds of its own."""
+    """Purposes of random numbers; each has its own seeds."""
 
     SAMPLE = 0
     MODEL = 1
 
 
-def seed_all(seed, stream, *place):
+def seed_all(seed: int, stream: Stream, *position: int) -> None:
     """Seed Python, NumPy and PyTorch.
 
     Args:
-        seed (int): The seed of the run, 0 or more.
-        stream (Stream): What the numbers are for.
-        *place (int): Where in training, 0 or more each, all but the last below 2**32.
+        seed: Seed of the run, 0 or more.
+        stream: Purpose of the numbers.
+        *position: Position in training, each 0 or more, all but the last below 2**32.
 
     Example:
         >>> seed_all(0, Stream.MODEL, 7)
@@ -205,12 +194,12 @@ def seed_all(seed, stream, *place):
         >>> first == random.random()
         False
     """
-    # Unlike the entropy, which is padded with zeros, keys that end in other zeros differ.
-    sequence = np.random.SeedSequence(seed, spawn_key=(stream, *place))
+    # Trailing zeros of the entropy have no effect, those of the spawn key do.
+    sequence = np.random.SeedSequence(seed, spawn_key=(stream, *position))
     for_python, for_numpy, for_torch = sequence.generate_state(3)
     random.seed(int(for_python))
     np.random.seed(for_numpy)
-    # torch.manual_seed takes a quarter of a millisecond where a GPU might yet be used.
+    # torch.manual_seed takes 0.25 ms if a GPU is not initialized yet.
     torch.default_generator.manual_seed(int(for_torch))
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(int(for_torch))

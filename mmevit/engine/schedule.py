@@ -1,15 +1,18 @@
 """Resuming with the learning-rate schedule of the current config."""
 
 import warnings
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.optim import Optimizer
 
 from mmevit.utils.errors import CheckpointError, shorten
 
-# Attributes of mmengine's schedulers that change from step to step; all others are settings.
+# Attributes of mmengine's schedulers that change during training; all others are settings.
 STATE = {
     '_global_step',
     '_last_value',
@@ -28,32 +31,30 @@ class ConfigScheduleHook(Hook):
     mmengine restores schedulers and optimizer settings from the checkpoint, so that changed
     settings, such as a larger ``max_epochs``, have no effect. If they differ, this hook replays the
     schedule of the config up to the resumed iteration: learning rates are those of an uninterrupted
-    run with the new config. The tools add it; elsewhere::
+    run with the new config. Training commands add this hook; elsewhere::
 
         custom_hooks = [dict(type='ConfigScheduleHook')]
     """
 
-    def after_load_checkpoint(self, runner, checkpoint):
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Replace schedulers and optimizer settings in the checkpoint if the config has others.
 
         Raises:
             CheckpointError: If the checkpoint is of another optimizer or other parameter groups.
         """
-        if not isinstance(runner, Runner) or not runner._resume or 'optimizer' not in checkpoint:
+        is_resuming = isinstance(runner, Runner) and runner.cfg.get('resume')
+        if not is_resuming or 'optimizer' not in checkpoint:
             return
-        wrappers, saved_wrappers = by_name(runner.optim_wrapper), checkpoint['optimizer']
-        is_single = not isinstance(runner.optim_wrapper, OptimWrapperDict)
-        none = [] if is_single else {name: [] for name in wrappers}
-        schedulers = runner.param_schedulers or none
-        saved = checkpoint.get('param_schedulers') or none
-        if is_single:
-            saved_wrappers, schedulers, saved = {'': saved_wrappers}, {'': schedulers}, {'': saved}
+        wrappers = wrappers_by_name(runner.optim_wrapper)
+        optimizers = by_name(checkpoint['optimizer'], wrappers)
+        saved = by_name(checkpoint.get('param_schedulers'), wrappers)
+        schedulers = by_name(runner.param_schedulers, wrappers)
         meta, changes = checkpoint['meta'], []
         for name, wrapper in wrappers.items():
-            check_optimizer(wrapper.optimizer, saved_wrappers.get(name, {}))
+            check_optimizer(wrapper.optimizer, optimizers.get(name, {}))
             steps = [meta['epoch' if one.by_epoch else 'iter'] for one in schedulers[name]]
             changes += list_schedule_changes(schedulers[name], saved.get(name, []), steps)
-            changes += list_group_changes(wrapper, saved_wrappers[name], schedulers[name])
+            changes += list_group_changes(wrapper, optimizers[name], schedulers[name])
         if not changes:
             return
         every = sum(schedulers.values(), [])
@@ -68,7 +69,7 @@ class ConfigScheduleHook(Hook):
         replay(every, meta['iter'], meta['epoch'], len(runner.train_dataloader) if by_epoch else 0)
         for name, wrapper in wrappers.items():
             saved[name] = [scheduler.state_dict() for scheduler in schedulers[name]]
-            for group, own in paired_groups(wrapper, saved_wrappers[name]):
+            for group, own in paired_groups(wrapper, optimizers[name]):
                 group.update({key: value for key, value in own.items() if key != 'params'})
         checkpoint['param_schedulers'] = saved.get('', saved)
         rates = sorted({group['lr'] for group in next(iter(wrappers.values())).param_groups})
@@ -78,23 +79,26 @@ class ConfigScheduleHook(Hook):
         )
 
 
-def by_name(wrapper):
-    """Optimizer wrappers by name; a single one has an empty name."""
+def wrappers_by_name(wrapper: Any) -> dict[str, OptimWrapper]:
+    """Return optimizer wrappers by name; a single one has an empty name."""
     return dict(wrapper.items()) if isinstance(wrapper, OptimWrapperDict) else {'': wrapper}
 
 
-def check_optimizer(optimizer, saved):
-    """Check that the state of an optimizer can be restored.
+def by_name(values: Any, names: Collection[str]) -> dict[str, Any]:
+    """Return schedulers or states by the names of the optimizers."""
+    if '' in names:
+        return {'': values or []}
+    return values or {name: [] for name in names}
 
-    Args:
-        optimizer: The optimizer of the config.
-        saved (dict): The state dict of the optimizer in the checkpoint.
+
+def check_optimizer(optimizer: Optimizer, saved: dict) -> None:
+    """Check that an optimizer can load a state dict.
 
     Raises:
-        CheckpointError: If it is of another kind or has other parameter groups.
+        CheckpointError: If it is of another optimizer or has other parameter groups.
     """
     hint = (
-        'Resume with the settings of the checkpoint, or start from its weights by --cfg-options '
+        'Resume with the settings of the checkpoint, or start from its weights with --cfg-options '
         'load_from=CHECKPOINT instead of --resume.'
     )
     own, theirs = optimizer.param_groups, saved.get('param_groups', [])
@@ -102,8 +106,8 @@ def check_optimizer(optimizer, saved):
     if sizes[0] != sizes[1]:
         counts = [f'{sum(size)} parameters in {len(size)} groups' for size in sizes]
         raise CheckpointError(
-            f'Cannot resume: the optimizer of the checkpoint has {counts[1]}, that of the config '
-            f'{counts[0]}. {hint}'
+            f'Cannot resume: the optimizer of the checkpoint has {counts[1]}, but the optimizer '
+            f'of the config has {counts[0]}. {hint}'
         )
     names, saved_names = (
         {key for key, value in groups[0].items() if is_setting(key, value)}
@@ -112,13 +116,13 @@ def check_optimizer(optimizer, saved):
     if names != saved_names:
         raise CheckpointError(
             f'Cannot resume: the optimizer of the config, {type(optimizer).__name__}, has the '
-            f'settings {shorten(sorted(names))}, that of the checkpoint '
+            f'settings {shorten(sorted(names))}, but the optimizer of the checkpoint has '
             f'{shorten(sorted(saved_names))}. {hint}'
         )
 
 
-def is_setting(key, value):
-    """Whether an entry of a parameter group tells kinds of optimizers apart.
+def is_setting(key: str, value: Any) -> bool:
+    """Whether an entry of a parameter group is a setting of the optimizer in the config.
 
     Flags such as ``foreach`` vary with the version of PyTorch, and schedulers add their own values.
     """
@@ -126,16 +130,15 @@ def is_setting(key, value):
     return not is_flag and key != 'params' and not key.startswith(('initial_', 'max_', 'min_'))
 
 
-def list_schedule_changes(schedulers, saved, steps):
-    """List what differs between the schedulers of the config and those of the checkpoint.
+def list_schedule_changes(
+    schedulers: Sequence[Any], saved: Sequence[dict], steps: Sequence[int]
+) -> list[str]:
+    """List differences between the schedulers of the config and those of the checkpoint.
 
     Args:
-        schedulers (list[_ParamScheduler]): The schedulers of the config, before training.
-        saved (list[dict]): The state dicts in the checkpoint.
-        steps (list[int]): How many steps each scheduler has done at the resumed iteration.
-
-    Returns:
-        list[str]: The differences.
+        schedulers: Schedulers of the config, before training.
+        saved: State dicts in the checkpoint.
+        steps: Number of steps of each scheduler up to the resumed iteration.
     """
     if len(schedulers) != len(saved):
         return [f'{len(saved)} -> {len(schedulers)} schedulers']
@@ -150,17 +153,8 @@ def list_schedule_changes(schedulers, saved, steps):
     return changes
 
 
-def list_group_changes(wrapper, saved, schedulers):
-    """List the settings of an optimizer that no scheduler changes and the checkpoint has otherwise.
-
-    Args:
-        wrapper (OptimWrapper): The optimizer wrapper of the config.
-        saved (dict): Its state dict in the checkpoint.
-        schedulers (list[_ParamScheduler]): The schedulers of the optimizer.
-
-    Returns:
-        list[str]: The differences, each once.
-    """
+def list_group_changes(wrapper: OptimWrapper, saved: dict, schedulers: Sequence[Any]) -> list[str]:
+    """List differences of optimizer settings that no scheduler changes, each once."""
     scheduled = {scheduler.param_name for scheduler in schedulers}
     return list(
         dict.fromkeys(
@@ -172,7 +166,7 @@ def list_group_changes(wrapper, saved, schedulers):
     )
 
 
-def paired_groups(wrapper, saved):
+def paired_groups(wrapper: OptimWrapper, saved: dict) -> list[tuple[dict, dict]]:
     """Pair the parameter groups of a checkpoint with those of an optimizer wrapper."""
     theirs = [*saved['param_groups']]
     if saved.get('base_param_settings'):
@@ -180,27 +174,27 @@ def paired_groups(wrapper, saved):
     return list(zip(theirs, wrapper.param_groups, strict=False))
 
 
-def describe(name, old, new):
-    """Describe a change; of lists that are as long as each other, the first item that differs."""
+def describe(name: str, old: Any, new: Any) -> str:
+    """Describe a change; of lists of the same length, that of the first different item."""
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         old, new = next(pair for pair in zip(old, new, strict=True) if pair[0] != pair[1])
     old, new = (sorted(value) if isinstance(value, dict) else value for value in (old, new))
     return f'{name} {old} -> {new}'
 
 
-def replay(schedulers, iterations, epochs, epoch_length):
+def replay(schedulers: Sequence[Any], iterations: int, epochs: int, epoch_length: int) -> None:
     """Step schedulers as training does up to an iteration.
 
     Args:
-        schedulers (list[_ParamScheduler]): The schedulers, before training.
-        iterations (int): Number of iterations.
-        epochs (int): Number of epochs.
-        epoch_length (int): Iterations in an epoch, 0 in a loop without epochs.
+        schedulers: Schedulers before training.
+        iterations: Number of iterations.
+        epochs: Number of epochs in them.
+        epoch_length: Iterations of an epoch, 0 in a loop without epochs.
     """
     every_epoch = [scheduler for scheduler in schedulers if scheduler.by_epoch]
     every_iteration = [scheduler for scheduler in schedulers if not scheduler.by_epoch]
     with warnings.catch_warnings():
-        # PyTorch's and mmengine's schedulers expect a step of the optimizer before each of theirs.
+        # PyTorch's and mmengine's schedulers warn if the optimizer has not been stepped before.
         warnings.simplefilter('ignore')
         for _ in range(epochs):
             step(every_iteration, epoch_length)
@@ -208,7 +202,7 @@ def replay(schedulers, iterations, epochs, epoch_length):
         step(every_iteration, iterations - epochs * epoch_length)
 
 
-def step(schedulers, times):
+def step(schedulers: Sequence[Any], times: int) -> None:
     """Step schedulers in turn."""
     for _ in range(times):
         for scheduler in schedulers:

@@ -1,28 +1,31 @@
-"""The pictures of mmsegmentation's predictions that tools/test.py draws."""
+"""Drawing of mmsegmentation's predictions in the test command."""
 
 from pathlib import Path
+from typing import Any
 
 import mmcv
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from mmseg.engine.hooks import SegVisualizationHook
 
-from .visualization import IntervalDrawing
+from .visualization import IntervalVisualization
 
 
 @HOOKS.register_module()
-class IntervalSegVisualizationHook(IntervalDrawing, SegVisualizationHook):
-    """:class:`mmseg.engine.hooks.SegVisualizationHook`, but for every n-th image.
+class IntervalSegVisualizationHook(IntervalVisualization, SegVisualizationHook):
+    """:class:`mmseg.engine.hooks.SegVisualizationHook` for every n-th image.
 
     Args:
-        test_out_dir (str, optional): Folder for the pictures, each under its image's name.
-        **kwargs: The arguments of mmsegmentation's hook.
+        test_out_dir: Directory for the pictures, which have the names of the images.
+        **kwargs: Arguments of mmsegmentation's hook.
     """
 
-    def __init__(self, test_out_dir=None, **kwargs):
+    def __init__(self, test_out_dir: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.test_out_dir = test_out_dir
 
-    def _draw(self, runner, batch_idx, data_batch, output):
+    def draw_image(self, runner: Runner, batch_idx: int, data_batch: Any, output: Any) -> None:
+        """Draw the predictions of an image."""
         name = Path(output.img_path).name
         self._visualizer.add_datasample(
             name,

@@ -1,4 +1,6 @@
-"""What models of any library have in common."""
+"""Functions for models of any library."""
+
+from typing import Any
 
 from mmengine.model import is_model_wrapper
 from torch import nn
@@ -6,4 +8,5 @@ from torch import nn
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the model inside a distributed wrapper, or the model itself."""
-    return model.module if is_model_wrapper(model) else model
+    wrapped: Any = model
+    return wrapped.module if is_model_wrapper(model) else model

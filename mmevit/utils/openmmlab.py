@@ -1,13 +1,25 @@
-"""Changes to OpenMMLab for which it has no public hook, each with the reason."""
+"""Patches of OpenMMLab where it has no public hook, each with the reason.
+
+Private names of OpenMMLab that are used elsewhere, with the reason there:
+
+- ``CheckpointHook._save_checkpoint_with_step``, ``_save_best_checkpoint``: engine.checkpointing
+- ``_decide_current_val_interval`` of training loops: engine.checkpointing
+- ``DataLoader.batch_sampler``, ``_InfiniteDataloaderIterator._iterator``, ``_resolve_sampler``:
+  engine.randomness
+- ``OptimWrapper._clip_grad``, ``_accumulative_counts``, ``AmpOptimWrapper._scale_update_param``:
+  engine.adaptive_clipping, engine.runner, engine.invalid_loss
+- ``BaseInferencer._load_model_from_metafile``, ``_inputs_to_list``: apis.inferencers
+- ``Config._to_lazy_dict``: cli.test
+"""
 
 from importlib.util import find_spec
 
 from mmengine.config.utils import MODULE2PACKAGE
 
-# `mmengine.hub.get_config('mmevit::...')` looks up the distribution of a package here. A module
-# name: for a distribution, the original mmengine looks for the files of an editable installation
-# in site-packages, where pip does not put them.
+# `mmengine.hub.get_config('mmevit::...')` looks up the distribution of a package in this table. It
+# is the module name: for a distribution name, the original mmengine searches site-packages, where
+# editable installations have no files.
 MODULE2PACKAGE['mmevit'] = 'mmevit'
 if find_spec('mmseg'):
-    # mmengine looks for the distribution mmsegmentation; the maintained build has another name.
+    # mmengine searches for the distribution mmsegmentation; the maintained build has another name.
     MODULE2PACKAGE['mmseg'] = 'mmseg'

@@ -46,7 +46,7 @@ def assert_same(found, wanted):
         assert len(np.unique(found)) > 2 and (found != wanted).mean() < 1e-3
 
 
-def test_path_array_folder_and_list_give_the_same_predictions(inferencer, digits):
+def test_path_array_directory_and_list_give_the_same_predictions(inferencer, digits):
     paths = sorted(str(path) for path in (digits / 'val').iterdir())
     singly = [predictions(inferencer, path)[0] for path in paths[:3]]
     arrays = [mmcv.imread(path) for path in paths[:3]]
@@ -58,7 +58,7 @@ def test_path_array_folder_and_list_give_the_same_predictions(inferencer, digits
     assert any(is_same(one, singly[0]) for one in found)
 
 
-def test_a_video_gives_the_predictions_of_its_frames_and_pictures(inferencer, digits, tmp_path):
+def test_video_gives_the_predictions_of_its_frames_and_pictures(inferencer, digits, tmp_path):
     video = write_video(tmp_path / 'clip.MP4', sorted((digits / 'val').iterdir())[:5])
     out = tmp_path / 'out'
     found = predictions(inferencer, str(video), batch_size=2, out_dir=str(out))
@@ -68,13 +68,13 @@ def test_a_video_gives_the_predictions_of_its_frames_and_pictures(inferencer, di
     assert len(list((out / 'vis').iterdir())) == 5
 
 
-def test_a_video_that_cannot_be_read_is_told(inferencer, tmp_path):
-    (tmp_path / 'torn.mp4').write_bytes(b'torn')
-    with pytest.raises(ConfigError, match=r'torn\.mp4 cannot be read'):
-        inferencer(str(tmp_path / 'torn.mp4'))
+def test_unreadable_video_raises_config_error(inferencer, tmp_path):
+    (tmp_path / 'corrupt.mp4').write_bytes(b'corrupt')
+    with pytest.raises(ConfigError, match=r'corrupt\.mp4 cannot be read'):
+        inferencer(str(tmp_path / 'corrupt.mp4'))
 
 
-def test_frames_of_a_video_that_does_not_tell_their_number_are_read(digits, tmp_path, monkeypatch):
+def test_video_without_a_frame_count_is_read(digits, tmp_path, monkeypatch):
     path = write_video(tmp_path / 'clip.mp4', sorted((digits / 'val').iterdir())[:3])
     frames = Frames(str(path))
     # As OpenCV says of files that a browser has recorded.
@@ -83,7 +83,7 @@ def test_frames_of_a_video_that_does_not_tell_their_number_are_read(digits, tmp_
 
 
 @pytest.mark.parametrize(('rate', 'written'), [(12.5, 12.5), (0, 25), (90000, 25)])
-def test_a_video_is_written_at_its_rate_or_at_a_usual_one(rate, written, tmp_path):
+def test_video_is_written_with_its_frame_rate_or_the_default(rate, written, tmp_path):
     image = np.zeros((64, 96, 3), dtype=np.uint8)
     with open_writer(tmp_path / 'clip.mp4', rate, (96, 64)) as writer:
         writer.write(image)
@@ -91,7 +91,7 @@ def test_a_video_is_written_at_its_rate_or_at_a_usual_one(rate, written, tmp_pat
     assert (len(video), video.fps, video.resolution) == (1, written, (96, 64))
 
 
-def test_a_video_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path):
+def test_unsupported_video_raises_config_error_and_leaves_no_file(tmp_path):
     with (
         pytest.raises(ConfigError, match='OpenCV cannot write'),
         open_writer(tmp_path / 'clip.mp4', 25, (0, 0)),

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmevit.checks import check_config
@@ -328,7 +329,7 @@ def test_evaluation_and_resuming_with_other_classes_are_refused(hook, is_resumed
     runner = SimpleNamespace(
         model=model,
         cfg=dict(resume=is_resumed),
-        _test_loop=None,
+        optim_wrapper=OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)),
         train_dataloader=dataloader,
         test_dataloader=dataloader,
     )

@@ -123,7 +123,7 @@ def test_pictures_of_several_views_are_refused_in_one_sentence(trained, run_tool
     )
     assert result.returncode == 1
     assert 'error: ' in result.stdout and 'Traceback' not in result.stdout
-    assert 'leave out --tta or --show' in result.stdout
+    assert "mmpretrain's visualization hook does not support --tta" in result.stdout
 
 
 def test_evaluating_from_the_kept_config_leaves_it_as_it_was(trained, run_tool):

@@ -242,12 +242,12 @@ def assert_merged(merged_predictions, views):
     ],
 )
 def test_tta_of_masks_is_refused(name):
-    with pytest.raises(ConfigError, match='no test-time augmentation for masks'):
+    with pytest.raises(ConfigError, match='does not support test-time augmentation for masks'):
         enable_tta(get_config(name))
 
 
 def test_tta_of_another_library_is_refused():
-    with pytest.raises(ConfigError, match="not 'mmpose'"):
+    with pytest.raises(ConfigError, match="not support default_scope='mmpose'"):
         enable_tta(Config(dict(default_scope='mmpose')))
 
 

@@ -136,4 +136,5 @@ def test_characters_that_the_console_does_not_have_end_no_command(tmp_path, run_
         "    print('\\u732b')\n"
     )
     result = run_tool(sys.executable, script, env=dict(PYTHONIOENCODING='cp1252'))
-    assert (result.returncode, result.stdout) == (0, '\\u732b\n')
+    # The libraries print when they are imported.
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (0, '\\u732b')

@@ -86,7 +86,7 @@ def test_exported_detector_has_the_metrics_of_its_checkpoint_and_metadata(
 @pytest.mark.parametrize(
     ('flags', 'scale', 'message'),
     [
-        (['--deploy'], 112, '--deploy and --launcher are for checkpoints'),
+        (['--deploy'], 112, '--deploy and --launcher are not supported for exported files'),
         ([], 40, 'The images have 40x40 pixels, but the file was exported for 112x112'),
     ],
     ids=['deploy', 'size'],
@@ -182,7 +182,7 @@ def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
         (['--dtype', 'int8'], 'The train data is incomplete'),
         (['--out', 'model.pt'], 'model.pt must end in .onnx'),
         (['--size', '16'], 'The images have 16x16 pixels, but exported files need 32x32 or more'),
-        (['--size', '0'], '--size takes a side, or a height and a width'),
+        (['--size', '0'], '--size requires a side, or a height and a width'),
         (['--batch-size', '0'], '--batch-size must be 1 or more'),
         (['--cfg-options', 'test_dataloader=None'], 'it has no test_dataloader'),
     ],

@@ -15,7 +15,7 @@ from PIL import Image
 from plug_in_table import NECKS, write_config
 from pycocotools import mask as mask_api
 
-from mmevit.apis.inference import infer, make_predictor, name_inputs, simplify_test_data
+from mmevit.apis.inference import infer, make_predictor, name_inputs, prepare_config
 from mmevit.cli.infer import main
 from mmevit.utils.errors import CheckpointError, ConfigError
 
@@ -89,7 +89,7 @@ def test_json_holds_what_the_evaluation_predicts(
     )
     assert result.returncode == 0, result.stdout
     images = sorted(folder.iterdir())
-    assert f'Predictions of {len(images) + 5} images: {tmp_path}' in result.stdout
+    assert f'Predictions of {len(images) + 5} images are in {tmp_path}.' in result.stdout
     for path in images:
         found = json.loads((tmp_path / f'preds/{path.stem}.json').read_text())
         compare[name](found, wanted[str(path)], tmp_path)
@@ -175,7 +175,7 @@ def test_files_that_cannot_be_read_are_named_and_left_out(classify, digits, vide
     assert Image.open(tmp_path / 'out/vis/grey.jpg').size == (50, 30)
     warnings = log.read_text()
     assert 'torn.png cannot be read and is skipped' in warnings
-    assert 'cut.mp4 0 of' in warnings and 'empty.avi 0 of 0 frames' in warnings
+    assert 'cut.mp4: 0 of' in warnings and 'empty.avi: 0 of 0 frames' in warnings
 
 
 def test_pictures_are_left_out_where_none_are_wanted(classify, digits, video, tmp_path):
@@ -230,9 +230,9 @@ def test_images_for_a_classifier_of_arrays_come_as_rgb(tmp_path):
     ('inputs', 'sentence'),
     [
         (['missing.png'], 'missing.png is missing'),
-        (['notes.txt'], 'notes.txt is no image or video by its name'),
-        (['empty'], 'empty holds no image or video'),
-        (['a/1.png', 'b/1.png'], 'would be written to one file'),
+        (['notes.txt'], 'notes.txt is not an image or video'),
+        (['empty'], 'empty contains no image or video'),
+        (['a/1.png', 'b/1.png'], 'have the same output file'),
     ],
 )
 def test_inputs_that_cannot_be_used_are_told_in_one_sentence(inputs, sentence, tmp_path):
@@ -260,14 +260,14 @@ def test_a_wrapped_test_set_and_one_of_a_kept_config_serve(models, digits, tmp_p
     dataset = cfg.test_dataloader.dataset
     dataset.pipeline[0] = dict(type='LoadReadableImage', on_error='blank')
     cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[dataset, dataset])
-    assert simplify_test_data(cfg).test_dataloader.dataset.type == 'CustomDataset'
+    assert prepare_config(cfg).test_dataloader.dataset.type == 'CustomDataset'
     image = str(digits / 'val/000001.png')
     assert infer(cfg, str(models / 'classifier.pth'), [image], tmp_path) == (1, 0)
 
 
 @pytest.mark.parametrize('name', ['retinanet', 'segmentor'])
 def test_classes_are_those_of_the_config_where_the_checkpoint_has_none(name, models, digits):
-    cfg = simplify_test_data(Config.fromfile(f'configs/{CONFIGS[name]}.py'))
+    cfg = prepare_config(Config.fromfile(f'configs/{CONFIGS[name]}.py'))
     bare = models / f'bare-{name}.pth'
     torch.save(dict(state_dict=torch.load(models / f'{name}.pth')['state_dict']), bare)
     image = cv2.imread(str(digits / 'val/000001.png'))
@@ -281,21 +281,34 @@ def test_classes_are_those_of_the_config_where_the_checkpoint_has_none(name, mod
     assert (ours[1] == theirs[1]).all()  # the labels that are drawn
 
 
+@pytest.mark.parametrize('name', ['retinanet', 'segmentor', 'classifier'])
+def test_config_without_visualizer(name, models, digits, tmp_path):
+    image = str(digits / 'val/000001.png')
+    pictures = []
+    for options in (dict(), dict(visualizer=None)):
+        cfg = Config.fromfile(f'configs/{CONFIGS[name]}.py')
+        cfg.merge_from_dict(options)
+        out = tmp_path / str(len(pictures))
+        assert infer(cfg, str(models / f'{name}.pth'), [image], out) == (1, 0)
+        pictures.append((out / 'vis/000001.png').read_bytes())
+    assert pictures[0] == pictures[1]
+
+
 def test_a_panoptic_model_is_refused_in_one_sentence(digits, tmp_path):
     path = tmp_path / 'panoptic.py'
     name = 'mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py'
     cfg = Config.fromfile(write_config(path, name, NECKS[name]))
-    with pytest.raises(ConfigError, match='panoptic model'):
+    with pytest.raises(ConfigError, match='Panoptic models are not supported'):
         infer(cfg, 'none.pth', [str(digits / 'val/000001.png')], tmp_path)
 
 
 def test_a_config_of_another_library_or_without_data_is_told(digits, tmp_path):
     inputs = [str(digits / 'val/000001.png')]
-    with pytest.raises(ConfigError, match='no test_dataloader'):
+    with pytest.raises(ConfigError, match='missing test_dataloader'):
         infer(Config(dict(default_scope='mmdet')), 'x.pth', inputs, tmp_path)
     cfg = Config.fromfile('configs/evit_m0_digits.py')
     cfg.default_scope = 'mmpose'
-    with pytest.raises(ConfigError, match="default_scope is 'mmpose'"):
+    with pytest.raises(ConfigError, match="default_scope='mmpose' is not supported"):
         infer(cfg, 'x.pth', inputs, tmp_path)
 
 
@@ -314,7 +327,7 @@ def test_a_checkpoint_of_another_model_is_refused(models, digits, tmp_path):
         (['mmevit::efficientvit/no.py', 'x.pth', '.'], 'mmevit::efficientvit/no.py cannot be read'),
         (['configs/evit_m0_digits.py', 'x.pth', '.'], 'The checkpoint x.pth is missing'),
         (['a', 'b', 'c', '--batch-size', '0'], '--batch-size 0 must be at least 1'),
-        (['a', 'b', 'c', '--device', 'cuda:99'], 'PyTorch has no device cuda:99'),
+        (['a', 'b', 'c', '--device', 'cuda:99'], 'device cuda:99 is not available'),
     ],
 )
 def test_command_line_that_cannot_work_is_told_in_one_sentence(

@@ -15,7 +15,7 @@ from mmevit.utils.errors import ConfigError
 
 @pytest.fixture
 def on_cpu(monkeypatch):
-    """PyTorch scales losses on CPUs too; only mmengine's wrapper asks for a GPU before."""
+    """Enable loss scaling on CPUs, which PyTorch supports but mmengine rejects."""
     if not torch.cuda.is_available():
         monkeypatch.setattr(amp, 'is_cuda_available', lambda: True)
         scaler = functools.partial(torch.amp.GradScaler, 'cpu')
@@ -40,7 +40,7 @@ def loss_of(model, images):
 
 
 def steps_by_timm(model, losses, clip_factor=0.02):
-    """What one step of SGD on the mean of some losses is when timm clips."""
+    """Weights after one step of SGD on the mean of some losses, clipped by timm."""
     model = copy.deepcopy(model)
     for images in losses:
         (loss_of(model, images) / len(losses)).backward()
@@ -64,14 +64,14 @@ def batches():
     return [torch.randn(2, 3, 64, 64) for _ in range(3)]
 
 
-def test_step_is_that_of_timm(model, batches):
+def test_step_equals_that_of_timm(model, batches):
     wrapper = make_wrapper(model)
     wanted = steps_by_timm(model, batches[:1])
     wrapper.update_params(loss_of(model, batches[0]))
     assert_weights(model, wanted)
 
 
-def test_clipped_gradient_is_the_one_of_the_paper_in_float64():
+def test_clipped_gradient_equals_the_formula_of_the_paper():
     convolution = torch.nn.Conv2d(3, 8, 3).double()
     wrapper = make_wrapper(convolution, clip_factor=0.1)
     weight, bias = (p.detach().clone() for p in convolution.parameters())
@@ -88,7 +88,7 @@ def test_clipped_gradient_is_the_one_of_the_paper_in_float64():
     torch.testing.assert_close(step, 0.1 * bias.square().sum().sqrt())
 
 
-def test_accumulated_gradients_are_clipped_once_together(model, batches):
+def test_accumulated_gradients_are_clipped_once(model, batches):
     wrapper = make_wrapper(model, accumulative_counts=3)
     wanted = steps_by_timm(model, batches)
     before = copy.deepcopy(dict(model.named_parameters()))
@@ -101,7 +101,7 @@ def test_accumulated_gradients_are_clipped_once_together(model, batches):
 
 @needs_scaler
 @pytest.mark.parametrize('scale', [2.0**10, 2.0**16])
-def test_scaled_gradients_are_clipped_after_they_are_scaled_back(on_cpu, model, batches, scale):
+def test_scaled_gradients_are_clipped_after_unscaling(on_cpu, model, batches, scale):
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     model, batches = model.to(device), [batch.to(device) for batch in batches]
     wrapper = make_wrapper(
@@ -114,7 +114,7 @@ def test_scaled_gradients_are_clipped_after_they_are_scaled_back(on_cpu, model, 
 
 
 @needs_scaler
-def test_step_with_infinite_gradients_is_left_out_in_mixed_precision(on_cpu, model, batches):
+def test_step_with_infinite_gradients_is_skipped_in_mixed_precision(on_cpu, model, batches):
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     model, batch = model.to(device), batches[0].to(device)
     wrapper = make_wrapper(model, 'AdaptiveClipAmpOptimWrapper')
@@ -123,7 +123,7 @@ def test_step_with_infinite_gradients_is_left_out_in_mixed_precision(on_cpu, mod
     assert_weights(model, before)
 
 
-def test_frozen_stages_are_no_obstacle(batches):
+def test_frozen_weights_do_not_change(batches):
     model = EfficientViT('m0', frozen_stages=1)
     frozen = model.stem[0].conv.weight.clone()
     wrapper = make_wrapper(model)
@@ -135,7 +135,7 @@ def test_frozen_stages_are_no_obstacle(batches):
     'clip_grad',
     [None, {}, dict(max_norm=1.0), dict(clip_factor=-0.02), dict(clip_factor=0.02, max_norm=1.0)],
 )
-def test_wrong_settings_are_refused_in_one_sentence(model, clip_grad):
+def test_invalid_settings_raise_config_error(model, clip_grad):
     cfg = ConfigDict(type='AdaptiveClipOptimWrapper', optimizer=dict(type='SGD', lr=1.0))
-    with pytest.raises(ConfigError, match='needs clip_factor, above 0'):
+    with pytest.raises(ConfigError, match='Set clip_factor, above 0'):
         build_optim_wrapper(model, ConfigDict(cfg, clip_grad=clip_grad))

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import multiprocessing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,15 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from PIL import Image
+from torch.utils.data import ConcatDataset
 
 from mmevit.datasets.loading import LoadReadableImage, UnreadableImages
-from mmevit.engine.data_hooks import InvalidLabelsHook, UnreadableImagesHook, add_data_hooks
+from mmevit.engine.data_hooks import (
+    InvalidLabelsHook,
+    UnreadableImagesHook,
+    add_data_hooks,
+    find_loading_steps,
+)
 from mmevit.utils.errors import UserError
 
 NUM_IMAGES = 12
@@ -32,7 +39,7 @@ class MeanPixel(BaseModel):
 
 
 class Brightness(BaseMetric):
-    """The mean of the predictions, or none."""
+    """The mean of the predictions, or no metric."""
 
     is_measured = True
 
@@ -52,7 +59,7 @@ def make_runner(tmp_path):
             path = tmp_path / f'{index}.png'
             Image.fromarray(np.full((4, 4, 3), 100, np.uint8)).save(path)
             if index < num_corrupt:
-                path.write_bytes(b'torn')
+                path.write_bytes(b'corrupt')
         names = [dict(img_path=f'{index}.png') for index in range(NUM_IMAGES)]
         (tmp_path / 'list.json').write_text(json.dumps(dict(metainfo={}, data_list=names)))
 
@@ -90,7 +97,9 @@ def make_runner(tmp_path):
     return make
 
 
-def test_unreadable_images_of_all_workers_are_counted_beside_the_metric(make_runner, tmp_path):
+def test_unreadable_images_of_all_workers_are_counted_in_addition_to_the_metric(
+    make_runner, tmp_path
+):
     runner = make_runner(3, num_workers=2, unreadable_images=dict(max_share=0.25))
     runner.train()
     scalars = runner.message_hub.log_scalars
@@ -103,7 +112,7 @@ def test_unreadable_images_of_all_workers_are_counted_beside_the_metric(make_run
         assert f'Epoch(val) [{epoch}][6/6]    brightness: 75.0000  unreadable_images: 3 ' in log
 
 
-def test_workers_that_persist_count_each_evaluation_anew(make_runner):
+def test_persistent_workers_reset_the_count_before_each_evaluation(make_runner):
     runner = make_runner(3, 2, is_persistent=True, unreadable_images=dict(max_share=0.25))
     for _ in range(2):
         assert runner.val() == dict(brightness=75, unreadable_images=3)
@@ -111,25 +120,65 @@ def test_workers_that_persist_count_each_evaluation_anew(make_runner):
     runner.val_dataloader._iterator._shutdown_workers()
 
 
-def test_data_without_faults_count_nothing(make_runner):
+def test_count_is_zero_without_unreadable_images(make_runner):
     runner = make_runner(0)
     assert runner.val() == dict(brightness=100, unreadable_images=0)
 
 
-def test_where_nothing_is_measured_there_is_still_no_metric(make_runner, monkeypatch, tmp_path):
+def test_count_is_not_a_metric_if_there_is_no_other(make_runner, monkeypatch, tmp_path):
     monkeypatch.setattr(Brightness, 'is_measured', False)
     runner = make_runner(3, unreadable_images=dict(max_share=0.25))
-    # By a metric that is there, a best checkpoint would be chosen.
+    # Otherwise the best checkpoint would be chosen by it.
     assert runner.val() == {}
     log = next((tmp_path / 'work').glob('*/*.log')).read_text()
     assert ' unreadable_images: 3 of 12\n' in log
 
 
 @pytest.mark.parametrize('run', ['train', 'val'])
-def test_too_many_unreadable_images_end_the_run(make_runner, run):
+def test_too_many_unreadable_images_stop_the_run(make_runner, run):
     runner = make_runner(4, unreadable_images=dict(max_share=0.25))
     with pytest.raises(UserError, match=r'4 of 12 images cannot be decoded, more than .* 0.25 '):
         getattr(runner, run)()
+
+
+class Wrapper:
+    """A data set with attributes of the names that wrappers use."""
+
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+    def __getitem__(self, index):
+        raise NotImplementedError
+
+    def __len__(self):
+        return 10
+
+
+@pytest.mark.parametrize(
+    'attributes',
+    [
+        dict(),
+        dict(dataset='coco'),
+        dict(datasets='coco'),
+        dict(dataset=dict(name='coco')),
+        dict(datasets=dict(name='coco')),
+        dict(datasets=['coco', 'lvis']),
+        dict(datasets=[]),
+        dict(datasets=2),
+    ],
+    ids=str,
+)
+def test_only_data_sets_count_as_wrapped_data_sets(attributes):
+    load = LoadReadableImage()
+    dataset = Wrapper(pipeline=SimpleNamespace(transforms=[load]), **attributes)
+    assert list(find_loading_steps(dataset)) == [(dataset, load)]
+    for wrapper in (
+        Wrapper(dataset=dataset),
+        Wrapper(datasets=[dataset]),
+        Wrapper(datasets=dict(train=dataset)),
+        ConcatDataset([dataset]),
+    ):
+        assert list(find_loading_steps(wrapper)) == [(dataset, load)]
 
 
 def count_in_process(rank, file, queue):
@@ -163,7 +212,7 @@ def test_images_of_several_processes_are_counted_once(tmp_path):
 
 @pytest.fixture
 def check():
-    """Look at a batch of a model."""
+    """Check a batch of a model."""
 
     def check(model, samples, inputs=None, mode='val'):
         hook = InvalidLabelsHook()
@@ -175,7 +224,7 @@ def check():
 
 
 @pytest.mark.parametrize('label', [-1, 3, 1000])
-def test_a_label_beyond_the_classes_ends_the_run(check, label):
+def test_label_out_of_range_stops_the_run(check, label):
     from mmpretrain.structures import DataSample
 
     model = dict(type='ImageClassifier', head=dict(num_classes=3))
@@ -195,11 +244,11 @@ def test_a_label_beyond_the_classes_ends_the_run(check, label):
         (np.full((1, 4, 6), 255), None),
         (np.full((1, 4, 6), 3), 'seg.png has the label 3, but the model has 3 classes, 0 to 2'),
         (np.full((4, 6, 3), 1), 'seg.png has 3 channels'),
-        (np.full((1, 4, 5), 1), 'seg.png has another size than its image a.png'),
+        (np.full((1, 4, 5), 1), 'seg.png has a different size than its image a.png'),
     ],
 )
 @pytest.mark.parametrize('is_nested', [False, True])
-def test_a_segmentation_map_that_does_not_fit_ends_the_run(check, labels, message, is_nested):
+def test_invalid_segmentation_map_stops_the_run(check, labels, message, is_nested):
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
@@ -215,7 +264,7 @@ def test_a_segmentation_map_that_does_not_fit_ends_the_run(check, labels, messag
             check(model, samples)
 
 
-def test_a_single_output_tells_two_labels_apart(check):
+def test_single_output_has_two_classes(check):
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
@@ -224,19 +273,19 @@ def test_a_single_output_tells_two_labels_apart(check):
 
 
 @pytest.mark.parametrize(('width', 'is_right'), [(5, True), (6, False)])
-def test_a_map_may_have_the_size_of_the_image_in_the_batch(check, width, is_right):
-    """Crops of Albu leave img_shape and pad_shape as they are."""
+def test_segmentation_map_may_have_the_size_of_the_batch_image(check, width, is_right):
+    """Crops of Albu do not update img_shape and pad_shape."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
     sample = SegDataSample(metainfo=dict(img_shape=(8, 8), ori_shape=(8, 8)))
     sample.gt_sem_seg = PixelData(data=torch.ones(1, 4, 5, dtype=torch.long))
     model, image = dict(decode_head=dict(num_classes=3)), torch.zeros(3, 4, width)
-    with contextlib.nullcontext() if is_right else pytest.raises(UserError, match='another size'):
+    with contextlib.nullcontext() if is_right else pytest.raises(UserError, match='different size'):
         check(model, [sample, sample], [image, image])
 
 
-def test_queries_of_a_retriever_have_no_classes(check):
+def test_query_labels_of_a_retriever_are_not_checked(check):
     from mmpretrain.structures import DataSample
 
     model = dict(type='mmpretrain.ImageToImageRetriever', head=dict(num_classes=3))
@@ -248,7 +297,7 @@ def test_queries_of_a_retriever_have_no_classes(check):
 
 @pytest.mark.parametrize('kind', [torch.uint8, torch.int64])
 @pytest.mark.parametrize('value', [7, 255, -1, 2**40])
-def test_labels_of_any_type_and_size_are_compared(kind, value):
+def test_labels_of_any_dtype_and_value_are_checked(kind, value):
     hook = InvalidLabelsHook()
     hook.num_classes, hook.ignored = 3, 255
     hook.check(torch.tensor([], dtype=kind), 'a.png')

@@ -7,21 +7,22 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from mmevit.engine.hooks import ChannelsLastHook, CompileHook, plot_curves
+from mmevit.engine.acceleration import ChannelsLastHook, CompileHook
+from mmevit.engine.training_curve import plot_curves
 from mmevit.models import EfficientViT
 from mmevit.utils.errors import ConfigError
 
 
 @pytest.fixture
 def model():
-    """A model with a backbone small enough to be compiled in a moment."""
+    """A model with a backbone that compiles fast."""
     arch = dict(embed_dims=(16,), depths=(1,), num_heads=(1,), kernel_sizes=(3,))
     backbone = EfficientViT(arch, window_sizes=(7,), out_indices=(0,))
     return nn.ModuleDict(dict(backbone=backbone, head=nn.Conv2d(16, 10, 1)))
 
 
 def compile_parts(model, **options):
-    """Compile as a run does: how often that has happened is in the counter."""
+    """Compile as a run does, and return a counter of compilations."""
     torch._dynamo.reset()
     counter = CompileCounter()
     CompileHook(backend=counter, **options).before_train(SimpleNamespace(model=model))
@@ -32,7 +33,7 @@ def loss_of(model, images):
     return model['head'](model['backbone'](images)[0]).square().sum()
 
 
-def test_the_backbone_is_compiled_whole_and_keeps_its_names_and_results(model):
+def test_backbone_compiles_without_graph_breaks_and_keeps_names_and_results(model):
     images = torch.rand(2, 3, 128, 96)
     plain = copy.deepcopy(model)
     counter = compile_parts(model, fullgraph=True)
@@ -42,25 +43,25 @@ def test_the_backbone_is_compiled_whole_and_keeps_its_names_and_results(model):
     copy.deepcopy(model).load_state_dict(plain.state_dict())
 
 
-def test_images_of_many_sizes_are_compiled_for_twice(model):
+def test_many_image_sizes_compile_at_most_twice(model):
     counter = compile_parts(model)
     for height, width in ((256, 320), (288, 352), (320, 256), (384, 448), (416, 288), (352, 352)):
         loss_of(model, torch.rand(2, 3, height, width)).backward()
     assert counter.frame_count <= 2
 
 
-def test_named_parts_are_compiled_inside_a_wrapper_for_several_devices(model):
+def test_named_parts_are_compiled_inside_a_distributed_wrapper(model):
     counter = compile_parts(nn.DataParallel(model), parts=('backbone.stem.0', 'backbone.stem.2'))
     loss_of(model, torch.rand(2, 3, 64, 64))
     assert counter.frame_count == 2
 
 
-def test_a_part_that_is_not_there_is_told(model):
-    with pytest.raises(ConfigError, match='is to compile neck, but ModuleDict has none'):
+def test_missing_part_raises_config_error(model):
+    with pytest.raises(ConfigError, match='ModuleDict has no submodule .neck.'):
         compile_parts(model, parts='neck')
 
 
-def test_channels_last_gives_the_same_losses_and_gradients_and_loads_the_same(model):
+def test_channels_last_gives_the_same_losses_gradients_and_checkpoints(model):
     images = torch.rand(2, 3, 128, 96)
     plain = copy.deepcopy(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -84,7 +85,7 @@ def lines(axes):
     return {line.get_label(): line.get_xydata().T.tolist() for line in axes.lines}
 
 
-def test_losses_and_metrics_are_plotted_where_they_belong():
+def test_losses_and_metrics_are_plotted():
     figure = plot_curves(
         {
             'train/loss': np.array([4.0, 3.0, 2.0]),
@@ -104,14 +105,14 @@ def test_losses_and_metrics_are_plotted_where_they_belong():
     assert lines(metrics) == {'coco/bbox_mAP': [[2, 3], [0.2, 0.4]]}
 
 
-def test_long_runs_are_averaged_over_windows():
+def test_losses_of_long_runs_are_averaged_over_windows():
     figure = plot_curves({'train/loss': np.arange(1000.0)})
     ((steps, means),) = lines(figure.axes[0]).values()
     assert steps == list(range(10, 1001, 10))
     assert means == [10 * window + 4.5 for window in range(100)]
 
 
-def test_metrics_of_a_resumed_run_are_at_the_last_evaluations():
+def test_metrics_of_a_resumed_run_are_plotted_at_the_last_evaluations():
     figure = plot_curves(
         {'val/accuracy/top1': np.array([7.0]), 'curves/val_iter': np.array([5, 10])}
     )

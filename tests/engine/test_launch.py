@@ -1,4 +1,4 @@
-"""Processes find their place on a machine before they are joined."""
+"""Ranks and process groups of distributed runs."""
 
 import argparse
 from datetime import timedelta
@@ -9,7 +9,7 @@ from torch import distributed
 
 from mmevit.checks import check_config
 from mmevit.cli.arguments import load_config
-from mmevit.engine.cpu_processes import join_cpu_processes
+from mmevit.engine.cpu_processes import init_cpu_process_group
 from mmevit.utils.errors import ConfigError
 
 CONFIG = 'configs/retinanet_evit_m4_digits.py'
@@ -57,21 +57,21 @@ def test_one_process_of_each_node_parses_the_annotations(
 
 @pytest.fixture
 def joined(monkeypatch):
-    """The arguments by which processes were joined."""
+    """The arguments of init_process_group."""
     calls = []
     monkeypatch.setattr(distributed, 'init_process_group', lambda **kwargs: calls.append(kwargs))
     return calls
 
 
-def test_the_timeout_of_the_config_is_that_of_cpu_processes(joined):
+def test_timeout_of_the_config_is_used_on_cpus(joined):
     cfg = Config(dict(env_cfg=dict(dist_cfg=dict(backend='nccl', timeout=90))))
-    join_cpu_processes(cfg)
+    init_cpu_process_group(cfg)
     assert joined == [dict(backend='gloo', timeout=timedelta(seconds=90))]
-    join_cpu_processes(Config(dict(model=dict())))
+    init_cpu_process_group(Config(dict(model=dict())))
     assert joined[1:] == [dict(backend='gloo')]
 
 
-def test_a_timeout_that_is_no_number_is_named(joined):
+def test_invalid_timeout_raises_config_error(joined):
     cfg = Config(dict(env_cfg=dict(dist_cfg=dict(timeout='90 s'))))
     with pytest.raises(ConfigError, match="timeout is '90 s'. Give a number of seconds"):
-        join_cpu_processes(cfg)
+        init_cpu_process_group(cfg)

@@ -40,7 +40,7 @@ def build(config):
 
 
 @pytest.mark.parametrize('arch', EfficientViT.arch_zoo)
-def test_layers_are_counted_in_the_order_that_the_image_passes_them(arch):
+def test_layer_depths_follow_the_forward_order(arch):
     backbone = EfficientViT(arch)
     passed = []
     layers = [backbone.stem, *(layer for stage in backbone.stages for layer in stage)]
@@ -59,7 +59,7 @@ def test_layers_are_counted_in_the_order_that_the_image_passes_them(arch):
 
 
 @pytest.mark.parametrize('config', ['evit_m0_in1k', 'evit_m4_in1k-distill-1000e'])
-def test_groups_of_a_classifier_are_those_of_mmpretrains_constructor(config):
+def test_groups_of_a_classifier_equal_those_of_mmpretrain(config):
     model = build(config)
     settings = dict(layer_decay_rate=0.7, **NO_DECAY)
     theirs = groups_by_name(model, 'LearningRateDecayOptimWrapperConstructor', **settings)
@@ -73,7 +73,7 @@ def test_groups_of_a_classifier_are_those_of_mmpretrains_constructor(config):
     'config',
     ['retinanet_evit_m4_digits', 'mask-rcnn_evit_m4_digits', 'semantic-fpn_evit_m4_digits'],
 )
-def test_rates_of_detectors_and_segmentors_shrink_from_the_head_to_the_stem(config):
+def test_learning_rates_of_detectors_and_segmentors_decay_by_layer(config):
     model = build(config)
     custom_keys = {'stages.2': dict(lr_mult=0.5)}
     groups = groups_by_name(
@@ -94,14 +94,14 @@ def test_rates_of_detectors_and_segmentors_shrink_from_the_head_to_the_stem(conf
 
 
 @pytest.mark.parametrize('rate', [None, 0, 1.5])
-def test_a_rate_that_is_missing_or_out_of_range_is_told(rate):
+def test_missing_or_invalid_decay_rate_raises_config_error(rate):
     with pytest.raises(ConfigError, match='above 0 and at most 1'):
         groups_by_name(
             EfficientViT('m0'), 'LayerDecayOptimWrapperConstructor', layer_decay_rate=rate
         )
 
 
-def test_an_optimizer_without_a_rate_is_told():
+def test_optimizer_without_lr_raises_config_error():
     with pytest.raises(ConfigError, match='has no lr'):
         build_optim_wrapper(
             EfficientViT('m0'),
@@ -113,8 +113,8 @@ def test_an_optimizer_without_a_rate_is_told():
         )
 
 
-def test_a_model_without_such_a_backbone_is_told():
-    with pytest.raises(ConfigError, match='EfficientViT has NoneType'):
+def test_model_without_layer_depths_raises_config_error():
+    with pytest.raises(ConfigError, match='backbone of EfficientViT is NoneType'):
         groups_by_name(
             EfficientViT('m0'), 'LayerDecayOptimWrapperConstructor', layer_decay_rate=0.8
         )

@@ -10,7 +10,7 @@ from mmengine.optim import AmpOptimWrapper, build_optim_wrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch import nn
 
-from mmevit.engine.hooks import MAX_OVERFLOWS, InvalidLossHook
+from mmevit.engine.invalid_loss import MAX_OVERFLOWS, InvalidLossHook
 from mmevit.engine.mixed_precision import train_in_bfloat16
 from mmevit.models import EfficientViT
 from mmevit.utils.errors import UserError
@@ -38,7 +38,7 @@ def make_wrapper(model, kind, **kwargs):
 
 
 def train(model, batches, kind, **kwargs):
-    """Train a copy: its weights, the losses of each step and the types of the scores."""
+    """Train a copy; return it, the losses of each step and the dtypes of the logits."""
     model = copy.deepcopy(model)
     wrapper = make_wrapper(model, kind, **kwargs)
     losses, types = [], set()
@@ -60,7 +60,7 @@ def train(model, batches, kind, **kwargs):
     ],
     ids=['plain', 'accumulated', 'adaptive'],
 )
-def test_losses_in_bfloat16_are_near_those_in_float32(batches, prefix, settings):
+def test_losses_in_bfloat16_are_close_to_float32(batches, prefix, settings):
     model = Classifier()
     exact, wanted, types = train(model, batches, f'{prefix}OptimWrapper', **settings)
     assert types == {torch.float32}
@@ -73,7 +73,7 @@ def test_losses_in_bfloat16_are_near_those_in_float32(batches, prefix, settings)
         assert torch.equal(one, before) == torch.equal(other, before)
 
 
-def test_accumulated_gradients_step_once_in_bfloat16(batches):
+def test_accumulated_gradients_update_once_in_bfloat16(batches):
     model = Classifier()
     wrapper = make_wrapper(model, 'Bfloat16OptimWrapper', accumulative_counts=2)
     before = model.head.weight.detach().clone()
@@ -84,7 +84,7 @@ def test_accumulated_gradients_step_once_in_bfloat16(batches):
         assert index == 0 or not torch.equal(model.head.weight, before)
 
 
-def test_what_a_gpu_saved_in_mixed_precision_is_gone_on_with():
+def test_state_of_a_gpu_run_in_mixed_precision_is_loaded():
     model = Classifier()
     state = make_wrapper(model, 'OptimWrapper').state_dict()
     state['loss_scaler'] = dict(scale=65536.0)
@@ -102,7 +102,7 @@ def test_what_a_gpu_saved_in_mixed_precision_is_gone_on_with():
         ('AdaptiveClipAmpOptimWrapper', 'AdaptiveClipBfloat16OptimWrapper'),
     ],
 )
-def test_wrappers_for_gpus_are_replaced_with_their_settings(kind, stand_in):
+def test_wrappers_with_loss_scaling_are_replaced_and_keep_their_settings(kind, stand_in):
     rest = dict(clip_grad=dict(clip_factor=0.02), accumulative_counts=4)
     amp = dict(type=kind, dtype='bfloat16', loss_scale='dynamic')
     cfg = ConfigDict(optim_wrapper=dict(**amp, **rest))
@@ -110,7 +110,7 @@ def test_wrappers_for_gpus_are_replaced_with_their_settings(kind, stand_in):
     assert cfg.optim_wrapper == dict(type=stand_in, **rest)
 
 
-def test_other_wrappers_are_left_alone():
+def test_other_wrappers_are_not_replaced():
     for cfg in (dict(optim_wrapper=dict(type='OptimWrapper')), dict(), dict(optim_wrapper=None)):
         cfg = ConfigDict(cfg)
         before = copy.deepcopy(cfg)
@@ -118,7 +118,7 @@ def test_other_wrappers_are_left_alone():
         assert cfg == before
 
 
-def test_halves_of_a_batch_that_are_accumulated_train_as_the_whole(batches):
+def test_two_accumulated_half_batches_equal_one_batch(batches):
     model = Classifier().double()
     model.backbone.eval()  # the statistics of batch norm are of what it sees at a time
     whole, halves = [], []
@@ -153,7 +153,7 @@ def make_scaled(monkeypatch):
         hook = InvalidLossHook()
 
         def step(factor, gradient=1.0):
-            """Train with a loss and a gradient multiplied by numbers that may be infinite."""
+            """Train with a loss and a gradient multiplied by factors that may be infinite."""
             loss = model(torch.ones(1, 2)).sum().exp()
             loss.register_hook(lambda value: value * gradient)
             loss = loss * factor
@@ -167,7 +167,7 @@ def make_scaled(monkeypatch):
     return make
 
 
-def test_an_overflow_that_loss_scaling_skips_does_not_end_training(make_scaled):
+def test_overflow_skipped_by_loss_scaling_does_not_stop_training(make_scaled):
     model, step = make_scaled(loss_scale='dynamic')
     assert step(1.0) == 2**16
     before = model.weight.detach().clone()
@@ -177,7 +177,7 @@ def test_an_overflow_that_loss_scaling_skips_does_not_end_training(make_scaled):
     assert not torch.equal(model.weight, before)
 
 
-def test_overflows_in_a_row_end_training(make_scaled):
+def test_consecutive_overflows_stop_training(make_scaled):
     _, step = make_scaled(loss_scale='dynamic')
     for number in range(MAX_OVERFLOWS):
         assert step(float('nan')) == 2.0 ** (15 - number)
@@ -186,13 +186,13 @@ def test_overflows_in_a_row_end_training(make_scaled):
 
 
 @pytest.mark.parametrize('options', [dict(loss_scale=512.0), dict(dtype='bfloat16')], ids=str)
-def test_an_invalid_loss_ends_training_where_no_scale_can_fall(make_scaled, options):
+def test_invalid_loss_stops_training_without_dynamic_loss_scaling(make_scaled, options):
     _, step = make_scaled(**options)
     with pytest.raises(UserError, match='not finite in iteration 1'):
         step(float('inf'))
 
 
-def test_training_in_which_every_gradient_overflows_ends(make_scaled):
+def test_overflow_in_every_step_stops_training(make_scaled):
     _, step = make_scaled(loss_scale='dynamic')
     for _ in range(30):
         step(1.0, gradient=float('inf'))

@@ -6,28 +6,28 @@ import torch
 from torch.utils.data import BatchSampler
 
 from mmevit.engine.randomness import (
-    NumberedBatches,
+    SeededBatchSampler,
+    SeededFetcher,
     SeededIndex,
-    SeededSamples,
     Stream,
     seed_all,
 )
 
 
 class Draws:
-    """A data set whose samples are their index and a number that each library draws."""
+    """A data set whose samples are their index and a random number of each library."""
 
     def __getitem__(self, index):
         return index, np.random.rand(), torch.rand(()).item()
 
 
 def seeds(batches, first=0, rank=0, world_size=1):
-    numbered = NumberedBatches(batches, rank, world_size)
+    numbered = SeededBatchSampler(batches, rank, world_size)
     numbered.begin((0, 0), first)
     return [[index.seed for index in batch] for batch in numbered]
 
 
-def test_processes_draw_together_what_one_draws():
+def test_several_processes_have_the_seeds_of_one():
     alone = seeds(BatchSampler(range(20), 8, drop_last=False))
     parts = [
         seeds(BatchSampler(range(rank, 20, 2), 4, drop_last=False), rank=rank, world_size=2)
@@ -37,15 +37,15 @@ def test_processes_draw_together_what_one_draws():
         assert sorted(whole) == sorted(first + second)
 
 
-def test_a_sample_that_comes_several_times_is_drawn_for_each_time():
+def test_repeated_sample_has_different_seeds():
     (batch,) = number([[3, 3, 3]])
-    samples = SeededSamples(Draws())(batch)
+    samples = SeededFetcher(Draws())(batch)
     assert [index for index, *_ in samples] == [3, 3, 3]
     assert len({sample[1:] for sample in samples}) == 3
 
 
 @pytest.mark.parametrize('size', [None, [2, 1]], ids=['unknown', 'list'])
-def test_batches_of_no_one_size_have_places_of_their_own(size):
+def test_batches_of_different_sizes_have_different_positions(size):
     class Batches(list):
         batch_size = size
 
@@ -53,21 +53,21 @@ def test_batches_of_no_one_size_have_places_of_their_own(size):
     assert len({seed for batch in found for seed in batch}) == 5
 
 
-def test_indices_of_any_kind_are_handed_on_untouched():
+def test_indices_of_any_type_are_not_changed():
     (batch,) = number([[(0, 7)]])
-    ((index, *_),) = SeededSamples(Draws())(batch)
+    ((index, *_),) = SeededFetcher(Draws())(batch)
     assert index == (0, 7)
 
 
-def test_further_passes_over_finite_data_draw_other_numbers():
-    numbered = NumberedBatches(BatchSampler(range(8), 4, drop_last=False), 0, 1)
+def test_further_passes_over_finite_data_have_other_seeds():
+    numbered = SeededBatchSampler(BatchSampler(range(8), 4, drop_last=False), 0, 1)
     numbered.begin((0, 0), 0)
     first, second = ({index.seed for batch in numbered for index in batch} for _ in range(2))
     assert not first & second
 
 
 def number(batches):
-    numbered = NumberedBatches(batches, 0, 1)
+    numbered = SeededBatchSampler(batches, 0, 1)
     numbered.begin((0, 0), 0)
     return list(numbered)
 
@@ -84,7 +84,7 @@ def number(batches):
     ],
 )
 @pytest.mark.parametrize('seed', [0, 3, 2**31 - 1])
-def test_samples_and_steps_of_the_model_never_share_a_seed(seed, first, second):
+def test_samples_and_model_steps_have_different_seeds(seed, first, second):
     drawn = []
     for place in (first, second):
         seed_all(seed, *place)
@@ -92,8 +92,8 @@ def test_samples_and_steps_of_the_model_never_share_a_seed(seed, first, second):
     assert all(ours != other for ours, other in zip(*drawn, strict=True))
 
 
-def test_samples_are_drawn_from_their_stream():
+def test_samples_are_seeded_from_their_stream():
     ((index, seed),) = number([[7]])[0]
-    ((_, drawn, _),) = SeededSamples(Draws())([SeededIndex(index, seed)])
+    ((_, drawn, _),) = SeededFetcher(Draws())([SeededIndex(index, seed)])
     seed_all(0, Stream.SAMPLE, *seed[1:])
     assert drawn == np.random.rand()

@@ -20,14 +20,14 @@ from torch import nn
 
 from mmevit.checkpoint import read_checkpoint
 from mmevit.engine import AtomicCheckpointHook, InvalidLossHook
-from mmevit.engine.checkpointing import WholeFileBackend, find_last_whole, resume_from
+from mmevit.engine.checkpointing import AtomicFileBackend, find_last_checkpoint, resume_from
 from mmevit.utils.errors import CheckpointError, UserError
 from mmevit.utils.files import UNFINISHED
 
 
 @DATASETS.register_module()
 class NumberedPoints(BaseDataset):
-    """Twenty points, one of which cannot be read, so that another is drawn."""
+    """Twenty points, one of which is unreadable and is replaced by another."""
 
     def load_data_list(self):
         return [dict(number=number) for number in range(20)]
@@ -35,7 +35,7 @@ class NumberedPoints(BaseDataset):
 
 @TRANSFORMS.register_module()
 class NoisyPoint:
-    """Draws from each of the generators that augmentations use."""
+    """Uses each of the random generators of augmentations."""
 
     def __call__(self, results):
         number = results['number']
@@ -50,7 +50,7 @@ class NoisyPoint:
 
 @TRANSFORMS.register_module()
 class PlainPoint:
-    """Draws nothing."""
+    """Uses no random numbers."""
 
     def __call__(self, results):
         return dict(inputs=torch.zeros(4), data_samples=None)
@@ -67,7 +67,7 @@ class Counting(BaseMetric):
 
 @MODELS.register_module()
 class DroppingPoints(BaseModel):
-    """Draws in the model too, and has statistics of its own."""
+    """Has dropout and running statistics."""
 
     def __init__(self):
         super().__init__()
@@ -80,7 +80,7 @@ class DroppingPoints(BaseModel):
 
 
 class Killed(Exception):
-    """Stands for what ends a process at any place."""
+    """Simulates a killed process."""
 
 
 @HOOKS.register_module()
@@ -99,7 +99,7 @@ class Killing(Hook):
 
 @pytest.fixture
 def train(tmp_path):
-    """Train to some length in a folder of that name, anew or from a checkpoint there."""
+    """Train in a directory of some name, from scratch or from a checkpoint there."""
 
     def run(
         name,
@@ -196,7 +196,7 @@ def assert_same(ours, theirs):
     ],
     ids=str,
 )
-def test_resumed_training_ends_with_the_bits_of_undisturbed_training(train, options):
+def test_resumed_training_equals_uninterrupted_training_bitwise(train, options):
     end = 4 if options.get('by_epoch', True) else 20
     options = options | dict(by_epoch=options.get('by_epoch', True))
     undisturbed = last(train('undisturbed', end, **options))
@@ -208,7 +208,7 @@ def test_resumed_training_ends_with_the_bits_of_undisturbed_training(train, opti
 
 
 @pytest.mark.parametrize(('workers', 'iteration'), [(0, 12), (2, 12), (0, 10)])
-def test_an_epoch_is_taken_up_at_the_batch_where_it_was_left(train, workers, iteration):
+def test_resuming_continues_within_an_epoch(train, workers, iteration):
     kept = dict(by_epoch=True, workers=workers)
     # Epochs of five batches, checkpoints every two.
     hook = dict(interval=2, filename_tmpl='iter_{}.pth')
@@ -228,7 +228,7 @@ def test_code_in_the_metadata_of_a_checkpoint_is_not_run(train, tmp_path):
     assert not trace.exists()
 
 
-def test_an_evaluation_that_was_killed_is_made_up_for(train):
+def test_killed_evaluation_is_run_after_resuming(train):
     def counts(runner):
         return runner.message_hub.log_scalars['val/count'].data[0]
 
@@ -239,7 +239,7 @@ def test_an_evaluation_that_was_killed_is_made_up_for(train):
     assert len(counts(train('resumed', 3))) == len(counts(undisturbed)) == 3
 
 
-def test_an_epoch_of_another_length_begins_where_it_does_in_a_run_of_that_length(train, capsys):
+def test_epoch_of_another_length_restarts_at_its_first_iteration(train, capsys):
     train('run', 2)
     runner = train('run', 3, batch_size=5)
     # Two epochs are done, of four batches each in this run.
@@ -252,7 +252,7 @@ def test_random_numbers_do_not_depend_on_the_number_of_workers(train):
     assert_same(last(train('three', 2, workers=3)), alone)
 
 
-def test_epochs_and_samples_draw_other_numbers(train, monkeypatch):
+def test_epochs_and_samples_have_different_random_numbers(train, monkeypatch):
     drawn = []
     transform = NoisyPoint.__call__
     monkeypatch.setattr(
@@ -265,7 +265,7 @@ def test_epochs_and_samples_draw_other_numbers(train, monkeypatch):
     assert len(noise) == 60 and len(set(noise)) == 60
 
 
-def test_a_torn_checkpoint_is_named_and_the_one_before_it_taken(train, capsys):
+def test_corrupt_checkpoint_is_reported_and_the_previous_one_used(train, capsys):
     runner = train('run', 3)
     work_dir = Path(runner.work_dir)
     content = (work_dir / 'epoch_3.pth').read_bytes()
@@ -278,34 +278,34 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_it_taken(train, capsys):
     assert 'epoch_3.pth is corrupt or truncated' in output.out + output.err
     for path in work_dir.glob('epoch_*.pth'):
         path.write_bytes(content[:100])
-    with pytest.raises(CheckpointError, match='None of the 3 checkpoints'):
-        find_last_whole(work_dir)
+    with pytest.raises(CheckpointError, match='Cannot resume from any of the 3 checkpoints'):
+        find_last_checkpoint(work_dir)
 
 
-def test_what_last_checkpoint_names_is_taken_and_what_holds_weights_alone_is_not(train):
+def test_last_checkpoint_is_used_and_weights_only_files_are_not(train):
     work_dir = Path(train('run', 3).work_dir)
     content = torch.load(work_dir / 'epoch_2.pth', weights_only=False)
     torch.save(dict(state_dict=content['state_dict']), work_dir / 'epoch_9.pth')
     (work_dir / 'best_count_epoch_8.pth').write_bytes(b'')
-    assert find_last_whole(work_dir)[0] == work_dir / 'epoch_3.pth'
+    assert find_last_checkpoint(work_dir)[0] == work_dir / 'epoch_3.pth'
     (work_dir / 'epoch_3.pth').rename(work_dir / 'latest.pth')
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'latest.pth'))
-    assert find_last_whole(work_dir)[0] == work_dir / 'latest.pth'
+    assert find_last_checkpoint(work_dir)[0] == work_dir / 'latest.pth'
 
 
-def test_an_older_run_of_higher_numbers_in_the_same_folder_is_not_taken(train):
+def test_older_run_with_higher_numbers_in_the_same_directory_is_not_used(train):
     work_dir = Path(train('run', 2).work_dir)
     shutil.copy(work_dir / 'epoch_1.pth', work_dir / 'epoch_30.pth')
     os.utime(work_dir / 'epoch_30.pth', (0, 0))
-    assert find_last_whole(work_dir)[0] == work_dir / 'epoch_2.pth'
+    assert find_last_checkpoint(work_dir)[0] == work_dir / 'epoch_2.pth'
 
 
-def test_a_checkpoint_that_takes_the_place_of_the_last_stays(train):
+def test_checkpoint_with_a_fixed_name_is_not_removed(train):
     runner = train('run', 3, max_keep_ckpts=1, filename_tmpl='latest.pth')
     assert [path.name for path in Path(runner.work_dir).glob('*.pth')] == ['latest.pth']
 
 
-def test_the_best_checkpoint_stays_where_each_has_the_same_name(train, monkeypatch):
+def test_best_checkpoint_with_a_fixed_name_is_not_removed(train, monkeypatch):
     scores = iter(range(1, 9))
     monkeypatch.setattr(Counting, 'compute_metrics', lambda *_: dict(count=next(scores)))
     options = dict(save_best='count', rule='greater', filename_tmpl='latest.pth')
@@ -315,43 +315,43 @@ def test_the_best_checkpoint_stays_where_each_has_the_same_name(train, monkeypat
     assert read_checkpoint(Path(runner.work_dir, 'best_count_latest.pth'))['meta']['epoch'] == 2
 
 
-def test_folders_that_are_not_on_this_machine_are_mmengines_business():
+def test_remote_directories_use_the_backend_of_mmengine():
     hook = AtomicCheckpointHook(out_dir='http://host/folder')
     assert hook.backend_args is None
-    assert AtomicCheckpointHook().backend_args == dict(backend='whole')
+    assert AtomicCheckpointHook().backend_args == dict(backend='atomic')
 
 
-def test_without_a_checkpoint_training_starts_anew(tmp_path):
-    assert find_last_whole(tmp_path / 'nothing') == (None, None)
+def test_training_starts_from_scratch_without_a_checkpoint(tmp_path):
+    assert find_last_checkpoint(tmp_path / 'nothing') == (None, None)
     cfg = Config(dict(work_dir=str(tmp_path), randomness=dict(seed=1)))
     resume_from(cfg)
     assert cfg.get('load_from') is None and cfg.randomness.seed == 1
 
 
-def test_a_first_checkpoint_that_was_half_written_when_the_run_was_killed_counts_for_none(tmp_path):
+def test_partial_first_checkpoint_of_a_killed_run_is_ignored(tmp_path):
     half_written = tmp_path / '.unfinished-1' / 'epoch_1.pth'
     half_written.parent.mkdir()
     half_written.write_bytes(b'PK')
-    assert find_last_whole(tmp_path) == (None, None)
+    assert find_last_checkpoint(tmp_path) == (None, None)
 
 
 @pytest.mark.parametrize('hook', [dict(max_keep_ckpts=1), dict(max_keep_ckpts=2)], ids=str)
-def test_an_old_checkpoint_stays_until_the_next_one_is_whole(train, monkeypatch, hook):
-    put = WholeFileBackend.put
+def test_old_checkpoint_is_kept_until_the_next_one_is_complete(train, monkeypatch, hook):
+    put = AtomicFileBackend.put
     present = []
 
     def look(self, content, path):
         present.append([path.name for path in Path(path).parent.glob('epoch_*.pth')])
         put(self, content, path)
 
-    monkeypatch.setattr(WholeFileBackend, 'put', look)
+    monkeypatch.setattr(AtomicFileBackend, 'put', look)
     runner = train('run', 4, **hook)
     kept = hook['max_keep_ckpts']
     assert [len(names) for names in present] == [min(count, kept) for count in range(4)]
     assert len(list(Path(runner.work_dir).glob('epoch_*.pth'))) == kept
 
 
-def test_a_full_disk_ends_in_a_sentence_and_leaves_the_last_checkpoint(train, tmp_path):
+def test_full_disk_raises_checkpoint_error_and_keeps_the_last_checkpoint(train, tmp_path):
     work_dir = Path(train('run', 1).work_dir)
     size = (work_dir / 'epoch_1.pth').stat().st_size
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -362,13 +362,13 @@ def test_a_full_disk_ends_in_a_sentence_and_leaves_the_last_checkpoint(train, tm
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert 'epoch_2.pth cannot be written' in str(caught.value)
-    assert f'go on from {work_dir}/epoch_1.pth by --resume' in str(caught.value)
+    assert f'Then resume from {work_dir}/epoch_1.pth with --resume.' in str(caught.value)
     assert [path.name for path in work_dir.glob('epoch_*.pth')] == ['epoch_1.pth']
     assert not list(work_dir.glob(f'{UNFINISHED}*'))
-    assert find_last_whole(work_dir)[0] == work_dir / 'epoch_1.pth'
+    assert find_last_checkpoint(work_dir)[0] == work_dir / 'epoch_1.pth'
 
 
-def test_what_a_kill_leaves_half_written_is_cleared_away(train, tmp_path):
+def test_partial_files_of_a_killed_run_are_removed(train, tmp_path):
     leftover = tmp_path / 'run' / f'{UNFINISHED}abc' / 'epoch_1.pth'
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b'half')
@@ -376,7 +376,7 @@ def test_what_a_kill_leaves_half_written_is_cleared_away(train, tmp_path):
     assert not leftover.parent.exists()
 
 
-def test_an_infinite_loss_ends_training_with_the_iteration_and_the_images(train, monkeypatch):
+def test_infinite_loss_stops_training_and_names_iteration_and_images(train, monkeypatch):
     forward = DroppingPoints.forward
 
     def fail_at_the_eighth(self, inputs, data_samples=None, mode='tensor'):
@@ -391,10 +391,10 @@ def test_an_infinite_loss_ends_training_with_the_iteration_and_the_images(train,
         train('run', 3)
     message = str(caught.value)
     assert 'not finite in iteration 8 of epoch 2 (loss inf' in message
-    assert 'epoch_1.pth by --resume' in message and '.png' in message
+    assert 'epoch_1.pth with --resume' in message and '.png' in message
 
 
-def test_weights_that_are_no_numbers_are_not_kept(train, monkeypatch):
+def test_nan_weights_are_not_saved(train, monkeypatch):
     # The loss before a step tells nothing of the weights after it.
     after_train_iter = InvalidLossHook.after_train_iter
 
@@ -404,10 +404,12 @@ def test_weights_that_are_no_numbers_are_not_kept(train, monkeypatch):
             runner.model.output.bias.data.fill_(float('nan'))
 
     monkeypatch.setattr(InvalidLossHook, 'after_train_iter', spoil)
-    with pytest.raises(CheckpointError, match='no longer finite, .*output.bias.*epoch_1.pth by'):
+    with pytest.raises(
+        CheckpointError, match='weights are not finite: .*output.bias.*epoch_1.pth with'
+    ):
         train('run', 3)
 
 
 def hook_by_iteration(hook):
-    """Arguments of the checkpoint hook whose name the loop has too."""
+    """Arguments of the checkpoint hook, with a name that the loop does not have."""
     return dict(checkpoint_by_epoch=False, **hook)
