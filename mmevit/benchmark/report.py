@@ -14,7 +14,7 @@ import torch
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import PICTURES, atomic_write, check_ending
 from mmevit.utils.tables import join_cells
-from mmevit.utils.versions import cpu_capability
+from mmevit.utils.pytorch import cpu_capability
 
 from .measuring import best_forms
 

@@ -242,7 +242,7 @@ def test_class_folders_of_a_split_that_is_not_used_are_warned_of(folders, log):
         (folders / 'test' / name).mkdir(parents=True)
     cfg.test_dataloader = dict(dataset=test)
     check_classes(cfg, ['train', 'val'])
-    assert 'The test data have the class folders cat, dog' in log.read_text()
+    assert 'The test data has the class folders cat, dog' in log.read_text()
     with pytest.raises(ConfigError, match='class folders cat, dog'):
         check_classes(cfg, ['test'])
 

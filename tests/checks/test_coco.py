@@ -113,5 +113,5 @@ def test_only_missing_files_lead_to_the_digits(check, root):
 
 
 def test_annotations_that_are_all_crowds_are_refused(check):
-    with pytest.raises(ConfigError, match='all iscrowd, left out or of no class'):
+    with pytest.raises(ConfigError, match='all iscrowd, left out or of other classes'):
         check(BOXES, make_crowds)

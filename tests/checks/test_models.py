@@ -10,12 +10,8 @@ from mmengine.hub import get_config
 from mmengine.registry import MODELS, DefaultScope
 from plug_in_table import NECKS, write_config
 
-from mmevit.checks.models import (
-    check_model,
-    check_pixels,
-    warn_of_other_pixels,
-    warn_of_random_statistics,
-)
+from mmevit.checks.models import check_model
+from mmevit.checks.pixels import check_pixels, warn_of_other_pixels, warn_of_random_statistics
 from mmevit.models import EfficientViT
 from mmevit.utils.errors import ConfigError
 
@@ -96,7 +92,7 @@ def test_backbone_and_neck_that_do_not_fit_are_named(cfg, options, parts):
     ('name', 'options', 'parts'),
     [
         (ATSS, {'bbox_head.in_channels': 128}, ['model.bbox_head.in_channels is 128', '[256, ']),
-        (ATSS, {'neck.num_outs': 4}, ['model.bbox_head', '5 strides', 'gives 4 maps']),
+        (ATSS, {'neck.num_outs': 4}, ['model.bbox_head', '5 strides', 'returns 4 maps']),
         (TOOD, {'neck.out_channels': 64}, ['model.bbox_head.in_channels is 256', '[64, 64']),
         (RTMDET, {'bbox_head.in_channels': 64}, ['model.bbox_head.in_channels is 64', 'neck[1]']),
         (YOLOX, {'neck.1.in_channels': [1, 2, 3]}, ['model.neck[1].in_channels is [1, 2, 3]']),
@@ -115,7 +111,7 @@ def test_backbone_and_neck_that_do_not_fit_are_named(cfg, options, parts):
         (
             CASCADE,
             {'roi_head.bbox_head.2.roi_feat_size': 14},
-            ['model.roi_head.bbox_head[2]', 'takes 50176 channels', '(1, 12544)'],
+            ['model.roi_head.bbox_head[2]', 'expects 50176 channels', '(1, 12544)'],
         ),
         (
             CASCADE,
@@ -128,10 +124,10 @@ def test_backbone_and_neck_that_do_not_fit_are_named(cfg, options, parts):
             ['model.roi_head.bbox_head[3].in_channels is 64'],
         ),
         (PANOPTIC_FPN, {'semantic_head.in_channels': 64}, ['model.semantic_head.in_channels']),
-        (CONDINST, {'mask_head.mask_feature_head.in_channels': 64}, ['takes 64 channels']),
-        (SOLOV2, {'neck.num_outs': 4}, ['model.mask_head', '5 strides', 'gives 4 maps']),
+        (CONDINST, {'mask_head.mask_feature_head.in_channels': 64}, ['expects 64 channels']),
+        (SOLOV2, {'neck.num_outs': 4}, ['model.mask_head', '5 strides', 'returns 4 maps']),
         (DINO, {'neck.out_channels': 128}, ['embed_dims=256', '[128, 128, 128, 128]']),
-        (DINO, {'neck.num_outs': 3}, ['model.num_feature_levels is 4', 'gives 3 maps']),
+        (DINO, {'neck.num_outs': 3}, ['model.num_feature_levels is 4', 'returns 3 maps']),
         (DINO, {'bbox_head.embed_dims': 128}, ['bbox_head.embed_dims is 128', 'embed_dims=256']),
         (
             MASK2FORMER,
@@ -144,7 +140,7 @@ def test_backbone_and_neck_that_do_not_fit_are_named(cfg, options, parts):
             ['model.decode_head.in_channels is [256, 256, 256, 256]', '[256, 512, 1024, 2048]'],
         ),
         (UPERNET, {'auxiliary_head.in_channels': 512}, ['model.auxiliary_head.in_channels is 512']),
-        (UPERNET, {'auxiliary_head.in_index': 4}, ['auxiliary_head.in_index is 4', 'gives 4 maps']),
+        (UPERNET, {'auxiliary_head.in_index': 4}, ['in_index is 4', 'returns 4 maps']),
     ],
     ids=lambda value: str(value)[:60].rpartition('/')[2],
 )
@@ -171,7 +167,7 @@ def test_each_auxiliary_head_of_a_list_is_compared(plug_in):
                 type='MultiTaskHead',
                 task_heads=dict(a=dict(type='LinearClsHead', in_channels=384, num_classes=10)),
             ),
-            'model.head, in head.task_heads.a.fc, takes 384 channels',
+            'model.head expects 384 channels in head.task_heads.a.fc',
         ),
     ],
     ids=lambda value: value.get('type') if isinstance(value, dict) else '',

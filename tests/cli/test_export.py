@@ -184,7 +184,7 @@ def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
         (['--size', '16'], 'The images are 16x16 pixels, and exported files take 32 pixels'),
         (['--size', '0'], '--size takes a side, or a height and a width'),
         (['--batch-size', '0'], '--batch-size take 1 or more'),
-        (['--cfg-options', 'test_dataloader=None'], 'it has no test_dataloader'),
+        (['--cfg-options', 'test_dataloader=None'], 'missing test_dataloader'),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else '',
 )

@@ -103,13 +103,13 @@ def test_files_that_are_left_out_are_counted(make, log):
 @pytest.mark.parametrize(
     ('names', 'words'),
     [
-        (['a/1.jpg', 'a/2.jpg'], '1 classes to train'),
-        (['1.jpg'], '0 classes'),
-        (['train/a/1.jpg', 'train/b/1.jpg', 'val/1.jpg'], '0 to validate on'),
-        (['a/1.jpg', 'a/2.jpg', 'b/1.jpg'], 'class b has one image alone'),
+        (['a/1.jpg', 'a/2.jpg'], '1 training and 1 validation classes'),
+        (['1.jpg'], '0 training'),
+        (['train/a/1.jpg', 'train/b/1.jpg', 'val/1.jpg'], '0 validation classes'),
+        (['a/1.jpg', 'a/2.jpg', 'b/1.jpg'], 'class b has only one image'),
         (['a/1.jpg', 'a/2.jpg', 'b/1.txt'], 'no images in b'),
-        (['train/a/1.jpg', 'train/b/1.jpg', 'val/c/1.jpg'], 'classes c, which'),
-        (['train/a/1.jpg', 'val/a/1.jpg'], '1 classes to train and 1'),
+        (['train/a/1.jpg', 'train/b/1.jpg', 'val/c/1.jpg'], 'classes c, which are missing in'),
+        (['train/a/1.jpg', 'val/a/1.jpg'], '1 training and 1 validation'),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_sentence(make, names, words):

@@ -111,7 +111,7 @@ def add_link(root):
     [
         (add_foreign_image, r'contains train/mine\.png, which'),
         (add_link, 'contains val/mine, which'),
-        (lambda root: (root / MARKER).unlink(), f'it has no {MARKER}'),
+        (lambda root: (root / MARKER).unlink(), f'{MARKER} is missing'),
     ],
     ids=['image', 'link', 'no-marker'],
 )
