@@ -13,8 +13,8 @@ import torch
 
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import PICTURES, atomic_write, check_ending
-from mmevit.utils.tables import join_cells
 from mmevit.utils.pytorch import cpu_capability
+from mmevit.utils.tables import join_cells
 
 from .measuring import best_forms
 

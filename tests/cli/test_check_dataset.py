@@ -38,7 +38,7 @@ def check(root, tmp_path, capsys):
     return run
 
 
-def test_data_without_faults_are_looked_through_once_and_end_with_0(check):
+def test_data_without_faults_are_checked_once_with_status_0(check):
     status, rows, printed = check(DETECTOR)
     assert status == 0
     assert [row['data'] for row in rows] == ['train, 16 images', 'val+test, 8 images']
@@ -46,9 +46,9 @@ def test_data_without_faults_are_looked_through_once_and_end_with_0(check):
     assert '| train, 16 images | ok |  | none |' in printed
 
 
-def test_faults_are_counted_with_examples_and_end_with_1(check, root):
-    (root / 'train/000003.png').write_bytes(b'torn')
-    (root / 'train/000005.png').write_bytes(b'torn')
+def test_faults_are_counted_with_examples_and_status_1(check, root):
+    (root / 'train/000003.png').write_bytes(b'corrupt')
+    (root / 'train/000005.png').write_bytes(b'corrupt')
     Image.open(root / 'train/000006.png').convert('L').save(root / 'train/000006.png')
     (root / 'val/000002.png').unlink()
     path = root / 'annotations/instances_train.json'
@@ -58,22 +58,22 @@ def test_faults_are_counted_with_examples_and_end_with_1(check, root):
     status, rows, _ = check(DETECTOR)
     assert status == 1
     found = {(row['data'].split(',')[0], row['fault']): row for row in rows}
-    torn = found['train', 'corrupt image']
-    assert torn['count'] == 2 and str(root / 'train/000003.png') in torn['examples']
+    corrupt = found['train', 'corrupt image']
+    assert corrupt['count'] == 2 and str(root / 'train/000003.png') in corrupt['examples']
     assert found['train', 'box or area of less than one pixel']['count'] == 1
     assert found['train', 'grayscale image']['severity'] == 'note'
     assert found['val+test', 'missing file']['severity'] == 'fatal'
     assert len(found) == 4
 
 
-def test_what_may_be_meant_ends_with_0(check, root):
+def test_notes_have_status_0(check, root):
     Image.open(root / 'train/000006.png').convert('L').save(root / 'train/000006.png')
     status, rows, _ = check(DETECTOR, '--splits', 'train')
     assert status == 0
     assert [row['fault'] for row in rows] == ['grayscale image']
 
 
-def test_an_annotation_file_that_is_torn_is_told_beside_the_faults_of_others(check, root):
+def test_a_truncated_annotation_file_is_reported_with_other_faults(check, root):
     path = root / 'annotations/instances_train.json'
     path.write_text(path.read_text()[:500])
     (root / 'val/000002.png').write_bytes(b'')
@@ -93,7 +93,7 @@ def edit_annotations(root, change, name='instances_train.json'):
     path.write_text(json.dumps(content))
 
 
-def test_masks_that_a_mask_rcnn_would_not_find_are_counted(check, root):
+def test_missing_masks_are_counted_for_a_mask_rcnn(check, root):
     def remove_masks(content):
         for annotation in content['annotations'][:3]:
             del annotation['segmentation']
@@ -108,7 +108,7 @@ def test_masks_that_a_mask_rcnn_would_not_find_are_counted(check, root):
     ]
 
 
-def test_annotations_that_are_all_crowds_are_told(check, root):
+def test_annotations_that_are_all_crowds_are_reported(check, root):
     def make_crowds(content):
         for annotation in content['annotations']:
             annotation['iscrowd'] = 1
@@ -121,7 +121,7 @@ def test_annotations_that_are_all_crowds_are_told(check, root):
     )
 
 
-def test_classes_that_differ_between_splits_are_told(check):
+def test_classes_that_differ_between_splits_are_reported(check):
     names = 'val_dataloader.dataset.metainfo.classes=[9,8,7,6,5,4,3,2,1,0]'
     status, rows, _ = check(DETECTOR, options=[names])
     assert status == 1
@@ -129,8 +129,8 @@ def test_classes_that_differ_between_splits_are_told(check):
     assert len(told) == 1 and "Class 0 is '0' in the train data" in told[0]
 
 
-def test_class_folders_and_segments_are_looked_through_too(check, root):
-    next((root / 'classification/val/3').iterdir()).write_bytes(b'torn')
+def test_class_folders_and_segmentation_maps_are_checked(check, root):
+    next((root / 'classification/val/3').iterdir()).write_bytes(b'corrupt')
     status, rows, _ = check(CLASSIFIER, '--splits', 'val', data_root=root / 'classification/val')
     assert status == 1
     assert [(row['count'], row['fault']) for row in rows if row['severity'] != 'note'] == [
@@ -166,7 +166,7 @@ def load_as(color_type, in_channels):
         ('L', load_as('unchanged', 3), 'image with another number of channels', 1),
     ],
 )
-def test_what_is_told_of_channels_is_true_of_the_model(check, root, mode, options, fault, status):
+def test_channels_are_compared_with_the_model(check, root, mode, options, fault, status):
     convert(root / 'train', mode)
     found, rows, _ = check(DETECTOR, '--splits', 'train', options=options)
     assert found == status
@@ -174,7 +174,7 @@ def test_what_is_told_of_channels_is_true_of_the_model(check, root, mode, option
     assert fault == 'none' or rows[0]['count'] == 16
 
 
-def test_images_of_16_bits_are_kept_where_the_pipeline_keeps_them(check, root):
+def test_images_of_16_bits_are_kept_if_the_pipeline_keeps_them(check, root):
     for path in (root / 'train').iterdir():
         grey = np.asarray(Image.open(path).convert('L')).astype(np.uint16) * 257
         Image.fromarray(grey).save(path)
@@ -184,17 +184,17 @@ def test_images_of_16_bits_are_kept_where_the_pipeline_keeps_them(check, root):
     ]
 
 
-def test_segmentation_maps_are_all_looked_through(check, root):
+def test_all_segmentation_maps_are_checked(check, root):
     folder = root / 'segments/train'
     convert(folder, 'L')
-    whole = np.asarray(Image.open(folder / '000001.png'))
+    complete = np.asarray(Image.open(folder / '000001.png'))
     for name, pixels in {
-        '000001': np.where(whole > 0, 11, 0).astype(np.uint8),
-        '000002': np.stack([whole] * 3, 2),
-        '000003': whole[:100],
+        '000001': np.where(complete > 0, 11, 0).astype(np.uint8),
+        '000002': np.stack([complete] * 3, 2),
+        '000003': complete[:100],
     }.items():
         Image.fromarray(pixels).save(folder / f'{name}.png')
-    (folder / '000004.png').write_bytes(b'torn')
+    (folder / '000004.png').write_bytes(b'corrupt')
     status, rows, _ = check('configs/semantic-fpn_evit_m4_digits.py', '--splits', 'train')
     assert status == 1
     assert {row['fault']: row['examples'].removeprefix(f'{folder}/') for row in rows} == {
@@ -208,7 +208,7 @@ def test_segmentation_maps_are_all_looked_through(check, root):
     assert {row['data'] for row in rows} == {'train, 16 images'}
 
 
-def test_maps_that_another_transform_reads_are_only_looked_for(check, root):
+def test_maps_of_another_transform_are_only_searched(check, root):
     config = 'configs/semantic-fpn_evit_m4_digits.py'
     steps = Config.fromfile(config).val_dataloader.dataset.pipeline
     index = [step.type for step in steps].index('LoadAnnotations')
@@ -260,7 +260,7 @@ def test_unlabelled_images_of_semi_supervised_data_are_a_note(check, root):
     assert faults == ['no annotations', 'no annotations']
 
 
-def test_labels_beyond_the_classes_are_told(check, root):
+def test_labels_beyond_the_classes_are_reported(check, root):
     status, rows, _ = check(
         CLASSIFIER,
         *('--splits', 'val'),

@@ -67,7 +67,7 @@ def failures(found):
     return [name for name in found if found[name].startswith('failed')]
 
 
-def test_all_is_well_here(run_self_check):
+def test_all_checks_pass_here(run_self_check):
     lines, found = run_self_check()
     assert not failures(found)
     for module in (torch, mmcv, mmengine, mmdet):
@@ -79,7 +79,7 @@ def test_all_is_well_here(run_self_check):
     assert 'mmevit::efficientvit/retinanet_evit_m4.py' in found['configs']
 
 
-def test_the_backbone_alone_is_well_without_detection_segmentation_and_classification(
+def test_all_checks_pass_without_detection_segmentation_and_classification(
     run_self_check,
 ):
     _, found = run_self_check(hide(*LIBRARIES, 'pycocotools', 'mmcv._ext'))
@@ -90,7 +90,7 @@ def test_the_backbone_alone_is_well_without_detection_segmentation_and_classific
     assert 'only detection needs it' in found['pycocotools']
 
 
-def test_operators_that_do_not_load_are_told_with_what_to_do(run_self_check):
+def test_operators_that_do_not_load_are_reported_with_a_fix(run_self_check):
     _, found = run_self_check(hide(*LIBRARIES) + BROKEN_OPERATORS)
     assert failures(found) == ["mmcv's operators"]
     line = found["mmcv's operators"]
@@ -130,7 +130,7 @@ def nan_maps(backbone, images):
     ],
     ids=NAMES,
 )
-def test_each_check_fails_in_one_sentence(name, path, value, parts, monkeypatch, capsys):
+def test_each_check_fails_with_one_line(name, path, value, parts, monkeypatch, capsys):
     check = self_check.CHECKS[NAMES.index(name)]
     assert self_check.is_ok(*check)
     assert capsys.readouterr().out.startswith(f'ok      {name}: ')

@@ -61,7 +61,7 @@ NAN, INF = math.nan, math.inf
         (dict(annotations=dict(bbox=[-10, 2, 20, 20])), faults.BOX_ACROSS),
     ],
 )
-def test_a_fault_is_counted_as_what_it_is(changes, kind):
+def test_faults_are_counted_by_type(changes, kind):
     found = find_faults(make_content(**changes))
     assert found.counts[kind] == 1
     others = {other for other in found.counts if other.severity != 'note'} - {kind}
@@ -83,7 +83,7 @@ def test_a_file_without_faults_has_none():
         (('cat',), faults.OTHER_CATEGORY),
     ],
 )
-def test_classes_that_mmdet_would_mistake_are_told_from_those_that_it_lacks(classes, kind):
+def test_classes_in_another_order_differ_from_missing_ones(classes, kind):
     assert kind in find_faults(make_content(), classes).counts
 
 
@@ -175,7 +175,7 @@ SQUARE = [[10, 10, 30, 10, 30, 40, 10, 40]]
         (None, faults.NO_MASK),
     ],
 )
-def test_masks_are_looked_at_for_a_pipeline_that_loads_them_only(segmentation, kind):
+def test_masks_are_only_checked_if_they_are_read(segmentation, kind):
     content = make_content()
     for annotation in content['annotations']:
         annotation['segmentation'] = SQUARE
@@ -192,7 +192,7 @@ def test_annotations_without_segmentation_are_counted_for_masks():
 
 
 @pytest.mark.parametrize('change', [dict(iscrowd=1), dict(bbox=[1, 2, 0, 0]), dict(ignore=1)])
-def test_annotations_of_which_none_is_learnt_are_reported(change):
+def test_files_without_usable_annotations_are_reported(change):
     content = make_content()
     for annotation in content['annotations'][:2]:
         annotation.update(change)
@@ -212,7 +212,7 @@ def test_annotations_of_which_none_is_learnt_are_reported(change):
         dict(segmentation=dict(size=[1, 2], counts='a')),
     ],
 )
-def test_annotations_of_categories_that_are_not_used_have_no_faults(fields):
+def test_annotations_of_unused_categories_have_no_faults(fields):
     content = make_content()
     for annotation in content['annotations']:
         annotation['segmentation'] = SQUARE

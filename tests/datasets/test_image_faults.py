@@ -29,7 +29,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), d
         ('I;16', 'a.png', [faults.DEEP, faults.GREY]),
     ],
 )
-def test_the_form_of_an_image_is_told(save, mode, name, kinds):
+def test_image_formats_are_reported(save, mode, name, kinds):
     if mode == 'I;16':
         image = Image.fromarray(np.arange(2400, dtype=np.uint16).reshape(40, 60))
     else:
@@ -37,7 +37,7 @@ def test_the_form_of_an_image_is_told(save, mode, name, kinds):
     assert find_image_faults(save(image, name), (40, 60)) == kinds
 
 
-def test_an_image_of_another_size_is_told_also_if_it_is_to_be_turned(save):
+def test_an_image_of_another_size_is_reported_also_with_exif_rotation(save):
     assert find_image_faults(save(NOISE), (60, 40)) == [faults.OTHER_SIZE]
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -46,7 +46,7 @@ def test_an_image_of_another_size_is_told_also_if_it_is_to_be_turned(save):
     assert find_image_faults(path, (60, 40)) == []
 
 
-def test_files_that_are_no_whole_images_are_told(save, tmp_path):
+def test_corrupt_files_are_reported(save, tmp_path):
     path = save(NOISE, 'a.jpg')
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 2 // 3])
@@ -60,6 +60,6 @@ def test_files_that_are_no_whole_images_are_told(save, tmp_path):
 
 
 @pytest.mark.parametrize('size', [(10001, 10000), (20000, 20000)])
-def test_an_image_too_large_to_decode_is_told_from_its_header(save, size):
+def test_an_image_too_large_to_decode_is_found_by_its_header(save, size):
     path = save(Image.new('1', size))
     assert find_image_faults(path) == [faults.HUGE]

@@ -134,7 +134,7 @@ def test_growth_of_memory_and_open_files_is_found(capsys):
     assert 'memory: 120 in the first quarter, 160 in the last one' in capsys.readouterr().out
 
 
-def test_only_the_runs_own_files_in_shared_memory_are_counted():
+def test_only_files_of_the_run_in_shared_memory_are_counted():
     measure = runpy.run_path('tests/robustness/soak.py')['measure']
     process = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
     ended = 2**22 + 1  # larger than any that runs

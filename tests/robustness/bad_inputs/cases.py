@@ -249,7 +249,7 @@ def add_images(cases: Cases) -> None:
             for path in root.glob('*/*.png'):
                 path.unlink()
             for name in NAMES:
-                (root / name / 'whole.png').write_bytes(encode(picture('L', (32, 32)), 'PNG'))
+                (root / name / 'good.png').write_bytes(encode(picture('L', (32, 32)), 'PNG'))
             (root / '0/broken.png').write_bytes(content)
             # So that the image is in the epoch, whatever the order.
             return train_classifier(HALF, 'train_dataloader.drop_last=False')
