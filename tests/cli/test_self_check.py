@@ -14,7 +14,7 @@ import torch
 from mmevit.cli import self_check
 from mmevit.utils.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMES = [name for name, _, _ in self_check.CHECKS]
 # An extension that was compiled for another PyTorch.
 BROKEN_OPERATORS = """
@@ -75,7 +75,7 @@ def test_all_checks_pass_here(run_self_check):
         assert line.split()[1].split('+')[0] == module.__version__.split('+')[0]
     assert f'numpy {version("numpy")}' in lines
     assert f'CPU, {torch.backends.cpu.get_cpu_capability()}, ' in found['PyTorch']
-    assert found['registry'].endswith('from mmengine, mmdet, mmpretrain, mmseg')
+    assert found['registry'].endswith('for mmengine, mmdet, mmpretrain, mmseg')
     assert 'mmevit::efficientvit/retinanet_evit_m4.py' in found['configs']
 
 
@@ -84,7 +84,7 @@ def test_all_checks_pass_without_detection_segmentation_and_classification(
 ):
     _, found = run_self_check(hide(*LIBRARIES, 'pycocotools', 'mmcv._ext'))
     assert not failures(found)
-    assert found['registry'].endswith('from mmengine')
+    assert found['registry'].endswith('for mmengine')
     assert 'none in mmcv-lite; detection needs them' in found["mmcv's operators"]
     assert found['configs'].endswith('models in the index')
     assert 'only detection needs it' in found['pycocotools']
