@@ -248,7 +248,7 @@ def test_threads_are_put_back():
         (dict(name='magic::m0'), 'of no known library'),
         (dict(name='backbone::m9'), 'choose from m0'),
         (dict(name='configs/magic.py'), 'configs/magic.py is missing'),
-        (dict(name='configs/_base_/datasets/digits.py'), 'missing model'),
+        (dict(name='configs/_base_/digits_detection.py'), 'missing model'),
         (dict(setting=Setting(rounds=0)), '1 or more'),
         (dict(setting=Setting(size=(0, 64))), '1 or more'),
         (dict(name='timm::deit_tiny_patch16_224'), 'cannot be run on images of 128 x 128'),

@@ -53,13 +53,13 @@ class Part(NamedTuple):
 class Maps(NamedTuple):
     """Feature maps, or a single one, and the name of the part that returned them."""
 
-    maps: Sequence[Tensor] | Tensor
+    levels: Sequence[Tensor] | Tensor
     source: str
 
     @property
     def widths(self) -> list[int]:
         """Numbers of channels."""
-        levels = [self.maps] if isinstance(self.maps, Tensor) else self.maps
+        levels = [self.levels] if isinstance(self.levels, Tensor) else self.levels
         return [level.shape[1] for level in levels]
 
 
@@ -160,18 +160,20 @@ def check_head(head: Part, maps: Maps) -> None:
     generator = getattr(head.module, 'prior_generator', None)
     if generator is not None and head.name.endswith(('bbox_head', 'rpn_head')):
         strides = generator.strides
-        if isinstance(head.in_channels, (list, tuple)) and len(head.in_channels) != len(maps.maps):
+        if isinstance(head.in_channels, (list, tuple)) and len(head.in_channels) != len(
+            maps.levels
+        ):
             raise_in_channels(head, maps)
-    if isinstance(strides, (list, tuple)) and len(strides) != len(maps.maps):
-        raise_mismatch(f'{head.name} has {len(strides)} strides', f'{len(maps.maps)} maps', maps)
+    if isinstance(strides, (list, tuple)) and len(strides) != len(maps.levels):
+        raise_mismatch(f'{head.name} has {len(strides)} strides', maps)
 
 
 def check_transformer(network: Any, maps: Maps) -> None:
     """Raise ConfigError if mmdet's DETR or a subclass does not fit the maps."""
     width = network.embed_dims
-    num_levels = getattr(network, 'num_feature_levels', len(maps.maps))
-    if len(maps.maps) != num_levels:
-        raise_mismatch(f'model.num_feature_levels is {num_levels}', f'{len(maps.maps)} maps', maps)
+    num_levels = getattr(network, 'num_feature_levels', len(maps.levels))
+    if len(maps.levels) != num_levels:
+        raise_mismatch(f'model.num_feature_levels is {num_levels}', maps)
     if set(maps.widths) != {width}:
         raise_channels(f'model.encoder has embed_dims={width}', maps)
     if network.bbox_head.embed_dims != width:
@@ -206,13 +208,13 @@ def check_roi_head(network: Any, cfg: dict, maps: Maps) -> None:
 def check_extractor(extractor: Part, maps: Maps) -> None:
     """Raise ConfigError if an RoI extractor is for more maps or for other channels."""
     layer: Any = extractor.module
-    levels = Maps(maps.maps[: layer.num_inputs], maps.source)
-    if len(levels.maps) < layer.num_inputs:
+    used = Maps(maps.levels[: layer.num_inputs], maps.source)
+    if len(used.levels) < layer.num_inputs:
         stated = f'{extractor.name}.featmap_strides has {layer.num_inputs} values'
-        raise_mismatch(stated, f'{len(maps.maps)} maps', maps)
+        raise_mismatch(stated, maps)
     # Maps of all levels are either taken one by one or concatenated.
-    if {layer.out_channels} not in (set(levels.widths), {sum(levels.widths)}):
-        raise_channels(f'{extractor.name}.out_channels is {layer.out_channels}', levels)
+    if {layer.out_channels} not in (set(used.widths), {sum(used.widths)}):
+        raise_channels(f'{extractor.name}.out_channels is {layer.out_channels}', used)
 
 
 def run(part: Part, inputs: Maps, *others: Any) -> Any:
@@ -230,7 +232,7 @@ def run(part: Part, inputs: Maps, *others: Any) -> Any:
         ConfigError: If it does not fit its input.
     """
     try:
-        return part.module(inputs.maps, *others)
+        return part.module(inputs.levels, *others)
     except ChannelMismatchError as error:
         layer, expected, shape = error.args
         stated = part.in_channels
@@ -242,11 +244,11 @@ def run(part: Part, inputs: Maps, *others: Any) -> Any:
             f'{inputs.source} becomes a tensor of shape {shape} there. Make them agree.'
         ) from error
     except (AssertionError, IndexError, ValueError):
-        num_maps = len(inputs.maps)
+        num_maps = len(inputs.levels)
         if 'in_index' in part.cfg:
             if np.max(part.cfg['in_index']) >= num_maps:
                 stated = f'{part.name}.in_index is {part.cfg["in_index"]}'
-                raise_mismatch(stated, f'{num_maps} maps', inputs)
+                raise_mismatch(stated, inputs)
         elif isinstance(part.in_channels, (list, tuple)) and len(part.in_channels) != num_maps:
             raise_in_channels(part, inputs)
     # What the meta device does not support, such as operators of mmcv, or a missing argument.
@@ -287,9 +289,10 @@ def raise_in_channels(part: Part, maps: Maps) -> NoReturn:
 
 def raise_channels(stated: str, maps: Maps) -> NoReturn:
     """Raise ConfigError because the maps have other channels than stated."""
-    raise_mismatch(stated, f'maps of {maps.widths} channels', maps)
+    raise_mismatch(stated, maps, f'maps of {maps.widths} channels')
 
 
-def raise_mismatch(stated: str, given: str, maps: Maps) -> NoReturn:
-    """Raise ConfigError because a part does not fit the output before it."""
-    raise ConfigError(f'{stated}, but {maps.source} returns {given}. Make them agree.')
+def raise_mismatch(stated: str, maps: Maps, returned: str = '') -> NoReturn:
+    """Raise ConfigError because a part does not fit the maps before it, by default their number."""
+    returned = returned or f'{len(maps.levels)} maps'
+    raise ConfigError(f'{stated}, but {maps.source} returns {returned}. Make them agree.')
