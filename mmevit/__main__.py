@@ -1,4 +1,4 @@
-"""Tell what is installed, and check that it works: ``python -m mmevit``."""
+"""Print the installed versions, and check that they work: ``python -m mmevit``."""
 
 from mmevit.cli.self_check import main
 

@@ -1,4 +1,4 @@
-"""Look through the data of a config, and tell what is wrong with it and what becomes of that."""
+"""Check the data of a config, and list its faults."""
 
 from mmevit.cli.check_dataset import main
 
