@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from mmevit.utils.errors import ConfigError
-from mmevit.utils.versions import attention_as_products
+from mmevit.utils.pytorch import attention_as_products
 
 COMPUTE_BOUND = ('convolution', 'matmul')
 MEMORY_BOUND = ('reshape and copy', 'element-wise', 'normalisation', 'softmax', 'pooling and sums')

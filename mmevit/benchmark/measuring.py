@@ -25,8 +25,8 @@ from mmevit.deploy.exporting import largest_difference
 from mmevit.deploy.networks import count_input_channels
 from mmevit.deploy.programs import pytorch_threads
 from mmevit.utils.errors import ConfigError, one_line
+from mmevit.utils.pytorch import attention_as_products
 from mmevit.utils.tables import Rows
-from mmevit.utils.versions import attention_as_products
 
 from .folding import fold_all
 from .forms import FORMS, Workload, is_form, prepare_form, split_form

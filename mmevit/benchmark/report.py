@@ -13,8 +13,8 @@ import torch
 
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import PICTURES, atomic_write, check_ending
+from mmevit.utils.pytorch import cpu_capability
 from mmevit.utils.tables import Rows, format_table, write_formats
-from mmevit.utils.versions import cpu_capability
 
 from .measuring import Setting, best_forms
 

@@ -1,6 +1,9 @@
 """Validate config, devices and data before the model is built."""
 
 import os
+from collections.abc import Sequence
+
+from mmengine.config import Config
 
 from mmevit.utils.errors import reraise_as_config_error
 
@@ -8,27 +11,23 @@ from .class_counts import check_number_of_classes
 from .classes import check_classes
 from .data import check_data
 from .devices import check_device, check_mixed_precision
-from .models import (
-    check_model,
-    check_pixels,
-    warn_of_other_pixels,
-    warn_of_random_statistics,
-)
+from .models import check_model
+from .pixels import check_pixels, warn_of_other_pixels, warn_of_random_statistics
 from .schedule import check_schedule
 
 __all__ = ['check_config']
 
 
 @reraise_as_config_error()
-def check_config(cfg, splits):
-    """Check that devices, model and data are what a config takes them to be.
+def check_config(cfg: Config, splits: Sequence[str]) -> None:
+    """Validate a config of any OpenMMLab library, the devices and the data.
 
     Args:
-        cfg (Config): A config of any OpenMMLab library.
-        splits (Sequence[str]): Which of ``'train'``, ``'val'`` and ``'test'`` the run will use.
+        cfg: The config.
+        splits: Which of ``'train'``, ``'val'`` and ``'test'`` the run will use.
 
     Raises:
-        ConfigError: If something is missing or does not fit.
+        ConfigError: If something is invalid or missing.
 
     Example:
         >>> from mmengine.config import Config
@@ -41,7 +40,7 @@ def check_config(cfg, splits):
     check_model(cfg.model, cfg.get('default_scope'))
     check_pixels(cfg)
     check_number_of_classes(cfg, splits)
-    # The first process of a machine reads its files for all of them.
+    # Only the first process of a machine reads files and warns.
     if int(os.environ.get('LOCAL_RANK', 0)) > 0:
         return
     if 'train' in splits:

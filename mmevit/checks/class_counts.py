@@ -1,32 +1,34 @@
-"""Check that the numbers of classes in a config agree with the data and with each other."""
+"""Check that the numbers of classes in a config agree with the data."""
 
 import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.registry import DATASETS, MODELS
 
-from mmevit.utils.configs import as_list, find_class, find_datasets, type_name
+from mmevit.utils.configs import as_list, default_scope, find_class, find_datasets, type_name
 from mmevit.utils.errors import ConfigError, shorten
 
 from .classes import (
+    accepts_any_classes,
     build_unread,
     list_class_folders,
     list_classes,
     stated_classes,
-    takes_any_classes,
 )
+from .pixels import find_preprocessor
 
-NUMBERS = ('num_classes', 'num_things_classes', 'num_stuff_classes')
+PANOPTIC_NUMBERS = ('num_things_classes', 'num_stuff_classes')
+NUMBERS = ('num_classes', *PANOPTIC_NUMBERS)
 # Parts and heads whose classes are not those of the data: object or background, one task of
-# several, edges, or stuff from other files. What a preprocessor needs, label_numbers tells.
+# several, edges, or stuff from other files. label_numbers handles data preprocessors.
 OTHER_PARTS = ('rpn_head', 'task_heads', 'teacher', 'teacher_config', 'reid', 'data_preprocessor')
 OTHER_HEADS = ('STDCHead', 'FusedSemanticHead', 'SCNetSemanticHead')
 
 
 class Classes(NamedTuple):
-    """Number of classes; ``num_things`` is None where things and stuff are not told apart."""
+    """Number of classes; ``num_things`` is None unless it is known."""
 
     num: int
     num_things: int | None
@@ -43,7 +45,7 @@ class Number(NamedTuple):
 
 
 def check_number_of_classes(cfg: Config, splits: Sequence[str]) -> None:
-    """Check every number of classes in a config, stated or a head's default.
+    """Check every number of classes in a config, stated or the default of a head.
 
     Where no data set names its classes, the numbers must agree with that of the first head.
 
@@ -54,18 +56,13 @@ def check_number_of_classes(cfg: Config, splits: Sequence[str]) -> None:
     Raises:
         ConfigError: If two numbers differ, or ``topk`` is larger than they are.
     """
-    if takes_any_classes(cfg):
+    if accepts_any_classes(cfg):
         return
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
-        compare_numbers(cfg, splits)
-
-
-def compare_numbers(cfg: Config, splits: Sequence[str]) -> None:
-    """Compare the numbers of classes in the scope of the config."""
-    numbers = [*find_numbers(cfg, splits), *label_numbers(cfg)]
-    known = list(find_classes(cfg, splits))
-    tells_stuff = any(number.key == 'num_stuff_classes' and number.value for number in numbers)
-    if not known and not tells_stuff:
+    with default_scope(cfg):
+        numbers = [*find_numbers(cfg, splits), *label_numbers(cfg)]
+        known = list(find_classes(cfg, splits))
+    has_stuff = any(number.key == 'num_stuff_classes' and number.value for number in numbers)
+    if not known and not has_stuff:
         heads = [number for number in numbers if number.key == 'num_classes']
         known = [Classes(head.value, None, f'{head.name} is {head.value}') for head in heads[:1]]
     for classes in known:
@@ -74,7 +71,7 @@ def compare_numbers(cfg: Config, splits: Sequence[str]) -> None:
 
 
 def check_number(number: Number, classes: Classes) -> None:
-    """Raise ConfigError if a number cannot be right for some classes."""
+    """Raise ConfigError if a number disagrees with some classes."""
     stated, fix = f'{number.name} is {number.value}', 'Make them agree.'
     if number.key == 'topk':
         values = [number.value] if isinstance(number.value, int) else number.value
@@ -83,12 +80,12 @@ def check_number(number: Number, classes: Classes) -> None:
         # Some losses also weigh the background.
         is_right = len(number.value) in (classes.num, classes.num + 1)
         stated = f'{number.name} has {len(number.value)} values'
-    elif number.key != 'num_classes' and classes.num_things is None:
-        total = sum(number.same_part.get(key, 0) for key in NUMBERS[1:])
+    elif number.key in PANOPTIC_NUMBERS and classes.num_things is None:
+        total = sum(number.same_part.get(key, 0) for key in PANOPTIC_NUMBERS)
         is_right = total == classes.num
-        stated = f'{stated}, of things and stuff together {total}'
+        stated = f'{stated} (things and stuff together: {total})'
     elif number.key == 'num_stuff_classes':
-        is_right = number.value == classes.num - classes.num_things
+        is_right = number.value == classes.num - (classes.num_things or 0)
     else:
         is_right = number.value == (classes.num_things or classes.num)
     if not is_right:
@@ -96,7 +93,7 @@ def check_number(number: Number, classes: Classes) -> None:
 
 
 def find_classes(cfg: Config, splits: Sequence[str]) -> Iterator[Classes]:
-    """Yield the classes of each data set that names them: in the config, by type or by folders."""
+    """Yield the classes of each data set, from its config, type or folders."""
     for split in splits:
         dataloader = cfg.get(f'{split}_dataloader') or {}
         for dataset in find_datasets(dataloader.get('dataset') or {}):
@@ -121,30 +118,29 @@ def find_classes(cfg: Config, splits: Sequence[str]) -> Iterator[Classes]:
 
 
 def find_numbers(cfg: Config, splits: Sequence[str]) -> Iterator[Number]:
-    """Yield the numbers of classes of a config, also those that heads have by default."""
+    """Yield the numbers of classes in a config, including the defaults of heads."""
     names = ['model', *(f'{split}_evaluator' for split in splits)]
     for name, part in walk({name: cfg.get(name) for name in names}):
         if part.get('class_agnostic') or type_name(part) in OTHER_HEADS:
             continue
         numbers = {key: part[key] for key in NUMBERS if key in part}
         is_head = name.rstrip('[]0123456789').endswith(('head', 'heads'))
-        if is_head and not numbers and (kind := find_class(MODELS, part)):
-            numbers = {key: default_of(kind, key) for key in NUMBERS}
+        if is_head and not numbers and (head := find_class(MODELS, part)):
+            numbers = {key: default_of(head, key) for key in NUMBERS}
         # Backbones have -1 or None for no classifier.
         numbers = {key: value for key, value in numbers.items() if value not in (None, -1)}
         for key, value in numbers.items():
             yield Number(f'{name}.{key}', key, value, numbers)
         if isinstance(part.get('class_weight'), (list, tuple)):
             yield Number(f'{name}.class_weight', 'class_weight', part['class_weight'], numbers)
-        # A head uses it only to log its accuracy in training.
+        # A head only uses it to log its accuracy in training.
         if 'topk' in part and (part.get('cal_acc') or type_name(part) == 'Accuracy'):
             yield Number(f'{name}.topk', 'topk', part['topk'], numbers)
 
 
 def label_numbers(cfg: Config) -> Iterator[Number]:
-    """Yield the number by which mmpretrain's preprocessor makes labels one-hot, to mix them."""
-    name = 'model.data_preprocessor' if cfg.model.get('data_preprocessor') else 'data_preprocessor'
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    """Yield the number of classes with which a preprocessor mixes labels."""
+    name, preprocessor = find_preprocessor(cfg)
     mixing = preprocessor.get('batch_augments', cfg.model.get('train_cfg'))
     if preprocessor.get('to_onehot') or (isinstance(mixing, dict) and mixing.get('augments')):
         value = preprocessor.get('num_classes')
@@ -152,13 +148,12 @@ def label_numbers(cfg: Config) -> Iterator[Number]:
 
 
 def count_classes(model: dict) -> tuple[int | None, int | None]:
-    """Count the classes of a classifier or a segmentor, in whose scope this is called.
+    """Return the number of classes and the ignored label of a model.
+
+    Either is None if unknown. Must be called in the scope of the model.
 
     Args:
         model: Its config, or that of a wrapper for test-time augmentation.
-
-    Returns:
-        The number, None if it is unknown, and the label that is ignored, None if none is.
 
     Example:
         >>> count_classes(dict(decode_head=dict(num_classes=19)))
@@ -168,7 +163,7 @@ def count_classes(model: dict) -> tuple[int | None, int | None]:
     if decode_head := model.get('decode_head'):
         head = as_list(decode_head)[-1]
         num_classes = head.get('num_classes')
-        # A single output tells two labels apart.
+        # A single output separates two labels.
         return num_classes and max(num_classes, 2), head.get('ignore_index', 255)
     head = model.get('head') or {}
     default = default_of(find_class(MODELS, head), 'num_classes')
@@ -192,9 +187,9 @@ def walk(cfg: Any, name: str = '') -> Iterator[tuple[str, dict]]:
             yield from walk(value, f'{name}[{index}]')
 
 
-def default_of(kind: type | None, argument: str) -> Any:
-    """Tell the default of an argument of a class, None if it has none."""
-    for base in getattr(kind, '__mro__', ()):
+def default_of(cls: type | None, argument: str) -> Any:
+    """Return the default of an argument of a constructor, None if it has none."""
+    for base in getattr(cls, '__mro__', ()):
         parameters = inspect.signature(base.__init__).parameters
         if argument in parameters:
             default = parameters[argument].default

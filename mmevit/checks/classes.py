@@ -10,11 +10,11 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 
 from mmevit.checkpoint.loader import find_dataset_meta
 from mmevit.datasets.lists import read_metainfo, reads_data_list
-from mmevit.utils.configs import find_class, find_datasets, is_remote
+from mmevit.utils.configs import default_scope, find_class, find_datasets, is_remote
 from mmevit.utils.errors import CheckpointError, ConfigError, shorten
 
 SPLITS = ('train', 'val', 'test')
@@ -23,7 +23,7 @@ OPEN_MODELS = ('language_model', 'text_encoder', 'tracker')
 
 
 def check_classes(cfg: Config, splits: Sequence[str]) -> None:
-    """Compare the classes of all data sets, and their class folders, by name and order.
+    """Compare classes and class folders of all data sets by name and order.
 
     Args:
         cfg: The config.
@@ -31,26 +31,26 @@ def check_classes(cfg: Config, splits: Sequence[str]) -> None:
             difference is only logged.
 
     Raises:
-        ConfigError: If two data sets that will be used give a number to different classes.
+        ConfigError: If two data sets that will be used number different classes alike.
     """
-    if takes_any_classes(cfg):
+    if accepts_any_classes(cfg):
         return
-    seen = {}
+    seen: dict[str, tuple[Sequence, str]] = {}
     used = [split for split in SPLITS if split in splits]
     others = [split for split in SPLITS if used and split not in used]
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+    with default_scope(cfg):
         for split in used + others:
             dataloader = cfg.get(f'{split}_dataloader')
             for dataset in find_datasets(dataloader['dataset']) if dataloader else ():
                 for problem in compare_classes(dataset, split, seen):
                     if split in used:
-                        raise ConfigError(problem)
+                        raise ConfigError(f'{problem}.')
                     message = f'{problem} before using the {split} data.'
                     print_log(message, logger='current', level=logging.WARNING)
 
 
-def takes_any_classes(cfg: Config) -> bool:
-    """Whether a model takes its classes from text, or tracks only some of those of the data."""
+def accepts_any_classes(cfg: Config) -> bool:
+    """Whether the classes of the model may differ from those of the data."""
     return any(part in (cfg.get('model') or {}) for part in OPEN_MODELS)
 
 
@@ -60,16 +60,15 @@ ADVICE = dict(
 )
 
 
-def compare_classes(dataset: dict, split: str, seen: dict[str, tuple]) -> Iterator[str]:
-    """Compare the classes of a data set, and its class folders, with those of others.
+def compare_classes(
+    dataset: dict, split: str, seen: dict[str, tuple[Sequence, str]]
+) -> Iterator[str]:
+    """Yield how classes and class folders differ from those seen before.
 
     Args:
         dataset: Its config.
-        split: What it is for.
-        seen: The first classes and class folders that were seen, to which those are added.
-
-    Yields:
-        What differs and what to do.
+        split: Its split.
+        seen: The first classes and class folders, to which those of the data set are added.
     """
     # The model gets these names as text.
     if dataset.get('return_classes'):
@@ -80,9 +79,9 @@ def compare_classes(dataset: dict, split: str, seen: dict[str, tuple]) -> Iterat
         is_same = sorted(map(str, classes)) == sorted(folders)
         if len(classes) != len(folders) or is_same and list(classes) != list(folders):
             yield (
-                f'{place[0].upper()}{place[1:]} have the class folders {shorten(folders)}, which '
-                f'are numbered in this order, but metainfo.classes is {shorten(classes)}. Name '
-                'the classes as the folders are sorted'
+                f'{place[0].upper()}{place[1:]} has the class folders {shorten(folders)}, which '
+                f'are numbered in this order, but metainfo.classes is {shorten(classes)}. List '
+                'the classes in the order of the folders'
             )
     for source, names in dict(classes=classes or folders, folders=folders).items():
         if names:
@@ -91,19 +90,15 @@ def compare_classes(dataset: dict, split: str, seen: dict[str, tuple]) -> Iterat
                 yield f'{difference}. {ADVICE[source]}'
 
 
-def list_classes(dataset: dict) -> tuple | None:
-    """List the classes of a data set that its config, or else its type or its list, names.
+def list_classes(dataset: dict) -> tuple[str, ...] | None:
+    """List the classes of a data set from its config, type or annotation file.
 
-    Args:
-        dataset: Its config.
-
-    Returns:
-        The names, or None if there are none or their file is missing.
+    None if there are none or their file is missing.
     """
-    classes, kind = stated_classes(dataset), find_class(DATASETS, dataset)
+    classes, cls = stated_classes(dataset), find_class(DATASETS, dataset)
     if classes is None:
-        classes = getattr(kind, 'METAINFO', {}).get('classes')
-    if classes is None and reads_data_list(kind) and not is_remote(dataset):
+        classes = getattr(cls, 'METAINFO', {}).get('classes')
+    if classes is None and reads_data_list(cls) and not is_remote(dataset):
         ann_file = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
         classes = read_metainfo(ann_file).get('classes')
     if isinstance(classes, str):
@@ -112,18 +107,14 @@ def list_classes(dataset: dict) -> tuple | None:
 
 
 def stated_classes(dataset: dict) -> Sequence[str] | str | None:
-    """The classes in the config of a data set, or the file that lists them, None if not stated."""
+    """Return the classes in a config, or the file that lists them, or None."""
     return (dataset.get('metainfo') or {}).get('classes') or dataset.get('classes')
 
 
-def list_class_folders(dataset: dict) -> tuple | None:
-    """List the class folders of a data set of mmpretrain, in the order of their numbers.
+def list_class_folders(dataset: dict) -> tuple[str, ...] | None:
+    """List the class folders of a data set of mmpretrain as it numbers them.
 
-    Args:
-        dataset: Its config.
-
-    Returns:
-        The names, or None if its classes are no folders on this disk.
+    None if its classes are not folders on this disk.
     """
     built = build_unread(dataset)
     if (
@@ -139,28 +130,27 @@ def list_class_folders(dataset: dict) -> tuple | None:
 
 
 def build_unread(dataset: dict) -> Any:
-    """Build a ``CustomDataset`` of mmpretrain, without reading its files.
+    """Build a ``CustomDataset`` of mmpretrain without reading its files.
 
-    Returns:
-        The data set, whose ``ann_file``, ``img_prefix`` and ``with_label`` are known then; None if
-        it is another one, or remote.
+    Its ``ann_file``, ``img_prefix`` and ``with_label`` are resolved then. None if it is of another
+    type, or remote.
     """
-    kind = find_class(DATASETS, dataset)
-    if is_remote(dataset) or not inherits_from(kind, 'mmpretrain', 'CustomDataset'):
+    cls = find_class(DATASETS, dataset)
+    if is_remote(dataset) or not inherits_from(cls, 'mmpretrain', 'CustomDataset'):
         return None
     return DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
 
 
-def inherits_from(kind: type | None, library: str, name: str) -> bool:
-    """Whether a class is one of a library, or inherits from it; the library is not imported."""
+def inherits_from(cls: type | None, library: str, name: str) -> bool:
+    """Whether a class inherits from one of a library, without importing it."""
     return any(
         base.__name__ == name and base.__module__.partition('.')[0] == library
-        for base in getattr(kind, '__mro__', ())
+        for base in getattr(cls, '__mro__', ())
     )
 
 
 def find_difference(expected: Sequence, place: str, names: Sequence, other: str) -> str | None:
-    """Say at which number two lists of classes differ first, if they do."""
+    """Describe the first difference of two lists of classes, None if equal."""
     for number, (one, two) in enumerate(zip_longest(expected, names)):
         if one != two:
             one, two = ('missing' if name is None else repr(name) for name in (one, two))
@@ -168,12 +158,8 @@ def find_difference(expected: Sequence, place: str, names: Sequence, other: str)
     return None
 
 
-def check_checkpoint_classes(checkpoint: dict, dataset: object) -> None:
-    """Compare the classes that a checkpoint was trained on with those of a data set.
-
-    Args:
-        checkpoint: The checkpoint, in whose metadata the classes may be.
-        dataset: The data set, as built.
+def check_checkpoint_classes(checkpoint: dict, dataset: Any) -> None:
+    """Compare the classes of a checkpoint with those of a built data set.
 
     Raises:
         CheckpointError: If they differ.
@@ -181,14 +167,14 @@ def check_checkpoint_classes(checkpoint: dict, dataset: object) -> None:
     trained = find_dataset_meta(checkpoint.get('meta')).get('classes') or ()
     trained = (trained,) if isinstance(trained, str) else trained
     metas = getattr(dataset, 'metainfo', ())
-    # mmdet lists those of a concatenation that differ, were it only in their colours.
+    # mmdet has a list for a concatenation of data sets that differ, even if only in their palette.
     for meta in [metas] if isinstance(metas, dict) else metas:
         classes = meta.get('classes')
         if not trained or not classes or getattr(dataset, 'return_classes', False):
             continue
         difference = find_difference(trained, 'the checkpoint', classes, 'the data')
         if difference and len(trained) == len(classes) and set(trained).isdisjoint(classes):
-            # Such as words in the one and WordNet ids in the other.
+            # Such as words and WordNet ids.
             print_log(
                 f'{difference}. Check that these are names of the same classes.',
                 logger='current',
@@ -196,6 +182,6 @@ def check_checkpoint_classes(checkpoint: dict, dataset: object) -> None:
             )
         elif difference:
             raise CheckpointError(
-                f'{difference}. Name the classes in metainfo.classes as in training; COCO '
+                f'{difference}. List the classes in metainfo.classes as in training; COCO '
                 'annotation files must list their categories in this order too.'
             )

@@ -1,11 +1,12 @@
-"""Check that the files of the data sets and the evaluators are there."""
+"""Check that the files of data sets and evaluators exist and fit each other."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.registry import DefaultScope
+from mmengine.config import Config
 
-from mmevit.utils.configs import as_list, find_datasets, is_remote, type_name
+from mmevit.utils.configs import as_list, default_scope, find_datasets, is_remote, type_name
 from mmevit.utils.errors import ConfigError
 
 from .coco import check_coco, check_coco_metric, reads_coco
@@ -20,50 +21,51 @@ DIGITS_CONFIGS = dict(
 SELF_DOWNLOADING = ('CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST')
 
 
-def check_data(cfg, split):
-    """Check the files that the data sets and the evaluators of one split need.
+def check_data(cfg: Config, split: str) -> None:
+    """Check the files of the data sets and the evaluators of a split.
 
     Args:
-        cfg (Config): The config.
-        split (str): ``'train'``, ``'val'`` or ``'test'``.
+        cfg: The config.
+        split: ``'train'``, ``'val'`` or ``'test'``.
 
     Raises:
-        ConfigError: If something is missing or does not fit.
+        ConfigError: If a file is missing, invalid, or does not fit the others.
     """
     dataloader = cfg.get(f'{split}_dataloader')
     if dataloader is None:
         return
     try:
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+        with default_scope(cfg):
             datasets = list(find_datasets(dataloader['dataset']))
-            reasons = []
+            problems = []
             for dataset in datasets:
-                reasons.append(check_dataset(dataset, split))
+                problems.append(check_dataset(dataset, split))
                 check_labels(cfg, dataset, split)
-            # One part may have none, as the unlabelled images of semi-supervised training.
-            if split != 'test' and reasons and all(reasons):
-                raise ConfigError(reasons[0])
+            # Some data sets may be unlabelled, as in semi-supervised training, but not all.
+            if split != 'test' and problems and all(problems):
+                raise ConfigError(problems[0])
             for evaluator in as_list(cfg.get(f'{split}_evaluator') or []):
                 check_evaluator(evaluator, datasets, split)
     except MissingFilesError as error:
         digits_config = DIGITS_CONFIGS.get(cfg.get('default_scope'), DIGITS_CONFIGS['mmdet'])
         raise ConfigError(
-            f'{error}; to try without data, run tools/prepare_digits.py and use {digits_config}.'
+            f'{error} To try mmevit without data, run tools/prepare_digits.py and use '
+            f'{digits_config}.'
         ) from error
 
 
-def check_dataset(dataset, split):
-    """Check that the files of a data set on a local disk are there and that COCO files parse.
+def check_dataset(dataset: dict, split: str) -> str | None:
+    """Check that the files of a local data set exist, and check COCO files.
 
     Args:
-        dataset (dict): Config of a data set.
-        split (str): What it is for.
+        dataset: Config of a data set.
+        split: Its split.
 
     Returns:
-        str | None: Why nothing can be learnt from it, None if something can or it is not known.
+        Why nothing can be learnt from it, None if something can or it is not known.
 
     Raises:
-        ConfigError: If a file is missing or is not what its name says.
+        ConfigError: If a file is missing or invalid.
     """
     root = dataset.get('data_root') or ''
     ann_file = dataset.get('ann_file') or ''
@@ -85,23 +87,16 @@ def check_dataset(dataset, split):
     for path in paths:
         if not path.exists():
             raise MissingFilesError(
-                f'The {split} data is incomplete, {path} is missing: expected are '
-                f'{" and ".join(map(str, paths))}'
+                f'The {split} data is incomplete: {path} is missing. Expected are '
+                f'{" and ".join(map(str, paths))}.'
             )
     if ann_file and reads_coco(dataset):
         return check_coco(dataset, Path(root, ann_file), Path(root, prefixes.get('img', '')))
     return None
 
 
-def fixed_layout(dataset, root):
-    """List what mmpretrain's data sets of a fixed layout read.
-
-    Args:
-        dataset (dict): Config of a data set.
-        root (str): Its folder.
-
-    Returns:
-        list[str]: Files and folders in ``root``; empty if the data set is another one.
+def fixed_layout(dataset: dict, root: str) -> list[str]:
+    """List the files in ``root`` of mmpretrain's data sets with a fixed layout.
 
     Example:
         >>> fixed_layout(dict(type='ImageNet', split='val'), 'data/imagenet')
@@ -121,13 +116,13 @@ def fixed_layout(dataset, root):
     return layouts.get(type_name(dataset), [])
 
 
-def check_evaluator(evaluator, datasets, split):
-    """Check that an evaluator's own annotation file, if it has one, is there and fits the data.
+def check_evaluator(evaluator: dict, datasets: Sequence[dict], split: str) -> None:
+    """Check that the annotation file of an evaluator exists and fits the data.
 
     Args:
-        evaluator (dict): Config of a metric.
-        datasets (list[dict]): Configs of the data sets that it measures on.
-        split (str): What it is for.
+        evaluator: Config of a metric.
+        datasets: Configs of the data sets of the split.
+        split: The split.
 
     Raises:
         ConfigError: If it is missing or does not fit.
@@ -135,7 +130,7 @@ def check_evaluator(evaluator, datasets, split):
     ann_file = evaluator.get('ann_file') or ''
     is_local = ann_file and not is_remote(evaluator)
     if is_local and not os.path.exists(ann_file):
-        raise MissingFilesError(f'{split}_evaluator.ann_file, {ann_file}, is missing')
+        raise MissingFilesError(f'{split}_evaluator.ann_file is missing: {ann_file}.')
     if is_local and type_name(evaluator) == 'CocoMetric':
         local = [dataset for dataset in datasets if reads_coco(dataset) and not is_remote(dataset)]
         files = [Path(dataset.get('data_root') or '', dataset['ann_file']) for dataset in local]

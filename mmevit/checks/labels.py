@@ -1,13 +1,14 @@
-"""Check that the labels of classifiers and the segmentation maps of segmentors fit the model."""
+"""Check that labels and segmentation maps fit the model."""
 
 import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from mmevit.datasets.faults import Faults
@@ -20,18 +21,18 @@ from .class_counts import count_classes
 from .classes import build_unread
 from .missing import MissingFilesError, check_images, find_missing
 
-# So many take about a second; tools/check_dataset.py looks at all.
+# As many as take about a second; tools/check_dataset.py checks all.
 MAX_SEG_MAPS = 200
 
 
-def check_labels(cfg, dataset: dict, split: str):
-    """Check the labels of a data set: all lines of a list, or some of its segmentation maps.
+def check_labels(cfg: Config, dataset: dict, split: str) -> None:
+    """Check all labels of a data set, or some of its segmentation maps.
 
     Args:
-        cfg (Config): Config of any library, in whose scope this is called; only what mmpretrain and
-            mmseg read is checked.
+        cfg: Config of any library, in whose scope this must be called; only data of mmpretrain and
+            mmseg are checked.
         dataset: Config of a data set; one on remote storage is not checked.
-        split: What it is for.
+        split: Its split.
 
     Raises:
         ConfigError: If an image or a map is missing, or a label is beyond the classes of the model.
@@ -40,26 +41,26 @@ def check_labels(cfg, dataset: dict, split: str):
         return
     scope, model = cfg.get('default_scope'), cfg.get('model') or {}
     if scope == 'mmpretrain':
-        check_class_labels(dataset, split, count_classes(model)[0])
+        check_class_labels(dataset, count_classes(model)[0])
     elif scope == 'mmseg' and model.get('decode_head'):
         check_seg_maps(dataset, split, *count_classes(model))
 
 
-def check_class_labels(dataset: dict, split: str, num_classes: int | None):
+def check_class_labels(dataset: dict, num_classes: int | None) -> None:
     """Check a list of images and labels.
 
     Raises:
-        ConfigError: If a line has no label, or one beyond the classes, or its image is missing.
+        ConfigError: If a line has no label or an invalid one, or its image is missing.
     """
     from mmpretrain.datasets import CustomDataset
 
-    kind = find_class(DATASETS, dataset)
-    if reads_data_list(kind):
+    cls = find_class(DATASETS, dataset)
+    if reads_data_list(cls):
         built = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
         paths, labels = read_data_list(Path(built.ann_file))
-    elif getattr(kind, 'load_data_list', None) is CustomDataset.load_data_list:
+    elif getattr(cls, 'load_data_list', None) is CustomDataset.load_data_list:
         built = build_unread(dataset)
-        # Class folders are counted and compared in other checks.
+        # Other checks count and compare class folders.
         if not built.ann_file:
             return
         paths, labels = read_text_list(Path(built.ann_file), built.with_label)
@@ -67,11 +68,11 @@ def check_class_labels(dataset: dict, split: str, num_classes: int | None):
         return
     ann_file, folder = built.ann_file, built.data_prefix.get('img_path') or ''
     if not paths:
-        raise ConfigError(f'{ann_file} lists no images. Write one in each line.')
+        raise ConfigError(f'{ann_file} lists no images. Write one per line.')
     if wrong := labels and find_wrong_labels(paths, labels, num_classes):
         raise ConfigError(
             f'{ann_file} has {len(wrong)} labels that are not among the {num_classes} classes of '
-            f'model.head, from 0, such as {wrong[0]}. Fix the labels or num_classes.'
+            f'model.head, such as {wrong[0]}. Number the labels from 0, or correct num_classes.'
         )
     check_images(ann_file, paths, folder)
 
@@ -79,12 +80,12 @@ def check_class_labels(dataset: dict, split: str, num_classes: int | None):
 def find_wrong_labels(
     paths: Sequence[str], labels: Sequence[int | Sequence[int]], num_classes: int | None
 ) -> list[str]:
-    """List the labels for which a classifier has no class, with their images.
+    """List the labels that a classifier has no class for, with their images.
 
     Args:
         paths: Paths of the images.
-        labels: For each a number, or a list of several.
-        num_classes: Number of classes, None for any.
+        labels: A number for each, or a list of several.
+        num_classes: Number of classes, None if any label is valid.
 
     Example:
         >>> find_wrong_labels(['a.png', 'b.png'], [1, [0, 3]], num_classes=3)
@@ -105,15 +106,8 @@ def find_wrong_labels(
 
 
 @contextlib.contextmanager
-def refuse_empty_datasets(split):
-    """Say so where a data set that is built in a block has no images.
-
-    Args:
-        split (str): What it is for.
-
-    Raises:
-        ConfigError: In the place of what mmengine raises.
-    """
+def refuse_empty_datasets(split: str) -> Iterator[None]:
+    """Raise ConfigError if a data set that is built in the block is empty."""
     try:
         yield
     except ValueError as error:
@@ -126,8 +120,8 @@ def refuse_empty_datasets(split):
         ) from error
 
 
-def check_seg_maps(dataset: dict, split: str, num_classes: int | None, ignored: int | None):
-    """Check that all segmentation maps are there, and the pixels of some of them.
+def check_seg_maps(dataset: dict, split: str, num_classes: int | None, ignored: int | None) -> None:
+    """Check that all segmentation maps exist, and the pixels of some of them.
 
     Raises:
         ConfigError: If there are none, or a map is missing or does not fit its image or the model.
@@ -141,11 +135,10 @@ def check_seg_maps(dataset: dict, split: str, num_classes: int | None, ignored: 
     if missing := find_missing([entry['seg_map_path'] for entry in entries]):
         raise MissingFilesError(
             f'{len(missing)} of {len(entries)} segmentation maps of the {split} data are missing, '
-            f'such as {missing[0]}: put them there, or fix data_prefix or seg_map_suffix'
+            f'such as {missing[0]}. Add them, or correct data_prefix or seg_map_suffix.'
         )
-    chosen = entries[:: -(-len(entries) // MAX_SEG_MAPS)]
     load = find_step(dataset.get('pipeline') or [], 'LoadAnnotations')
-    # Another transform may read other files than images.
+    # Another transform may read files other than images.
     if load is None:
         return
     reduces = load.get('reduce_zero_label')
@@ -154,17 +147,17 @@ def check_seg_maps(dataset: dict, split: str, num_classes: int | None, ignored: 
             f'LoadAnnotations of the {split} data has reduce_zero_label={reduces}, but the data '
             f'set has reduce_zero_label={built.reduce_zero_label}. Set it in the data set only.'
         )
+    chosen = entries[:: -(-len(entries) // MAX_SEG_MAPS) or 1]
     backend = load.get('imdecode_backend', 'pillow')
     faults = Faults()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for found in pool.map(
             lambda entry: find_seg_map_faults(entry, num_classes, ignored, backend), chosen
         ):
-            for kind, example in found:
-                faults.add(kind, example)
-    if kinds := [*faults.of('fatal'), *faults.of('fault')]:
+            faults.add_all(found)
+    if found := [*faults.of('fatal'), *faults.of('fault')]:
         raise ConfigError(
             f'Of {len(chosen)} segmentation maps of the {split} data that were checked: '
-            f'{faults.describe(kinds)}. Fix them, or num_classes or reduce_zero_label; '
-            'tools/check_dataset.py CONFIG checks all.'
+            f'{faults.describe(found)}. Correct them, or num_classes or reduce_zero_label. '
+            'Run tools/check_dataset.py CONFIG to check all.'
         )

@@ -1,4 +1,4 @@
-"""Refuse data whose files are missing."""
+"""Find missing files."""
 
 import os
 from collections import defaultdict
@@ -9,24 +9,24 @@ from mmevit.utils.errors import ConfigError
 
 
 class MissingFilesError(ConfigError):
-    """Files that a config names are not on this machine."""
+    """Files of a config are missing on this machine."""
 
 
-def check_images(ann_file: Path, names: Collection[str], folder: Path) -> None:
-    """Raise MissingFilesError if images that an annotation file names are not in a folder."""
+def check_images(ann_file: str | Path, names: Collection[str], folder: str | Path) -> None:
+    """Raise MissingFilesError if images of an annotation file are missing."""
     if missing := find_missing(names, folder):
         raise MissingFilesError(
-            f'{ann_file} names {len(missing)} of {len(names)} images that are missing, such as '
-            f'{missing[0]}: put the images into {folder}, or correct data_prefix'
+            f'{len(missing)} of {len(names)} images of {ann_file} are missing, such as '
+            f'{missing[0]}. Put the images into {folder}, or correct data_prefix.'
         )
 
 
 def find_missing(names: Collection[str], folder: str | Path = '') -> list[str]:
-    """List the paths of the files that are missing, after one look at each folder.
+    """List the paths of missing files, reading each folder only once.
 
     Args:
-        names: Paths of the files, absolute or within ``folder``.
-        folder: Where they are looked for.
+        names: Paths of the files, absolute or relative to ``folder``.
+        folder: The folder.
     """
     names_by_parent = defaultdict(set)
     for path in names:

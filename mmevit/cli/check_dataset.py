@@ -1,19 +1,20 @@
-"""Look through the data of a config, and tell what is wrong with it and what becomes of that.
+"""Check the data of a config, and list its faults.
 
-Ends with 0 if nothing is, with 1 if something would be lost or training would not start.
+The exit status is 1 if data would be lost or training would not start, else 0.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 from rich.progress import track
 
 from mmevit.checks.class_counts import count_classes
@@ -23,20 +24,46 @@ from mmevit.checks.labels import find_wrong_labels, refuse_empty_datasets
 from mmevit.cli.arguments import add_settings_argument
 from mmevit.cli.errors import one_sentence_errors
 from mmevit.datasets.coco import read_coco
-from mmevit.datasets.faults import (
-    NO_LAYOUT,
-    NOTHING_TO_LEARN,
-    OTHER_CLASSES,
-    WRONG_LABEL,
-    Faults,
-    find_coco_faults,
-    find_image_faults,
-)
+from mmevit.datasets.coco_faults import NOTHING_TO_LEARN, find_coco_faults
+from mmevit.datasets.faults import STOPS, Faults, FaultType
+from mmevit.datasets.image_faults import find_image_faults
 from mmevit.datasets.seg_maps import find_seg_map_faults
-from mmevit.utils.configs import find_datasets, find_step, read_config
+from mmevit.utils.configs import default_scope, find_datasets, find_step, read_config
 from mmevit.utils.errors import ConfigError, one_line
 from mmevit.utils.files import check_ending
 from mmevit.utils.tables import TABLES, format_table, write_table
+
+BAD_ANN_FILE = FaultType('annotation file that cannot be read', STOPS, 'fatal')
+OTHER_CLASSES = FaultType('data sets with different classes', STOPS, 'fatal')
+WRONG_LABEL = FaultType('label that is not a class of the model', STOPS, 'fatal')
+UNLABELLED = FaultType('file without annotations', 'its images are unlabelled', 'note')
+SPLITS = ('train', 'val', 'test')
+# Options of a data set that do not change which files it reads.
+NOT_OF_FILES = ('filter_cfg', 'pipeline', 'test_mode')
+COLUMNS = dict(
+    data=('data', '{}'),
+    severity=('severity', '{}'),
+    count=('count', '{:d}'),
+    fault=('fault', '{}'),
+    consequence=('in training', '{}'),
+    examples=('examples', '{}'),
+)
+Image = tuple[str, tuple[float, float] | None]
+
+
+@dataclass
+class CheckedDataset:
+    """A data set, the splits that use it, and its faults."""
+
+    config: dict
+    splits: list[str] = field(default_factory=list)
+    num_images: int = 0
+    faults: Faults = field(default_factory=Faults)
+
+    @property
+    def name(self) -> str:
+        """The splits, such as ``val+test``."""
+        return '+'.join(self.splits)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -44,33 +71,32 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config file, of mmdet, mmpretrain or mmsegmentation')
+    parser.add_argument('config', help='config file of mmdet, mmpretrain or mmsegmentation')
     add_settings_argument(parser)
     parser.add_argument(
-        '--splits', nargs='+', choices=SPLITS, default=SPLITS, help='all of them unless given'
+        '--splits', nargs='+', choices=SPLITS, default=SPLITS, help='splits to check (default: all)'
     )
-    parser.add_argument('--out', help='table to write, .md, .csv or .json')
+    parser.add_argument('--out', help='output table, .md, .csv or .json')
     return parser.parse_args(argv)
-
-
-SPLITS = ('train', 'val', 'test')
 
 
 @one_sentence_errors()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Look through each data set once, print what is wrong, and write the table."""
+    """Check each data set once, print its faults, and write the table."""
     args = parse_args(argv)
     if args.out:
         check_ending(args.out, TABLES)
     cfg = read_config(args.config, args.cfg_options)
     datasets = list_datasets(cfg, args.splits)
     if not datasets:
-        raise ConfigError(f'{args.config} has no data of {", ".join(args.splits)}.')
+        raise ConfigError(f'{args.config} has no data for {", ".join(args.splits)}.')
+    with default_scope(cfg):
+        for dataset in datasets:
+            check_dataset(dataset, cfg.get('model') or {})
+    require_annotations(datasets)
     rows = []
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        for name, dataset, split in datasets:
-            faults, num_images = look_through(dataset, split, name, cfg.get('model') or {})
-            rows += make_rows(f'{name}, {num_images} images', faults)
+    for dataset in datasets:
+        rows += make_rows(f'{dataset.name}, {dataset.num_images} images', dataset.faults)
     rows += compare_classes(cfg, args.splits)
     note = f'Faults in the data of {args.config}.'
     print(f'{note}\n\n{format_table(rows, COLUMNS)}')
@@ -79,160 +105,129 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(any(row['severity'] in ('fatal', 'fault') for row in rows))
 
 
+def list_datasets(cfg: Config, splits: Sequence[str]) -> list[CheckedDataset]:
+    """List the data sets of a config, each once even if several splits use it."""
+    datasets = {}
+    for split in splits:
+        dataloader = cfg.get(f'{split}_dataloader')
+        for dataset in find_datasets(dataloader.dataset) if dataloader else ():
+            config = dataset.to_dict()  # pyright: ignore[reportAttributeAccessIssue]
+            files = {key: value for key, value in config.items() if key not in NOT_OF_FILES}
+            datasets.setdefault(repr(files), CheckedDataset(config)).splits.append(split)
+    return list(datasets.values())
+
+
+def check_dataset(dataset: CheckedDataset, model: dict) -> None:
+    """Find the faults of a data set and count its images; shows progress."""
+    config = dataset.config
+    entries = []
+    try:
+        if reads_coco(config):
+            images = check_coco(dataset)
+        else:
+            entries = list_entries(config, dataset.splits[0])
+            images = [(entry['img_path'], None) for entry in entries if entry.get('img_path')]
+    # What a data set raises depends on its library.
+    except Exception as error:
+        dataset.faults.add(BAD_ANN_FILE, one_line(error))
+        return
+    dataset.num_images = len(images)
+    num_classes, ignored = count_classes(model)
+    dataset.faults.add_all(find_label_faults(entries, num_classes))
+    seg_maps = [entry for entry in entries if entry.get('seg_map_path')]
+    pipeline = config.get('pipeline') or []
+    color_type = (find_step(pipeline, 'LoadImageFromFile') or {}).get('color_type', 'color')
+    in_channels = (model.get('backbone') or {}).get('in_channels', 3)
+    load_map = find_step(pipeline, 'LoadAnnotations')
+    backend = None if load_map is None else load_map.get('imdecode_backend', 'pillow')
+
+    def check_image(image: Image) -> list[tuple[FaultType, str]]:
+        path, size = image
+        return [(fault, path) for fault in find_image_faults(path, size, color_type, in_channels)]
+
+    def check_seg_map(entry: dict) -> list[tuple[FaultType, str]]:
+        return find_seg_map_faults(entry, num_classes, ignored, backend)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = chain(pool.map(check_image, images), pool.map(check_seg_map, seg_maps))
+        title = f'{dataset.name}: {len(images)} images'
+        for pairs in track(found, title, len(images) + len(seg_maps)):
+            dataset.faults.add_all(pairs)
+
+
+def check_coco(dataset: CheckedDataset) -> list[Image]:
+    """Check the annotation file of a ``CocoDataset``, and list its images."""
+    config = dataset.config
+    root = config.get('data_root') or ''
+    content = read_coco(Path(root, config['ann_file']), loads_masks(config))
+    dataset.faults = find_coco_faults(content, list_classes(config) or ())
+    if not content.annotations:
+        dataset.faults.add(UNLABELLED, config['ann_file'])
+    folder = Path(root, (config.get('data_prefix') or {}).get('img') or '')
+    return [
+        (str(folder / image.file_name), (image.height, image.width)) for image in content.images
+    ]
+
+
+def list_entries(config: dict, split: str) -> list[dict]:
+    """List the data info of each image of a data set of any library.
+
+    It may have ``img_path`` (not if images are inside other files, as in CIFAR), ``seg_map_path``
+    and ``gt_label``.
+    """
+    with refuse_empty_datasets(split):
+        built = DATASETS.build({**config, 'pipeline': []})
+    return [built.get_data_info(index) for index in range(len(built))]
+
+
+def find_label_faults(
+    entries: Sequence[dict], num_classes: int | None
+) -> Iterator[tuple[FaultType, str]]:
+    """Find the labels that a classifier has no class for."""
+    labelled = [entry for entry in entries if 'gt_label' in entry]
+    paths = [entry.get('img_path', '') for entry in labelled]
+    labels = [np.asarray(entry['gt_label']).tolist() for entry in labelled]
+    for example in find_wrong_labels(paths, labels, num_classes):
+        yield WRONG_LABEL, example
+
+
+def require_annotations(datasets: Sequence[CheckedDataset]) -> None:
+    """Add a fault to unlabelled data sets of a split without any annotations.
+
+    In semi-supervised training some data sets have no annotations on purpose.
+    """
+    empty = (UNLABELLED, NOTHING_TO_LEARN)
+    for split in ('train', 'val'):
+        used = [dataset.faults for dataset in datasets if split in dataset.splits]
+        if all(any(fault in faults.counts for fault in empty) for faults in used):
+            for faults in used:
+                if faults.counts.pop(UNLABELLED, 0):
+                    faults.add(NOTHING_TO_LEARN, 'no annotations')
+
+
 def compare_classes(cfg: Config, splits: Sequence[str]) -> list[dict]:
-    """Compare the classes of all data sets; makes a row if they differ."""
+    """Compare the classes of all data sets, and make a row if they differ."""
     faults = Faults()
     try:
         check_classes(cfg, splits)
     except ConfigError as error:
         faults.add(OTHER_CLASSES, error)
-    return make_rows('all data', faults) if faults.counts else []
+        return make_rows('all data', faults)
+    return []
 
 
-def list_datasets(cfg, splits):
-    """List the data sets of a config, each once, however many splits have it.
-
-    Args:
-        cfg (Config): The config.
-        splits (Sequence[str]): Which splits.
-
-    Returns:
-        list[tuple[str, dict, str]]: For each its name, its config, and the first split that has it.
-    """
-    listed = {}
-    for split in splits:
-        dataloader = cfg.get(f'{split}_dataloader')
-        for dataset in find_datasets(dataloader.dataset) if dataloader else ():
-            config = dataset.to_dict()
-            # What differs between training and evaluation is not what is on the disk.
-            others = ('filter_cfg', 'pipeline', 'test_mode')
-            files = {key: config[key] for key in config if key not in others}
-            names, _, _ = listed.setdefault(repr(files), ([], config, split))
-            names.append(split)
-    return [('+'.join(names), config, split) for names, config, split in listed.values()]
-
-
-def look_through(dataset: dict, split: str, name: str, model: dict) -> tuple[Faults, int]:
-    """Look through one data set; shows progress.
-
-    Args:
-        dataset: Its config.
-        split: What it is for.
-        name: What to call it.
-        model: Config of the model that is to use it.
-
-    Returns:
-        What is wrong, and how many images were looked at.
-    """
-    faults, entries = Faults(), []
-    try:
-        if reads_coco(dataset):
-            faults, images = look_at_coco(dataset, split)
-        else:
-            entries = list_entries(dataset, split)
-            images = [(entry['img_path'], None) for entry in entries if entry.get('img_path')]
-    # What a data set raises depends on its library.
-    except Exception as error:
-        faults.add(NO_LAYOUT, one_line(error))
-        return faults, 0
-    num_classes, ignored = count_classes(model)
-    labelled = [entry for entry in entries if 'gt_label' in entry]
-    paths = [entry.get('img_path') for entry in labelled]
-    labels = [np.asarray(entry['gt_label']).tolist() for entry in labelled]
-    for example in find_wrong_labels(paths, labels, num_classes):
-        faults.add(WRONG_LABEL, example)
-    seg_maps = [entry for entry in entries if entry.get('seg_map_path')]
-    pipeline = dataset.get('pipeline') or []
-    load = find_step(pipeline, 'LoadImageFromFile') or {}
-    load_map = find_step(pipeline, 'LoadAnnotations')
-    color_type = load.get('color_type', 'color')
-    in_channels = (model.get('backbone') or {}).get('in_channels', 3)
-    backend = None if load_map is None else load_map.get('imdecode_backend', 'pillow')
-
-    def look_at_image(image):
-        return [(kind, image[0]) for kind in find_image_faults(*image, color_type, in_channels)]
-
-    def look_at_seg_map(entry):
-        return find_seg_map_faults(entry, num_classes, ignored, backend)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = chain(pool.map(look_at_image, images), pool.map(look_at_seg_map, seg_maps))
-        title = f'{name}: {len(images)} images'
-        for pairs in track(found, title, len(images) + len(seg_maps)):
-            for kind, example in pairs:
-                faults.add(kind, example)
-    return faults, len(images)
-
-
-def look_at_coco(dataset, split):
-    """Read the annotation file of a COCO data set, and find what is wrong with it.
-
-    Args:
-        dataset (dict): Config of a ``CocoDataset``.
-        split (str): What it is for.
-
-    Returns:
-        tuple[Faults, list]: What is wrong, and the images with their annotated sizes.
-    """
-    root = dataset.get('data_root') or ''
-    content = read_coco(Path(root, dataset['ann_file']), loads_masks(dataset))
-    faults = find_coco_faults(content, list_classes(dataset))
-    if split != 'test' and not content.annotations:
-        faults.add(NOTHING_TO_LEARN, 'no annotations')
-    folder = Path(root, (dataset.get('data_prefix') or {}).get('img') or '')
-    images = [
-        (str(folder / image.file_name), (image.height, image.width)) for image in content.images
-    ]
-    return faults, images
-
-
-def list_entries(dataset: dict, split: str) -> list[dict]:
-    """List what a data set of any library tells of each image.
-
-    Args:
-        dataset: Its config.
-        split: What it is for.
-
-    Returns:
-        Entries that may have ``img_path``, not where images are within other files, as those of
-        CIFAR, ``seg_map_path`` and ``gt_label``.
-    """
-    with refuse_empty_datasets(split):
-        built = DATASETS.build({**dataset, 'pipeline': []})
-    return [built.get_data_info(index) for index in range(len(built))]
-
-
-def make_rows(data, faults):
-    """Make the rows of one data set, the gravest first.
-
-    Args:
-        data (str): Which it is of.
-        faults (Faults): What is wrong.
-
-    Returns:
-        list[dict]: A row a kind of fault, one that says so if there is none.
-    """
-    common = dict(data=data)
+def make_rows(data: str, faults: Faults) -> list[dict]:
+    """Make a row for each type of fault, the most severe first."""
     rows = [
-        common
-        | dict(
-            fault=kind.name,
-            count=faults.counts[kind],
-            severity=kind.severity,
-            consequence=kind.consequence,
-            examples=', '.join(faults.examples[kind]),
+        dict(
+            data=data,
+            fault=fault.name,
+            count=faults.counts[fault],
+            severity=fault.severity,
+            consequence=fault.consequence,
+            examples=', '.join(faults.examples[fault]),
         )
         for severity in ('fatal', 'fault', 'note')
-        for kind in faults.of(severity)
+        for fault in faults.of(severity)
     ]
-    return rows or [common | dict(fault='none', severity='ok')]
-
-
-COLUMNS = dict(
-    data=('data', '{}'),
-    severity=('', '{}'),
-    count=('count', '{:d}'),
-    fault=('what', '{}'),
-    consequence=('in training', '{}'),
-    examples=('such as', '{}'),
-)
+    return rows or [dict(data=data, fault='none', severity='ok')]

@@ -1,4 +1,4 @@
-"""Make the digits data sets: detection, segmentation and classification, no download."""
+"""Generate data for detection, segmentation and classification."""
 
 import argparse
 import signal
@@ -13,24 +13,26 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument('root', nargs='?', default='data/digits', help='folder to make')
+    parser.add_argument('root', nargs='?', default='data/digits', help='output folder')
     parser.add_argument('--num-train', type=int, default=600, help='number of training scenes')
     parser.add_argument('--num-val', type=int, default=160, help='number of validation scenes')
-    parser.add_argument('--image-size', type=int, default=192, help='side of a scene in pixels')
+    parser.add_argument(
+        '--image-size', type=int, default=192, help='height and width of a scene in pixels'
+    )
     parser.add_argument('--seed', type=int, default=0, help='seed of the split and the scenes')
-    parser.add_argument('--force', action='store_true', help='replace digits that are there')
+    parser.add_argument('--force', action='store_true', help='replace existing digits')
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the data, or exit with one sentence."""
+    """Write the data, or exit with a message."""
     args = parse_args(argv)
-    # Being stopped by another program is to clean up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit('error: stopped; nothing was written.'))
+    # Clean up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('error: Terminated; nothing was written.'))
     try:
         prepare_digits(**vars(args))
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
-        sys.exit('error: interrupted; nothing was written.')
+        sys.exit('error: Interrupted; nothing was written.')
     print(f'The digits are in {args.root}.')

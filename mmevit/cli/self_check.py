@@ -1,28 +1,22 @@
-"""Tell what is installed, and check that it works: ``python -m mmevit``.
+"""Print the installed versions, and check that they work: ``python -m mmevit``.
 
-Ends with 0 if all works, with 1 if something does not.
+The exit status is 0 if all checks pass, else 1.
 """
 
 import importlib
 import platform
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 import mmevit
 from mmevit.utils.configs import MIM_FOLDER
 from mmevit.utils.errors import UserError, one_line
-from mmevit.utils.versions import (
-    LIBRARIES,
-    Library,
-    check_libraries,
-    cpu_capability,
-    installed_distribution,
-)
+from mmevit.utils.versions import LIBRARIES, Library, check_libraries, installed_distribution
 from mmevit.version import __version__
 
-# What else is worth telling, by the distributions that may provide it.
+# Other libraries whose versions are printed, by the distributions that may provide them.
 OTHERS = [
     Library(names[0], names, minimum='', below='', required=False)
     for names in (
@@ -37,7 +31,7 @@ OTHERS = [
         ('coremltools',),
     )
 ]
-# For each library a config that inherits from it.
+# A config that inherits from each library.
 CONFIGS = dict(
     mmdet='retinanet_evit_m4.py', mmpretrain='evit_m4_in1k.py', mmseg='semantic-fpn_evit_m4.py'
 )
@@ -51,18 +45,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     for line in list_versions():
         print(line)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of what libraries import
-        # A list, since one failure is no reason to leave the other checks out.
+        warnings.simplefilter('ignore')  # of libraries when they are imported
         results = [is_ok(*check) for check in CHECKS]
     sys.exit(not all(results))
 
 
-def list_versions():
-    """List the libraries that are installed.
-
-    Returns:
-        list[str]: For each its name, its version and, if the name is another one, what provides it.
-    """
+def list_versions() -> list[str]:
+    """List the installed libraries and their versions."""
     lines = []
     for library in (*LIBRARIES, *OTHERS):
         distribution, version = installed_distribution(library)
@@ -72,42 +61,45 @@ def list_versions():
     return lines
 
 
-def is_ok(name, check, advice):
-    """Run a check, and print how it ends.
+def is_ok(name: str, check: Callable[[], str], advice: str) -> bool:
+    """Run a check, and print its result.
 
     Args:
-        name (str): What it is of.
-        check (Callable[[], str]): Gives what was found, and raises if that is wrong.
-        advice (str): What to do if a library fails; a :class:`UserError` says that itself.
+        name: What is checked.
+        check: Returns what was found, or raises.
+        advice: What to do if a library fails; a :class:`UserError` contains it.
 
     Returns:
-        bool: Whether all is well.
+        Whether the check passed.
     """
     try:
         print(f'ok      {name}: {check()}', flush=True)
-    # What a library raises that is broken is anything.
+    # A broken library may raise anything.
     except Exception as error:
-        told = one_line(error)
-        sentence = told if isinstance(error, UserError) else f'{told.rstrip(".")}: {advice}.'
-        print(f'failed  {name}: {sentence}', flush=True)
+        problem = one_line(error)
+        if not isinstance(error, UserError):
+            problem = f'{problem.rstrip(".")}. {advice}.'
+        print(f'failed  {name}: {problem}', flush=True)
         return False
     return True
 
 
-def check_versions():
-    """Check that the versions of the libraries fit."""
+def check_versions() -> str:
+    """Check that the versions of the libraries are supported."""
     try:
         check_libraries()
     except ImportError as error:
         raise UserError(str(error)) from error
-    return 'each is of a version that fits'
+    return 'all versions are supported'
 
 
-def check_devices():
-    """Check that PyTorch computes on each kind of device, and list the devices."""
+def check_devices() -> str:
+    """Check that PyTorch computes on each type of device, and list the devices."""
     import torch
 
-    for device in kinds_of_devices():
+    from mmevit.utils.pytorch import cpu_capability
+
+    for device in device_types():
         torch.ones(2, 2, device=device).mm(torch.ones(2, 2, device=device)).cpu()
     devices = [
         ', '.join(filter(None, ['CPU', cpu_capability(), f'{torch.get_num_threads()} threads']))
@@ -118,56 +110,59 @@ def check_devices():
     return '; '.join(devices)
 
 
-def check_operators():
-    """Check that mmcv's compiled operators run; classification needs none."""
+def check_operators() -> str:
+    """Check that mmcv's compiled operators run, if they are needed."""
     if find_spec('mmcv._ext') is None:
         if users := find_installed('mmdet', 'mmseg'):
             raise UserError(
-                f'mmcv has none here, and {" and ".join(users)} may need them: install onedl-mmcv '
-                '(or mmcv) in the place of mmcv-lite.'
+                f'mmcv has no compiled operators, which {" and ".join(users)} may need. Replace '
+                'mmcv-lite by onedl-mmcv (or mmcv).'
             )
-        return 'mmcv has none here, as mmcv-lite; classification needs none, detection does'
+        return 'none in mmcv-lite; detection needs them, classification does not'
     import torch
     from mmcv.ops import nms
 
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
     scores = torch.tensor([0.9, 0.8, 0.7])
-    for device in kinds_of_devices():
+    for device in device_types():
         _, kept = nms(boxes.to(device), scores.to(device), 0.5)
         if kept.tolist() != [0, 2]:
             raise ValueError(f'nms on {device} keeps the boxes {kept.tolist()}, not [0, 2]')
-    return f'nms runs on {" and ".join(kinds_of_devices())}'
+    return f'nms runs on {" and ".join(device_types())}'
 
 
-def check_registry():
+def check_registry() -> str:
     """Check that each library finds the backbone by its name."""
     scopes = ['mmengine', *find_installed('mmdet', 'mmpretrain', 'mmseg')]
     for scope in scopes:
         found = importlib.import_module(f'{scope}.registry').MODELS.get('EfficientViT')
         if found is not mmevit.EfficientViT:
             raise UserError(
-                f'{scope} takes {found} for EfficientViT: leave out what else registers that name.'
+                f'EfficientViT is {found} in {scope}. Do not import other modules that register '
+                'this name.'
             )
-    return f'EfficientViT is found from {", ".join(scopes)}'
+    return f'EfficientViT is registered for {", ".join(scopes)}'
 
 
-def check_forward():
-    """Check that a network of random weights gives finite maps of the right shapes."""
+def check_forward() -> str:
+    """Check that a network returns finite maps of the right shapes."""
     import torch
 
     from mmevit.models import EfficientViT
 
-    for device in kinds_of_devices():
+    for device in device_types():
         with torch.no_grad():
             maps = EfficientViT('m0').eval().to(device)(torch.rand(1, 3, 224, 224, device=device))
         shapes = [tuple(map_.shape) for map_ in maps]
         if shapes != M0_SHAPES or not all(map_.isfinite().all() for map_ in maps):
-            raise ValueError(f'm0 on {device} gives maps of {shapes}, or some that are not finite')
-    return f'm0 gives finite maps at strides 16, 32 and 64 on {" and ".join(kinds_of_devices())}'
+            raise ValueError(
+                f'm0 on {device} returns maps of {shapes}, or values that are not finite'
+            )
+    return f'm0 returns finite maps at strides 16, 32 and 64 on {" and ".join(device_types())}'
 
 
-def check_configs():
-    """Check that the model index and the configs are found."""
+def check_configs() -> str:
+    """Check that the model index and its configs exist."""
     from mmengine.fileio import load
     from mmengine.hub import get_config
 
@@ -182,8 +177,8 @@ def check_configs():
     return ', '.join([f'{len(configs)} models in the index', *names])
 
 
-def check_pycocotools():
-    """Check that pycocotools, by which detectors are evaluated, works where it is needed."""
+def check_pycocotools() -> str:
+    """Check pycocotools, which evaluates detectors, if it is needed."""
     if not find_installed('pycocotools', 'mmdet'):
         return 'not installed; only detection needs it'
     import numpy as np
@@ -192,42 +187,42 @@ def check_pycocotools():
     area = int(mask.area(mask.encode(np.ones((2, 3), np.uint8, order='F'))))
     if area != 6:
         raise ValueError(f'a mask of 6 pixels has an area of {area}')
-    return 'masks are encoded'
+    return 'encodes masks'
 
 
-def kinds_of_devices():
-    """list[str]: What networks run on here."""
+def device_types() -> list[str]:
+    """List the device types that networks can run on."""
     import torch
 
     return ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
 
 
-def find_installed(*modules):
-    """list[str]: Those of some modules that are installed."""
+def find_installed(*modules: str) -> list[str]:
+    """List those of some modules that are installed."""
     return [module for module in modules if find_spec(module)]
 
 
-ABOVE = 'mend what failed above first, and install mmevit again if nothing did'
-# For each check its name, what it does, and what to do if a library fails in it.
+REINSTALL = 'Fix the failed checks above first, and reinstall mmevit if there are none'
+# Name and function of each check, and what to do if a library fails in it.
 CHECKS = (
-    ('libraries', check_versions, 'install what is missing with pip'),
+    ('libraries', check_versions, 'Install the missing libraries with pip'),
     (
         'PyTorch',
         check_devices,
-        'install a build of torch that fits this processor and the driver of its GPU',
+        'Install a build of torch for this processor and the driver of its GPU',
     ),
     (
         "mmcv's operators",
         check_operators,
-        'compile them for this PyTorch with pip install --force-reinstall --no-deps --no-cache-dir '
+        'Compile them for this PyTorch with pip install --force-reinstall --no-deps --no-cache-dir '
         '--no-build-isolation onedl-mmcv, for a GPU with its CUDA toolkit and FORCE_CUDA=1',
     ),
-    ('registry', check_registry, ABOVE),
-    ('forward', check_forward, ABOVE),
+    ('registry', check_registry, REINSTALL),
+    ('forward', check_forward, REINSTALL),
     (
         'configs',
         check_configs,
-        f'{ABOVE}, from a wheel where the file system knows no symbolic links',
+        f'{REINSTALL}, from a wheel if the file system does not support symbolic links',
     ),
-    ('pycocotools', check_pycocotools, 'install it again with pip install --force-reinstall'),
+    ('pycocotools', check_pycocotools, 'Reinstall it with pip install --force-reinstall'),
 )

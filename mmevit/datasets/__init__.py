@@ -1,4 +1,4 @@
-"""The data of the demos, class folders of one's own, and loading that survives broken files."""
+"""Digits, class folders, annotation files and image loading."""
 
 from .class_folders import split_class_folders
 from .digits import prepare_digits

@@ -1,4 +1,4 @@
-"""COCO annotation files, read for the fields that mmdet uses."""
+"""Read the fields of COCO annotation files that mmdet uses."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ class Category(msgspec.Struct, gc=False):
 class Annotation(msgspec.Struct, gc=False):
     """An entry of ``annotations``; the box is left, top, width and height in pixels.
 
-    mmdet does not read the box and the area of an annotation that it ignores.
+    mmdet does not read the box and the area of an ignored annotation.
     """
 
     id: Id
@@ -49,11 +49,11 @@ class Annotation(msgspec.Struct, gc=False):
 
 
 class Polygon(msgspec.Struct, array_like=True, gc=False):
-    """A polygon of a mask, whose coordinates are not kept."""
+    """A polygon of a mask, without its coordinates."""
 
 
 class RunLengths(msgspec.Struct, gc=False):
-    """A run-length encoded mask, of which only the height and width are kept."""
+    """A run-length encoded mask, of which only height and width are read."""
 
     size: Any = None
 
@@ -88,7 +88,7 @@ def read_coco(ann_file: Path, with_masks: bool = False) -> CocoFile:
 
     Args:
         ann_file: The annotation file.
-        with_masks: Whether to read ``segmentation`` too.
+        with_masks: Whether to read ``segmentation``.
 
     Raises:
         ConfigError: If it is not valid JSON, or a list or a field is missing or of another type.
@@ -97,8 +97,8 @@ def read_coco(ann_file: Path, with_masks: bool = False) -> CocoFile:
     for part in ('images', 'categories'):
         if not getattr(content, part):
             raise ConfigError(
-                f'{ann_file} has no {part}. A COCO annotation file is an object with the lists '
-                'images, annotations and categories.'
+                f'{ann_file} has no {part}. A COCO annotation file needs the lists images, '
+                'annotations and categories.'
             )
     return content
 
@@ -113,17 +113,17 @@ def parse_coco(ann_file: Path, layout: type[T]) -> T:
         return parse_json(ann_file, layout)
     except msgspec.ValidationError as error:
         raise ConfigError(
-            f"{ann_file} is not in COCO's layout: {error}. Correct it, or name a COCO annotation "
-            'file in dataset.ann_file.'
+            f'{ann_file} is not a valid COCO annotation file: {error}. Correct it, or set '
+            'dataset.ann_file to a COCO annotation file.'
         ) from error
     except ValueError as error:
         raise ConfigError(
-            f'{ann_file} is not a valid JSON file ({error}). Copy or download it again.'
+            f'{ann_file} is not valid JSON ({error}). Copy or download it again.'
         ) from error
 
 
 def parse_json(path: Path, layout: type[T]) -> T:
-    """Parse a JSON file, in which numbers may be NaN or infinite as mmdet allows."""
+    """Parse a JSON file, with NaN and infinite numbers as mmdet does."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=layout)
     except msgspec.ValidationError:

@@ -1,9 +1,11 @@
-"""Data that need no download: scenes made of scikit-learn's 1,797 real handwritten digits."""
+"""Generate data from scikit-learn's 1,797 handwritten digits."""
 
 import contextlib
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,45 +15,52 @@ from mmevit.utils.errors import shorten
 
 CLASSES = tuple(str(digit) for digit in range(10))
 NUM_VAL_DIGITS = 360
-# Lists the files of a set, one a line: only a folder of these files and no others is replaced.
+# Lists the generated files, one per line: only a folder with no other files is replaced.
 MARKER = '.mmevit-digits'
 
 
-def prepare_digits(root, num_train=600, num_val=160, image_size=192, seed=0, force=False):
-    """Write digits for detection, instance and semantic segmentation, and classification.
+def prepare_digits(
+    root: str | Path,
+    num_train: int = 600,
+    num_val: int = 160,
+    image_size: int = 192,
+    seed: int = 0,
+    force: bool = False,
+) -> None:
+    """Generate data for detection, segmentation and classification.
 
-    The same arguments give the same bytes. No digit that is in a training image is in a validation
-    image. The folder appears under its name when it is whole, or not at all::
+    The same arguments give the same bytes. Training and validation images share no digit. The
+    folder is written atomically::
 
         root/annotations/instances_{train,val}.json   COCO: boxes, masks, areas
         root/{train,val}/000001.png                   scenes
-        root/segments/{train,val}/000001.png          a class a pixel: 0 nothing, 1 digit 0, ...
-        root/classification/{train,val}/7/0001.png    one digit an image, a folder a class
+        root/segments/{train,val}/000001.png          class of each pixel: 0 background, 1 digit 0
+        root/classification/{train,val}/7/0001.png    one digit per image, a folder per class
         root/.mmevit-digits                           list of these files
 
     Args:
-        root (str | Path): Folder to make.
-        num_train (int): Number of training scenes, at least 1. Defaults to 600.
-        num_val (int): Number of validation scenes, at least 1. Defaults to 160.
-        image_size (int): Height and width of a scene in pixels, at least 64. Defaults to 192.
-        seed (int): Seed of the split and the scenes. Defaults to 0.
-        force (bool): Whether to replace digits that this function wrote. Defaults to False.
+        root: Output folder.
+        num_train: Number of training scenes, at least 1.
+        num_val: Number of validation scenes, at least 1.
+        image_size: Height and width of a scene in pixels, at least 64.
+        seed: Seed of the split and the scenes.
+        force: Whether to replace data that this function wrote.
 
     Raises:
         FileExistsError: If the folder exists and ``force`` is False, or if it contains any file
             that this function did not write.
-        ValueError: If a scene would be too small for its digits, or there would be none.
+        ValueError: If ``image_size``, ``num_train`` or ``num_val`` is too small.
 
     Example:
         >>> prepare_digits('data/digits')  # doctest: +SKIP
     """
     if image_size < 64:
-        raise ValueError(f'image_size is {image_size}, but the digits need at least 64 pixels.')
+        raise ValueError(f'image_size is {image_size}. Pass at least 64 pixels.')
     if num_train < 1 or num_val < 1:
         raise ValueError(
-            f'num_train is {num_train} and num_val {num_val}; both must be at least 1.'
+            f'num_train is {num_train} and num_val is {num_val}. Pass at least 1 each.'
         )
-    with whole_folder(Path(root), force) as folder:
+    with atomic_folder(Path(root), force) as folder:
         splits = split_digits(seed)
         for (split, (digits, labels)), num_scenes in zip(
             splits.items(), (num_train, num_val), strict=True
@@ -62,19 +71,11 @@ def prepare_digits(root, num_train=600, num_val=160, image_size=192, seed=0, for
 
 
 @contextlib.contextmanager
-def whole_folder(root, force):
-    """Give a scratch folder that takes the place of ``root`` when the block ends without error.
-
-    Args:
-        root (Path): Folder to make.
-        force (bool): Whether to replace it if it is there.
-
-    Yields:
-        Path: An empty folder on the same disk.
+def atomic_folder(root: Path, force: bool) -> Iterator[Path]:
+    """Yield an empty folder, which replaces ``root`` if the block succeeds.
 
     Raises:
-        FileExistsError: If ``root`` exists and ``force`` is False, or it contains other files than
-            the digits.
+        FileExistsError: If ``root`` exists and ``force`` is False, or it contains other files.
     """
     check_replaceable(root, force)
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -94,25 +95,25 @@ def whole_folder(root, force):
 
 
 def check_replaceable(root: Path, force: bool) -> None:
-    """Refuse to replace a folder that contains anything else than digits."""
+    """Raise FileExistsError unless ``root`` may be replaced."""
     if root.is_file():
-        raise FileExistsError(f'{root} is a file. Give another folder.')
+        raise FileExistsError(f'{root} is a file. Pass another folder.')
     files = list_files(root)
     if not files:
         return
     marker = root / MARKER
     if not marker.is_file():
         raise FileExistsError(
-            f'{root} was not written by prepare_digits.py (it has no {MARKER}). Give another '
+            f'{root} was not written by prepare_digits.py ({MARKER} is missing). Pass another '
             'folder, or delete this one yourself.'
         )
     if others := sorted({*files} - {MARKER, *marker.read_text().splitlines()}):
         raise FileExistsError(
             f'{root} contains {shorten(others)}, which prepare_digits.py did not write. Move your '
-            'files elsewhere, or give another folder.'
+            'files, or pass another folder.'
         )
     if not force:
-        raise FileExistsError(f'{root} already exists. Give --force to replace it.')
+        raise FileExistsError(f'{root} already exists. Pass --force to replace it.')
 
 
 def list_files(folder: Path) -> list[str]:
@@ -124,15 +125,12 @@ def list_files(folder: Path) -> list[str]:
     )
 
 
-def split_digits(seed):
-    """Split the digits into training and validation, each class in proportion.
-
-    Args:
-        seed (int): Seed of the split.
+def split_digits(seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Split the digits into training and validation, stratified by class.
 
     Returns:
-        dict[str, tuple]: For ``'train'`` and ``'val'``, the digits, float (n, 8, 8) from 0 to 1,
-        and their labels, int (n,).
+        For ``'train'`` and ``'val'``, the digits, float (n, 8, 8) from 0 to 1, and their labels,
+        int (n,).
 
     Raises:
         ImportError: If scikit-learn is not installed.
@@ -142,9 +140,10 @@ def split_digits(seed):
         from sklearn.model_selection import train_test_split
     except ImportError as error:
         raise ImportError(
-            'The digits come with scikit-learn, which is not installed: pip install scikit-learn.'
+            'The digits are part of scikit-learn, which is not installed. Run pip install '
+            'scikit-learn.'
         ) from error
-    data = load_digits()
+    data: Any = load_digits()
     train_digits, val_digits, train_labels, val_labels = train_test_split(
         data.images / 16,
         data.target,
@@ -152,17 +151,12 @@ def split_digits(seed):
         stratify=data.target,
         random_state=seed,
     )
-    return dict(train=(train_digits, train_labels), val=(val_digits, val_labels))
+    # The stubs of scikit-learn do not tell arrays from lists.
+    return dict(train=(train_digits, train_labels), val=(val_digits, val_labels))  # pyright: ignore[reportReturnType]
 
 
-def write_class_folders(folder, digits, labels):
-    """Write every digit as a 32x32 grey image into the folder of its class.
-
-    Args:
-        folder (Path): Folder of the split.
-        digits (ndarray): (n, 8, 8) from 0 to 1.
-        labels (ndarray): (n,).
-    """
+def write_class_folders(folder: Path, digits: np.ndarray, labels: np.ndarray) -> None:
+    """Write digits (n, 8, 8) as 32x32 grayscale images into class folders."""
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
     for index, (digit, label) in enumerate(zip(digits, labels, strict=True)):
@@ -170,19 +164,17 @@ def write_class_folders(folder, digits, labels):
         image.save(folder / CLASSES[label] / f'{index:04d}.png')
 
 
-def write_scenes(folder, split, digits, labels, num_scenes, image_size, seed):
-    """Write the scenes of one split, their COCO annotations and their segments.
-
-    Args:
-        folder (Path): Folder of the set.
-        split (str): ``'train'`` or ``'val'``.
-        digits (ndarray): (n, 8, 8) from 0 to 1.
-        labels (ndarray): (n,).
-        num_scenes (int): Number of scenes.
-        image_size (int): Height and width of a scene.
-        seed (int): Seed of the scenes.
-    """
-    # Seeded by the split too, so that the one does not change with the size of the other.
+def write_scenes(
+    folder: Path,
+    split: str,
+    digits: np.ndarray,
+    labels: np.ndarray,
+    num_scenes: int,
+    image_size: int,
+    seed: int,
+) -> None:
+    """Write the scenes of a split, their annotations and segmentation maps."""
+    # Seeded by the split too, so that its scenes do not depend on the size of the other split.
     rng = np.random.default_rng([seed, split == 'val'])
     (folder / split).mkdir()
     (folder / 'segments' / split).mkdir(parents=True)
@@ -203,18 +195,14 @@ def write_scenes(folder, split, digits, labels, num_scenes, image_size, seed):
     )
 
 
-def draw_scene(rng, digits, labels, image_size):
-    """Draw three or more bright digits, of varying size and colour and apart, on a dark background.
-
-    Args:
-        rng (numpy.random.Generator): Source of all choices.
-        digits (ndarray): (n, 8, 8) from 0 to 1.
-        labels (ndarray): (n,).
-        image_size (int): Height and width of the scene.
+def draw_scene(
+    rng: np.random.Generator, digits: np.ndarray, labels: np.ndarray, image_size: int
+) -> tuple[np.ndarray, np.ndarray, list[dict]]:
+    """Draw at least three bright, disjoint digits on a dark background.
 
     Returns:
-        tuple[ndarray, ndarray, list[dict]]: The scene, uint8 (image_size, image_size, 3), its
-        segments, uint8 (image_size, image_size), and a COCO annotation without ids for each digit.
+        The scene, uint8 (image_size, image_size, 3), its segmentation map, uint8 (image_size,
+        image_size), and a COCO annotation without ids for each digit.
     """
     scene = draw_background(rng, image_size)
     segments = np.zeros((image_size, image_size), dtype=np.uint8)
@@ -241,16 +229,8 @@ def draw_scene(rng, digits, labels, image_size):
     return to_uint8(scene / 255), segments, instances
 
 
-def draw_background(rng, image_size):
-    """Draw a gradient between two dark colours, with noise.
-
-    Args:
-        rng (numpy.random.Generator): Source of all choices.
-        image_size (int): Height and width.
-
-    Returns:
-        ndarray: float (image_size, image_size, 3), most of it below 120 of 255.
-    """
+def draw_background(rng: np.random.Generator, image_size: int) -> np.ndarray:
+    """Draw a gradient of two dark colours with noise, (size, size, 3)."""
     start, end = rng.uniform(0, 110, (2, 3))
     ramp = np.linspace(0, 1, image_size)
     angle = rng.uniform(0, np.pi / 2)
@@ -260,19 +240,12 @@ def draw_background(rng, image_size):
     return start * (1 - position) + end * position + noise
 
 
-def describe_mask(mask):
-    """Describe a mask as COCO does.
-
-    Args:
-        mask (ndarray): bool (h, w), not empty.
-
-    Returns:
-        dict: ``bbox`` (x, y, width, height), ``area``, ``iscrowd`` and ``segmentation``, run-length
-        encoded, since digits have holes.
-    """
+def describe_mask(mask: np.ndarray) -> dict:
+    """Return the COCO annotation of a non-empty mask, bool (h, w)."""
     from pycocotools import mask as mask_api
 
-    run_lengths = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
+    # Run lengths rather than polygons, since digits have holes.
+    run_lengths: Any = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
     return dict(
         bbox=mask_api.toBbox(run_lengths).tolist(),
         area=int(mask.sum()),
@@ -284,12 +257,12 @@ def describe_mask(mask):
     )
 
 
-def enlarge(digit, size):
+def enlarge(digit: np.ndarray, size: int) -> np.ndarray:
     """Enlarge a digit (8, 8) bicubically to (size, size), values 0 to 1."""
     image = Image.fromarray(digit.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(image).clip(0, 1)
 
 
-def to_uint8(values):
-    """Round an array of 0 to 1 to whole numbers of 0 to 255."""
+def to_uint8(values: np.ndarray) -> np.ndarray:
+    """Scale an array from [0, 1] to integers in [0, 255]."""
     return (values * 255).round().clip(0, 255).astype(np.uint8)

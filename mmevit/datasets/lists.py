@@ -1,4 +1,4 @@
-"""Lists of images and labels for classifiers."""
+"""Read lists of images and labels for classifiers."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from .coco import parse_json
 
 
 class Metainfo(msgspec.Struct):
-    """A list in OpenMMLab's layout, read for what it says of all images."""
+    """The metadata of a list in OpenMMLab's layout."""
 
     metainfo: dict[str, Any]
 
@@ -32,22 +32,21 @@ class DataList(msgspec.Struct):
     data_list: list[Entry]
 
 
-def reads_data_list(kind: type | None) -> bool:
+def reads_data_list(cls: type | None) -> bool:
     """Whether a data set reads a list in OpenMMLab's layout."""
-    return getattr(kind, 'load_data_list', None) is BaseDataset.load_data_list
+    return getattr(cls, 'load_data_list', None) is BaseDataset.load_data_list
 
 
 def read_metainfo(ann_file: Path) -> dict[str, Any]:
-    """Read ``metainfo`` of a JSON list, with the classes in ``classes`` as mmpretrain does.
+    """Read ``metainfo`` of a JSON list, with ``classes`` as mmpretrain does.
 
-    Returns:
-        The content, empty if the file is missing, another one or invalid.
+    Empty if the file is missing, not JSON or invalid.
     """
     if ann_file.suffix != '.json' or not ann_file.is_file():
         return {}
     try:
         metainfo = parse_json(ann_file, Metainfo).metainfo
-    # Reading the entries tells.
+    # read_data_list reports what is wrong.
     except ValueError:
         return {}
     if 'categories' in metainfo:
@@ -60,34 +59,34 @@ def read_data_list(ann_file: Path) -> tuple[list[str], list[int | list[int]]]:
     """Read the paths and labels of a list in OpenMMLab's layout.
 
     Raises:
-        ConfigError: If it has another layout, or a label is no whole number or list of them.
+        ConfigError: If it has another layout, or a label is not an integer or a list of integers.
     """
     try:
         if ann_file.suffix == '.json':
             content = parse_json(ann_file, DataList)
         else:
-            # Pickles may have numbers of NumPy.
+            # Pickles may contain NumPy numbers.
             plain = msgspec.to_builtins(mmengine.load(ann_file), enc_hook=lambda x: x.tolist())
             content = msgspec.convert(plain, DataList)
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"{ann_file} is not in OpenMMLab's layout ({error}). Write an object with metainfo and "
-            'data_list, whose entries have an img_path, and a gt_label that is a whole number or '
-            'a list of them.'
+            'data_list, whose entries have an img_path, and a gt_label that is an integer or a '
+            'list of integers.'
         ) from error
     entries = content.data_list
     return [entry.img_path for entry in entries], [entry.gt_label for entry in entries]
 
 
 def read_text_list(ann_file: Path, with_label: bool = True) -> tuple[list[str], list[int]]:
-    """Read the paths and labels of a text file that has a path and a label in each line.
+    """Read a text file with a path and a label in each line.
 
     Args:
         ann_file: The file.
-        with_label: Whether there are labels; without, each line is a path.
+        with_label: Whether there are labels; otherwise each line is a path.
 
     Raises:
-        ConfigError: If a line is another.
+        ConfigError: If a line is not valid.
     """
     with open(ann_file, encoding='utf-8') as file:
         if not with_label:
@@ -104,7 +103,7 @@ def read_text_list(ann_file: Path, with_label: bool = True) -> tuple[list[str], 
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a whole number as Python reads it."""
+    """Whether a text is an integer."""
     try:
         int(text)
     except ValueError:

@@ -1,6 +1,7 @@
-"""Loading images from a data set in which some cannot be decoded."""
+"""Load images from a data set in which some cannot be decoded."""
 
 import logging
+from typing import Any
 
 import cv2
 import mmcv
@@ -15,43 +16,35 @@ from mmengine.registry import TRANSFORMS
 from mmevit.utils.configs import type_name
 from mmevit.utils.errors import UserError
 
-from .faults import MAX_PIXELS, is_huge
+from .image_faults import MAX_PIXELS, is_huge
 
 
 class UnreadableImages:
-    """Which images of a data set could not be decoded; shared by all its worker processes.
+    """The images that cannot be decoded, shared by all worker processes.
 
     Args:
-        num_images (int): Length of the data set.
-        max_share (float): Largest share of the images that may be unreadable, from 0 to 1.
+        num_images: Length of the data set.
+        max_share: Maximum share of unreadable images, from 0 to 1.
     """
 
-    def __init__(self, num_images: int, max_share: float):
-        # A byte for each image, so that no worker waits for another and none counts twice.
+    def __init__(self, num_images: int, max_share: float) -> None:
+        # A byte per image, so that no worker waits for another and none counts twice.
         self.flags = torch.zeros(num_images, dtype=torch.uint8).share_memory_()
         self.max_share = max_share
 
-    def add(self, index: int):
-        """Mark an image.
-
-        Raises:
-            UserError: If too many are marked.
-        """
+    def add(self, index: int) -> None:
+        """Mark an image, raise UserError if too many are marked."""
         self.flags[index] = 1
         check_share(int(self.flags.sum()), len(self.flags), self.max_share)
 
 
-def check_share(count: int, num_images: int, max_share: float):
-    """Check that not too many images are unreadable.
-
-    Raises:
-        UserError: If they are more than ``max_share`` of all.
-    """
+def check_share(count: int, num_images: int, max_share: float) -> None:
+    """Raise UserError if more than ``max_share`` of the images are unreadable."""
     if count > max_share * num_images:
         raise UserError(
-            f'{count} of {num_images} images cannot be decoded, more than the share of '
-            f'{max_share:g} that may be (the warnings above name them). Replace or remove them, '
-            'tools/check_dataset.py CONFIG lists all, or give --cfg-options '
+            f'{count} of {num_images} images cannot be decoded (see the warnings above), more than '
+            f'max_share={max_share:g} allows. Replace or remove them (tools/check_dataset.py '
+            'CONFIG lists all), or pass --cfg-options '
             'default_hooks.unreadable_images.max_share=SHARE.'
         )
 
@@ -60,18 +53,16 @@ def check_share(count: int, num_images: int, max_share: float):
 class LoadReadableImage(LoadImageFromFile):
     """Load an image; if it cannot be decoded, warn and continue.
 
-    mmcv's own transform ends the run there, hours into it. A file of very many pixels, which could
-    fill the memory, is not decoded either, nor is an image to train on that is smaller than
-    annotated. :class:`mmevit.engine.UnreadableImagesHook` counts such images. A file that cannot be
-    read is not skipped: the disk or its permissions are at fault, not the image.
+    mmcv's own transform ends the run. Images with too many pixels, which could exhaust the memory,
+    and training images smaller than annotated are handled alike.
+    :class:`mmevit.engine.UnreadableImagesHook` counts all of them. A file that cannot be read ends
+    the run, as its disk or its permissions must be fixed.
 
     Args:
-        on_error (str): What an undecodable image becomes. ``'skip'``: none, so that the data set
-            draws another in its place, for training. ``'blank'``: a black one of the annotated
-            size, or that of the annotated segments, or of 32x32 pixels where nothing is annotated,
-            for evaluation, where every image counts. Defaults to ``'skip'``.
-        max_pixels (int, optional): How many pixels a file may have, or None for any number; files
-            on remote storage are not looked at. Defaults to 100 million.
+        on_error: ``'skip'`` returns None, so that the data set draws another image, for training.
+            ``'blank'`` returns a black image of the annotated size, or that of the segmentation
+            map, or of 32x32 pixels, for evaluation, where every image counts.
+        max_pixels: Maximum number of pixels, None for any; not checked on remote storage.
         **kwargs: The arguments of :class:`mmcv.transforms.LoadImageFromFile`.
 
     Raises:
@@ -86,18 +77,20 @@ class LoadReadableImage(LoadImageFromFile):
     # Set by UnreadableImagesHook.
     unreadable: UnreadableImages | None = None
 
-    def __init__(self, on_error='skip', max_pixels=MAX_PIXELS, **kwargs):
+    def __init__(
+        self, on_error: str = 'skip', max_pixels: int | None = MAX_PIXELS, **kwargs: Any
+    ) -> None:
         if on_error not in ('skip', 'blank'):
-            raise ValueError(f"on_error is {on_error!r}, but must be 'skip' or 'blank'.")
+            raise ValueError(f"on_error is {on_error!r}. Pass 'skip' or 'blank'.")
         super().__init__(**kwargs)
         self.on_error, self.max_pixels = on_error, max_pixels
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict | None:
         """Add ``img``, ``img_shape`` and ``ori_shape`` to ``results``, or return None.
 
         Raises:
-            UserError: If the file cannot be read, memory is lacking, or too many images are
-                undecodable.
+            UserError: If the file cannot be read, memory is exhausted, or too many images cannot
+                be decoded.
         """
         path = results['img_path']
         if self.max_pixels and is_huge(path, self.max_pixels):
@@ -107,7 +100,7 @@ class LoadReadableImage(LoadImageFromFile):
             image = self.decode(content)
             if self.on_error == 'skip':
                 check_size(image, results)
-        # What a decoder raises at hostile bytes depends on the backend and the format.
+        # What a decoder raises depends on the backend and the format.
         except Exception as error:
             if isinstance(error, MemoryError) or getattr(error, 'code', 0) == cv2.Error.StsNoMem:
                 raise UserError(
@@ -119,44 +112,36 @@ class LoadReadableImage(LoadImageFromFile):
         return {**results, 'img': image, **shapes(image)}
 
     def read(self, path: str) -> bytes:
-        """Read a file.
-
-        Raises:
-            UserError: If it cannot be read.
-        """
+        """Read a file, raise UserError if it cannot be read."""
         try:
             if self.file_client_args is not None:
                 client = mmengine.fileio.FileClient.infer_client(self.file_client_args, path)
-                return client.get(path)
+                return bytes(client.get(path))
             return mmengine.fileio.get(path, backend_args=self.backend_args)
         except OSError as error:
             raise UserError(
-                f'The file {path} cannot be read ({error.strerror or error}). Check that it is '
-                'there, that its disk is mounted and that you may read it, and run again.'
+                f'The file {path} cannot be read ({error.strerror or error}). Check that it '
+                'exists, that its disk is mounted and that you have permission to read it.'
             ) from error
 
     def decode(self, content: bytes) -> np.ndarray:
-        """Decode an image as the parent class does.
-
-        Raises:
-            ValueError: If OpenCV cannot, without saying why; other decoders raise what they like.
-        """
+        """Decode an image as the parent class does."""
         image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
         if image is None:
             raise ValueError('not a complete image')
         return image.astype(np.float32) if self.to_float32 else image
 
     def replace(self, results: dict, reason: str) -> dict | None:
-        """Warn of an image and give what takes its place.
+        """Warn of an image and return None or a blank image.
 
         Raises:
-            UserError: If too many images are undecodable, or the form of a blank one is unknown.
+            UserError: If too many images cannot be decoded, or the number of channels is unknown.
         """
-        consequence = 'skipped' if self.on_error == 'skip' else 'taken as a blank image'
+        consequence = 'skipped' if self.on_error == 'skip' else 'replaced by a blank image'
         print_log(
             f'{results["img_path"]} cannot be read and is {consequence} ({reason}).',
             logger='current',
-            # mmengine's logger shows nothing below an error of the other processes.
+            # Of the other processes mmengine's logger only prints errors.
             level=logging.WARNING if is_main_process() else logging.ERROR,
         )
         if self.unreadable is not None and 'sample_idx' in results:
@@ -177,37 +162,26 @@ class LoadReadableImage(LoadImageFromFile):
         return {**results, 'img': image, **shapes(image)}
 
 
-def shapes(image: np.ndarray) -> dict:
-    """Tell the height and width of an image that has just been loaded."""
+def shapes(image: np.ndarray) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of an image that has just been loaded."""
     return dict(img_shape=image.shape[:2], ori_shape=image.shape[:2])
 
 
-def check_size(image: np.ndarray, results: dict):
-    """Check that an image is not smaller than annotated, so that boxes would be outside it.
-
-    Args:
-        image: The image.
-        results: Its annotated ``height`` and ``width`` if there are any.
-
-    Raises:
-        ValueError: If it is.
-    """
+def check_size(image: np.ndarray, results: dict) -> None:
+    """Raise ValueError if an image is smaller than annotated."""
     height, width = image.shape[:2]
     annotated = (results.get('height', height), results.get('width', width))
     if height < annotated[0] or width < annotated[1]:
-        raise ValueError(f'of {width} x {height} pixels, but annotated for {annotated[::-1]}')
+        raise ValueError(
+            f'size {width} x {height}, but annotated as {annotated[1]} x {annotated[0]}'
+        )
 
 
-def load_readable_images(dataset, on_error):
-    """Have a data set survive images that cannot be read.
-
-    Args:
-        dataset (ConfigDict): Config of a data set, whose pipeline is replaced.
-        on_error (str): What becomes of such an image, see :class:`LoadReadableImage`.
-    """
+def load_readable_images(dataset: dict, on_error: str) -> None:
+    """Use :class:`LoadReadableImage` in the pipeline of a data set."""
     if dataset.get('pipeline'):
         readable = dict(type='LoadReadableImage', on_error=on_error)
-        dataset.pipeline = [
+        dataset['pipeline'] = [
             {**step, **readable} if type_name(step) == 'LoadImageFromFile' else step
-            for step in dataset.pipeline
+            for step in dataset['pipeline']
         ]

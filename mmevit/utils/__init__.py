@@ -1,3 +1,3 @@
-"""What every part of the package uses."""
+"""Configs, files, tables, errors and versions."""
 
 from . import openmmlab  # noqa: F401  changes OpenMMLab

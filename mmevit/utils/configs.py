@@ -2,12 +2,16 @@
 
 import os
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, DefaultScope, Registry
 from mmengine.utils import import_modules_from_strings
+from torch import nn
 
 from .errors import ConfigError, one_line, reraise_as_config_error
 
@@ -22,94 +26,84 @@ if not (MIM_FOLDER / 'configs').is_dir():
     )
 
 
-def read_config(path, options, needs=()):
+def read_config(path: str | Path, options: dict | None, needs: Sequence[str] = ()) -> Config:
     """Read a config file.
 
     Args:
-        path (str): The file, or a name such as ``mmevit::efficientvit/retinanet_evit_m4.py`` for
-            one of an installed library.
-        options (dict | None): Settings that override it.
-        needs (Sequence[str]): Settings that are asked for. Defaults to none.
-
-    Returns:
-        Config: The config.
+        path: The file, or a name such as ``mmevit::efficientvit/retinanet_evit_m4.py`` for a config
+            of an installed library.
+        options: Settings that override the config.
+        needs: Required settings.
 
     Raises:
-        ConfigError: If it is missing, cannot be read, or lacks one of ``needs``.
+        ConfigError: If the config does not exist, cannot be read, or a required setting is missing.
     """
-    is_installed = '::' in str(path)
-    if not is_installed and not os.path.isfile(path):
-        raise ConfigError(f'The config {path} is missing: the ones here are in configs/.')
-    try:
-        if is_installed:
-            cfg = get_config(path)
-        else:
-            cfg = Config.fromfile(path, import_custom_modules=False)
-    # A config is code, and raises what it likes.
-    except Exception as error:
-        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
-        raise ConfigError(f'The config {path} cannot be read: {reason}') from error
+    cfg = load_config_file(str(path))
     if cfg.get('custom_imports'):
-        # Outside of the above, so that an error in a module of the user keeps its traceback.
         with reraise_as_config_error():
             import_modules_from_strings(**cfg.custom_imports)
     if options is not None:
         try:
             cfg.merge_from_dict(options)
         except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise ConfigError(f'--cfg-options does not fit {path}: {one_line(error)}') from error
-    missing = [name for name in needs if cfg.get(name) is None]
-    if missing:
-        raise ConfigError(f'{path} is no whole config: it has no {", ".join(missing)}.')
-    with reraise_as_config_error():  # This imports what a config in Python style names.
+            raise ConfigError(
+                f'Cannot apply --cfg-options to {path}: {one_line(error)}.'
+            ) from error
+    if missing := [name for name in needs if cfg.get(name) is None]:
+        raise ConfigError(f'Incomplete config {path}: missing {", ".join(missing)}.')
+    with (
+        reraise_as_config_error()
+    ):  # Config._cfg_dict imports the classes of a Python-style config.
         convert_sizes(cfg._cfg_dict)
         if cfg.get('default_scope') is None:
             cfg.default_scope = find_library(cfg.get('model') or {}) or 'mmengine'
     return cfg
 
 
-def build_model(cfg):
-    """Build the model of a config as a runner does, but without one.
+def load_config_file(path: str) -> Config:
+    """Load a config file without its custom imports."""
+    is_installed = '::' in path
+    if not is_installed and not os.path.isfile(path):
+        raise ConfigError(f'The config {path} is missing. Those of mmevit are in configs/.')
+    try:
+        if is_installed:
+            return get_config(path)
+        return Config.fromfile(path, import_custom_modules=False)
+    # A config is code, and may raise anything.
+    except Exception as error:
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        raise ConfigError(f'The config {path} cannot be read: {reason}') from error
 
-    Args:
-        cfg (Config): The config, in which the model gets the data preprocessor that stands beside
-            it.
 
-    Returns:
-        nn.Module: The model.
-    """
+def build_model(cfg: Config) -> nn.Module:
+    """Build the model of a config, with ``cfg.data_preprocessor``, as a runner does."""
     if cfg.get('data_preprocessor') is not None:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine')
-    with scope, reraise_as_config_error():
+    with default_scope(cfg), reraise_as_config_error():
         return MODELS.build(cfg.model)
 
 
-def type_name(cfg):
-    """Name of the class that a config builds, without the scope of its library.
+def default_scope(cfg: Config) -> AbstractContextManager:
+    """Look up registered names in the library of a config while the context is open."""
+    return DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine')
+
+
+def type_name(cfg: dict) -> str:
+    """Return the type of a config without its scope, empty if it has none.
 
     Args:
-        cfg (dict): A config; its ``type`` is a string or, in configs in Python style, a class.
-
-    Returns:
-        str: The name, empty if there is no type.
+        cfg: A config; its ``type`` is a string or, in configs in Python style, a class.
 
     Example:
         >>> type_name(dict(type='mmdet.CocoDataset'))
         'CocoDataset'
     """
-    kind = cfg.get('type', '')
-    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+    cls = cfg.get('type', '')
+    return cls.rpartition('.')[2] if isinstance(cls, str) else cls.__name__
 
 
-def as_list(cfg):
-    """Make a list of what a config may hold one or several of, such as evaluators.
-
-    Args:
-        cfg (dict | Sequence[dict]): The one, or several.
-
-    Returns:
-        Sequence[dict]: The several.
+def as_list(cfg: dict | Sequence[dict]) -> Sequence[dict]:
+    """Return a list of configs, given one or several.
 
     Example:
         >>> as_list(dict(type='CocoMetric'))
@@ -118,19 +112,13 @@ def as_list(cfg):
     return [cfg] if isinstance(cfg, dict) else cfg
 
 
-def find_step(pipeline, name):
+def find_step(pipeline: Sequence[dict], name: str) -> dict | None:
     """Find a step of a pipeline by its type, or None."""
     return next((step for step in pipeline if type_name(step) == name), None)
 
 
-def find_datasets(dataset):
-    """Yield the configs of the data sets that a wrapper such as ``RepeatDataset`` stands around.
-
-    Args:
-        dataset (dict): Config of a data set or of a wrapper.
-
-    Yields:
-        dict: Config of a data set that reads files.
+def find_datasets(dataset: dict) -> Iterator[dict]:
+    """Yield the configs of the data sets inside wrappers such as ``RepeatDataset``.
 
     Example:
         >>> list(find_datasets(dict(type='RepeatDataset', dataset=dict(type='CocoDataset'))))
@@ -158,44 +146,40 @@ def is_remote(dataset: dict) -> bool:
 
 
 def find_class(registry: Registry, cfg: dict) -> type | None:
-    """Find the class that a config builds in the default scope, None if it is not registered."""
-    kind = cfg.get('type')
-    if not isinstance(kind, str):
-        return kind
+    """Find the class that a config builds, None if it is not registered."""
+    cls = cfg.get('type')
+    if not isinstance(cls, str):
+        return cls
     with registry.switch_scope_and_registry(None) as scoped:
-        return scoped.get(kind)
+        return scoped.get(cls)
 
 
-def find_library(cfg):
-    """Name the OpenMMLab library of a model whose type has its module, as in Python-style configs.
+def find_library(model: dict) -> str | None:
+    """Name the OpenMMLab library of a model, None if its type does not tell.
 
-    Args:
-        cfg (dict): Config of a model; its ``type`` is a class, or a string with a module.
-
-    Returns:
-        str | None: The library, such as ``'mmdet'``; of a class of the user, that of its base.
+    A class of the user belongs to the library of its base class.
 
     Example:
         >>> find_library(dict(type='mmdet.models.RetinaNet'))
         'mmdet'
     """
-    kind = cfg.get('type')
-    modules = [base.__module__ for base in getattr(kind, '__mro__', ())]
-    if isinstance(kind, str):
-        modules = [kind.rpartition('.')[0]]
+    cls = model.get('type')
+    modules = [base.__module__ for base in getattr(cls, '__mro__', ())]
+    if isinstance(cls, str):
+        modules = [cls.rpartition('.')[0]]
     packages = [module.partition('.')[0] for module in modules]
     return next((name for name in packages if name.startswith('mm') and name != 'mmevit'), None)
 
 
-def convert_sizes(cfg, in_pipeline=False):
-    """Make tuples of the lists of two whole numbers in all pipelines of a config, such as of sizes.
+def convert_sizes(cfg: Any, in_pipeline: bool = False) -> None:
+    """Convert lists of two integers in the pipelines of a config to tuples, in place.
 
-    JSON, YAML and ``--cfg-options`` have lists only, but transforms of mmcv want tuples. A list
-    under a plural, such as ``scales=[640, 704]``, holds alternatives and stays a list.
+    JSON, YAML and ``--cfg-options`` only have lists, but transforms of mmcv expect sizes to be
+    tuples. A list with a plural key, such as ``scales=[640, 704]``, has alternatives and is kept.
 
     Args:
-        cfg (dict | list | tuple): A config or a part of one, which is changed.
-        in_pipeline (bool): Whether it is a part of a pipeline. Defaults to False.
+        cfg: A config or a part of one.
+        in_pipeline: Whether it is a part of a pipeline.
 
     Example:
         >>> cfg = dict(test_pipeline=[dict(type='Resize', scale=[64, 32])])

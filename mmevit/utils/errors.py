@@ -1,12 +1,13 @@
-"""Errors whose message is one sentence for the user; the tools end with it."""
+"""Errors with a message for the user, which commands print without a traceback."""
 
 import contextlib
 import sys
 import traceback
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 # What constructors and registries raise for wrong names and arguments. A RuntimeError is not among
 # them: PyTorch raises it for devices, processes and memory.
-CONFIG_FAULTS = (
+CONFIG_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -32,10 +33,10 @@ LIBRARIES = {
 
 
 class UserError(ValueError):
-    """What the user gave cannot be used; the message says why and what to do."""
+    """Invalid user input; the message says what is wrong and what to do."""
 
-    def __str__(self):
-        """The message; DataLoader puts the traceback of its worker before it."""
+    def __str__(self) -> str:
+        """Return the message without the traceback of a DataLoader worker."""
         text = super().__str__()
         if not text.startswith('Caught '):
             return text
@@ -43,25 +44,21 @@ class UserError(ValueError):
 
 
 class ConfigError(UserError):
-    """A config asks for what is not there or does not fit."""
+    """Invalid config, or data that do not fit it."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint cannot be read, is not safe to read, or does not fit the model."""
+    """A checkpoint that is unreadable, unsafe, or does not fit the model."""
 
 
 class CorruptCheckpointError(CheckpointError):
-    """A checkpoint is not whole."""
+    """A corrupt or truncated checkpoint."""
 
 
-def one_line(error):
-    r"""Say in one line what an error is that a library raised.
+def one_line(error: BaseException) -> str:
+    r"""Format the error of a library as its type and the first line of its message.
 
-    Args:
-        error (Exception): The error.
-
-    Returns:
-        str: Its type and the first line of its message; of a :class:`UserError` the message alone.
+    Of a :class:`UserError` the message only.
 
     Example:
         >>> one_line(ValueError('no  such thing,\nand more'))
@@ -73,21 +70,21 @@ def one_line(error):
 
 
 @contextlib.contextmanager
-def reraise_as_config_error():
-    """Raise :class:`ConfigError` for what OpenMMLab or PyTorch raise for wrong names and arguments.
+def reraise_as_config_error() -> Iterator[None]:
+    """Reraise errors about wrong names and arguments as ConfigError.
 
-    All else keeps its type and its traceback: errors of devices, processes, disks, downloads and
+    Others keep their type and traceback: errors of devices, processes, disks, downloads and
     checkpoints, and those from modules of other packages, such as the user's own.
 
     Raises:
-        ConfigError: In place of such an error, with its place.
+        ConfigError: In place of such an error, with its file and line.
     """
     try:
         yield
     except UserError:
         raise
-    except CONFIG_FAULTS as error:
-        if raised_by_others(error):
+    except CONFIG_ERRORS as error:
+        if involves_user_code(error):
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(
@@ -96,8 +93,8 @@ def reraise_as_config_error():
         ) from error
 
 
-def raised_by_others(error: BaseException | None) -> bool:
-    """Whether code outside this package and its libraries took part in raising an error."""
+def involves_user_code(error: BaseException | None) -> bool:
+    """Whether the traceback contains code that is not of :data:`LIBRARIES`."""
     while error is not None:
         for frame, _ in traceback.walk_tb(error.__traceback__):
             package = frame.f_globals.get('__name__', '').partition('.')[0]
@@ -107,30 +104,18 @@ def raised_by_others(error: BaseException | None) -> bool:
     return False
 
 
-def list_problems(names_by_problem):
-    """List those of some problems that there are.
-
-    Args:
-        names_by_problem (dict[str, Collection]): For each problem what has it, perhaps nothing.
-
-    Returns:
-        list[str]: For each problem that something has, the problem and the first names.
+def list_problems(names_by_problem: Mapping[str, Collection]) -> list[str]:
+    """List the problems that have any names, each with the first few of them.
 
     Example:
-        >>> list_problems({'lacks': ['a', 'b'], 'has besides': []})
-        ['lacks a, b']
+        >>> list_problems({'missing': ['a', 'b'], 'unexpected': []})
+        ['missing a, b']
     """
     return [f'{what} {shorten(names)}' for what, names in names_by_problem.items() if names]
 
 
-def shorten(names):
-    """Join names for a message, but not all of very many.
-
-    Args:
-        names (Iterable): The names.
-
-    Returns:
-        str: The first few.
+def shorten(names: Iterable) -> str:
+    """Join the first four names and count the others.
 
     Example:
         >>> shorten('abcdefg')

@@ -1,20 +1,20 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing of files."""
 
 import contextlib
 import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from .errors import UserError
 
-# What the folders are called in which files are half written.
+# Prefix of the temporary folders with unfinished files.
 UNFINISHED = '.unfinished-'
 # Writing to a full disk fails with one of these, and no file name.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What pictures to write may end in.
+# Supported endings of figures.
 PICTURES = ('.png', '.svg', '.pdf')
 
 
@@ -50,17 +50,19 @@ def atomic_write(destination: str | Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=UNFINISHED) as folder:
             part = Path(folder, destination.name)
             yield part
-            # What others wait for comes last.
+            # The requested file last, as other processes may wait for it.
             for written in sorted(Path(folder).iterdir(), key=lambda path: path == part):
                 replace(written, destination.parent / written.name)
     except OSError as error:
-        if not is_of_writing(error, destination):
+        if not is_write_error(error, destination):
             raise
-        raise UserError(f'{destination} cannot be written ({error}).') from error
+        raise UserError(
+            f'{destination} cannot be written ({error}). Check permissions and disk space.'
+        ) from error
 
 
 def replace(written: Path, destination: Path) -> None:
-    """Move a file, or a Core ML package, to where another one may be."""
+    """Move a file or a Core ML package, replacing an existing one."""
     old = written.with_suffix('.replaced')
     if written.is_dir() and is_core_ml_package(destination):
         destination.rename(old)
@@ -77,32 +79,21 @@ def is_core_ml_package(path: Path) -> bool:
     return path.suffix == '.mlpackage' and (path / 'Manifest.json').is_file()
 
 
-def is_of_writing(error: OSError, destination: Path) -> bool:
-    """Whether writing ``destination`` failed, and not something else in the block."""
+def is_write_error(error: OSError, destination: Path) -> bool:
+    """Whether writing ``destination`` raised an error, not something else."""
     path = Path(str(error.filename))
     folders = (destination.parent, *destination.parent.parents)
     return error.errno in DISK_FULL or UNFINISHED in str(path) or path in folders
 
 
-def remove_leftovers(folder):
-    """Remove what killed processes have left half written.
-
-    Args:
-        folder (str | Path): Where they wrote to.
-    """
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the unfinished files that killed processes have left in a folder."""
     for path in Path(folder).glob(f'{UNFINISHED}*'):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def check_ending(path, endings):
-    """Check the ending of a file to write.
-
-    Args:
-        path (str | Path): The file.
-        endings (Collection[str]): What it may end in, such as ``'.png'``.
-
-    Raises:
-        UserError: If it ends otherwise.
+def check_ending(path: str | Path, endings: Collection[str]) -> None:
+    """Raise UserError if a file to write does not end in one of ``endings``.
 
     Example:
         >>> check_ending('a/picture.png', ['.png', '.svg'])

@@ -1,6 +1,6 @@
-"""Check the libraries that mmevit stands on, before one of them fails in a less helpful way."""
+"""Check the installed versions of PyTorch and OpenMMLab."""
 
-import re
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -12,15 +12,15 @@ class Library(NamedTuple):
     """A library and the versions of it that mmevit works with.
 
     Args:
-        module (str): Name that it is imported by.
-        distributions (tuple[str]): Names that it is installed by, the maintained build first.
-        minimum (str): Oldest version that works.
-        below (str): Oldest version that is not known to work.
-        required (bool): Whether mmevit needs it, rather than uses it where it is installed.
+        module: Name to import.
+        distributions: Names to install, the maintained build first.
+        minimum: Oldest supported version.
+        below: Oldest version that is not supported.
+        required: Whether mmevit cannot do without it.
     """
 
     module: str
-    distributions: tuple
+    distributions: tuple[str, ...]
     minimum: str
     below: str
     required: bool
@@ -36,15 +36,11 @@ LIBRARIES = (
 )
 
 
-def check_libraries(libraries=LIBRARIES):
-    """Check that every library is installed in a version that works.
-
-    Args:
-        libraries (Sequence[Library]): What to check. Defaults to all that mmevit uses.
+def check_libraries(libraries: Sequence[Library] = LIBRARIES) -> None:
+    """Check that every library is installed in a supported version.
 
     Raises:
-        ImportError: If one is missing or its version does not fit, in one sentence that says what
-            is installed, what is needed and how to get it.
+        ImportError: If one is missing or its version is not supported.
 
     Example:
         >>> check_libraries()
@@ -52,27 +48,21 @@ def check_libraries(libraries=LIBRARIES):
     for library in libraries:
         name, installed = installed_distribution(library)
         if installed is None:
-            # A module without a distribution is a source tree on the path: its user's business.
+            # A module without a distribution is a source tree on the path of unknown version.
             fits = not library.required or find_spec(library.module) is not None
         else:
             fits = Version(library.minimum) <= Version(installed) < Version(library.below)
         if not fits:
             found = f'{name} {installed} is installed' if installed else f'{name} is not installed'
             needed = f'{name}>={library.minimum},<{library.below}'
-            raise ImportError(
-                f'{found}, and mmevit needs {needed}: get it with pip install "{needed}".'
-            )
+            raise ImportError(f'{found}, but mmevit needs {needed}. Run pip install "{needed}".')
 
 
-def installed_distribution(library):
-    """Find what a library is installed by.
-
-    Args:
-        library (Library): The library.
+def installed_distribution(library: Library) -> tuple[str, str | None]:
+    """Find the distribution that provides a library.
 
     Returns:
-        tuple[str, str | None]: Name and version of the distribution; if there is none, the name of
-        the maintained build and None.
+        Its name and version; the name of the maintained build and None if there is none.
 
     Example:
         >>> installed_distribution(Library('no_such', ('no-such',), '1', '2', True))
@@ -84,30 +74,3 @@ def installed_distribution(library):
         except PackageNotFoundError:
             continue
     return library.distributions[0], None
-
-
-def attention_as_products():
-    """Have PyTorch compute attention by matrix products, since it counts no others on a CPU.
-
-    Returns:
-        contextlib.AbstractContextManager: For as long as it is so.
-
-    Example:
-        >>> with attention_as_products():
-        ...     pass
-    """
-    try:
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-    except ImportError:  # before PyTorch 2.3
-        from torch.backends.cuda import sdp_kernel
-
-        return sdp_kernel(enable_flash=False, enable_mem_efficient=False)
-    return sdpa_kernel(SDPBackend.MATH)
-
-
-def cpu_capability() -> str:
-    """Instruction set that PyTorch uses on this CPU, such as ``AVX512``; empty if unknown."""
-    import torch
-
-    # torch.backends.cpu.get_cpu_capability() is missing before PyTorch 2.1.
-    return ' '.join(re.findall('CPU capability usage: (.+)', torch.__config__.show()))

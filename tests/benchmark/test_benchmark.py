@@ -249,7 +249,7 @@ def test_number_of_threads_is_restored():
         (dict(name='magic::m0'), 'The library of model magic::m0 is unknown'),
         (dict(name='backbone::m9'), 'choose from m0'),
         (dict(name='configs/magic.py'), 'configs/magic.py is missing'),
-        (dict(name='configs/_base_/datasets/digits.py'), 'has no model|is missing'),
+        (dict(name='configs/_base_/digits_detection.py'), 'missing model'),
         (dict(setting=Setting(rounds=0)), '1 or more'),
         (dict(setting=Setting(size=(0, 64))), '1 or more'),
         (dict(name='timm::deit_tiny_patch16_224'), 'cannot be run on images of 128 x 128'),

@@ -58,7 +58,7 @@ def expect_sentence(cfg, *parts, splits=('train',)):
         (DIGITS, 'model.head.num_classes', 5, '10 classes (0, 1, 2, 3 and 6 more)'),
     ],
 )
-def test_a_number_that_differs_from_the_data_is_named(name, setting, value, data):
+def test_a_number_that_differs_from_the_data_is_reported(name, setting, value, data):
     cfg = load(name)
     check_number_of_classes(cfg, ['train', 'val', 'test'])
     cfg.merge_from_dict({setting: value})
@@ -93,7 +93,7 @@ def test_every_data_set_of_a_concatenation_is_compared():
 @pytest.mark.parametrize(
     'kind', ['EfficientViTClsHead', 'mmengine.EfficientViTClsHead', EfficientViTClsHead]
 )
-def test_a_number_that_is_not_stated_is_the_default_of_the_head(kind):
+def test_the_default_of_a_head_is_compared(kind):
     cfg = load(DIGITS)
     cfg.model.head = dict(type=kind, in_channels=192)
     expect_sentence(cfg, 'model.head.num_classes is 1000')
@@ -124,7 +124,7 @@ def test_class_folders_are_counted(digits, num_classes):
     expect_sentence(cfg, f'model.head.num_classes is {num_classes}', '10 class folders (0, 1, 2')
 
 
-def test_a_list_of_images_may_have_other_classes_than_those_of_imagenet(tmp_path):
+def test_a_list_of_images_may_have_other_classes_than_imagenet(tmp_path):
     cfg = load(RESNET)
     cfg.model.head.num_classes = 100
     dataset = dict(type='ImageNet', data_root=str(tmp_path), data_prefix='train')
@@ -204,7 +204,7 @@ def test_things_and_stuff_together_are_compared(setting, total):
     cfg = load(MASK2FORMER)
     cfg.merge_from_dict({f'model.{setting}': 3})
     head = setting.partition('.')[0]
-    expect_sentence(cfg, f'model.{head}.num_', f'together {total}, but the train data has 80')
+    expect_sentence(cfg, f'model.{head}.num_', f'together: {total}), but the train data has 80')
 
 
 def test_things_and_stuff_of_own_classes_together_are_all():
@@ -245,7 +245,7 @@ def test_class_agnostic_masks_need_no_number():
     check_number_of_classes(cfg, ['train'])
 
 
-def test_check_config_compares_them_before_it_looks_for_data():
+def test_check_config_compares_numbers_before_it_reads_data():
     cfg = load(SEG_DIGITS)
     cfg.model.decode_head.num_classes = 5
     with pytest.raises(ConfigError, match='model.decode_head.num_classes is 5'):

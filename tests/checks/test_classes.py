@@ -61,12 +61,12 @@ def set_classes(cfg, classes, *splits):
         cfg[f'{split}_dataloader'].dataset.metainfo = dict(classes=classes)
 
 
-def test_classes_in_one_order_pass_whatever_the_ids_are(cfg, root):
+def test_classes_in_the_same_order_pass_with_any_ids(cfg, root):
     change(root / 'annotations/instances_val.json', lambda content: renumber(content, 100))
     check_config(cfg, ['train', 'val'])
 
 
-def test_a_file_in_another_order_is_refused_also_once_the_config_follows_it(cfg, root):
+def test_a_file_in_another_order_is_refused_even_if_the_config_follows_it(cfg, root):
     reverse(root / 'annotations/instances_val.json')
     with pytest.raises(ConfigError, match='10 x class in another order'):
         check_config(cfg, ['train', 'val'])
@@ -78,7 +78,7 @@ def test_a_file_in_another_order_is_refused_also_once_the_config_follows_it(cfg,
     check_config(cfg, ['train', 'val'])
 
 
-def test_classes_of_a_split_that_is_not_used_are_warned_of(cfg, log):
+def test_classes_of_an_unused_split_are_warned_of(cfg, log):
     check_classes(cfg, ['train', 'val'])
     check_classes(cfg, [])
     assert not log.read_text()
@@ -87,7 +87,7 @@ def test_classes_of_a_split_that_is_not_used_are_warned_of(cfg, log):
     assert "Class 0 is '0' in the train data" in log.read_text()
 
 
-def test_every_set_of_a_concatenation_is_compared(cfg, root):
+def test_every_data_set_of_a_concatenation_is_checked(cfg, root):
     path = root / 'annotations/reversed.json'
     shutil.copy(root / 'annotations/instances_train.json', path)
     reverse(path)
@@ -137,7 +137,7 @@ def test_the_file_of_a_metric_needs_all_classes_in_order(cfg, root):
         check_data(cfg, 'val')
 
 
-def test_a_class_that_the_validation_file_has_not_is_refused(cfg, root):
+def test_a_class_that_is_missing_in_the_validation_file_is_refused(cfg, root):
     """mmdet's metric would end in an IndexError once it is predicted."""
     path = root / 'annotations/instances_val.json'
     change(path, lambda content: content['categories'].pop())
@@ -191,7 +191,7 @@ def evaluate_truth(truth, ann_file):
     return metric.evaluate(len(content['images']))['coco/bbox_mAP']
 
 
-def test_two_files_of_other_ids_and_orders_score_right_or_are_refused(cfg, root):
+def test_files_with_other_ids_or_orders_are_scored_right_or_refused(cfg, root):
     truth = root / 'annotations/instances_val.json'
     path = copy_of_val(cfg, root)
     change(path, lambda content: renumber(content, 100))
@@ -235,7 +235,7 @@ def test_class_folders_in_one_split_only_are_refused(folders):
         check_classes(cfg, ['train', 'val'])
 
 
-def test_class_folders_of_a_split_that_is_not_used_are_warned_of(folders, log):
+def test_class_folders_of_an_unused_split_are_warned_of(folders, log):
     (folders / 'val/cat').mkdir()
     cfg = folder_cfg(folders, classes=['cat', 'cow', 'dog'])
     test = {**cfg.val_dataloader.dataset, 'data_prefix': 'test'}
@@ -243,7 +243,7 @@ def test_class_folders_of_a_split_that_is_not_used_are_warned_of(folders, log):
         (folders / 'test' / name).mkdir(parents=True)
     cfg.test_dataloader = dict(dataset=test)
     check_classes(cfg, ['train', 'val'])
-    assert 'The test data have the class folders cat, dog' in log.read_text()
+    assert 'The test data has the class folders cat, dog' in log.read_text()
     with pytest.raises(ConfigError, match='class folders cat, dog'):
         check_classes(cfg, ['test'])
 

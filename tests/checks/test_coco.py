@@ -59,33 +59,33 @@ def test_a_mask_rcnn_without_segmentation_is_refused_with_file_and_count(check, 
         check(MASKS, remove_masks)
 
 
-def test_masks_that_are_no_list_of_polygons_are_refused(check):
+def test_masks_that_are_not_polygons_are_refused(check):
     with pytest.raises(ConfigError, match=r'`\$.annotations\[0\].segmentation\[0\]`'):
         check(MASKS, flatten_masks)
 
 
 @pytest.mark.parametrize('change', [remove_masks, resize_masks, flatten_masks])
-def test_a_box_detector_is_not_told_of_masks(check, log, change):
+def test_masks_are_not_checked_for_box_detectors(check, log, change):
     check(BOXES, change)
     assert not log.read_text()
 
 
 @pytest.mark.parametrize('content', [dict(annotations=[]), dict(annotations=None), make_crowds])
-def test_a_part_without_annotations_is_refused_only_if_no_other_part_has_any(root, content):
+def test_a_data_set_without_annotations_is_refused_unless_another_has_some(root, content):
     path = root / 'annotations/instances_train.json'
-    whole = json.loads(path.read_text())
-    (root / 'annotations/whole.json').write_text(json.dumps(whole))
+    complete = json.loads(path.read_text())
+    (root / 'annotations/complete.json').write_text(json.dumps(complete))
     if callable(content):
-        content(whole['annotations'])
+        content(complete['annotations'])
     else:
-        whole.update(content)
-    path.write_text(json.dumps(whole))
+        complete.update(content)
+    path.write_text(json.dumps(complete))
     cfg = Config.fromfile(BOXES)
     part = cfg.train_dataloader.dataset
     part.data_root = str(root)
     with pytest.raises(ConfigError, match=r'has no annotations\. |cannot be trained on'):
         check_data(cfg, 'train')
-    other = {**part, 'ann_file': 'annotations/whole.json'}
+    other = {**part, 'ann_file': 'annotations/complete.json'}
     cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[part, other])
     check_data(cfg, 'train')
 
@@ -103,7 +103,7 @@ def test_a_panoptic_file_is_not_read_as_one_of_boxes(root):
     check_data(cfg, 'train')
 
 
-def test_only_missing_files_lead_to_the_digits(check, root):
+def test_only_missing_files_suggest_the_digits(check, root):
     with pytest.raises(ConfigError) as end:
         check(MASKS, remove_masks)
     assert 'prepare_digits' not in str(end.value)
@@ -113,5 +113,5 @@ def test_only_missing_files_lead_to_the_digits(check, root):
 
 
 def test_annotations_that_are_all_crowds_are_refused(check):
-    with pytest.raises(ConfigError, match='all iscrowd, left out or of no class'):
+    with pytest.raises(ConfigError, match='all iscrowd, left out or of other classes'):
         check(BOXES, make_crowds)

@@ -88,7 +88,7 @@ def test_segmentation_maps_that_can_be_trained_on_are_not_refused(root):
 
 
 def test_segmentation_maps_that_are_missing_or_corrupt_are_refused(root):
-    (root / 'segments/train/000003.png').write_bytes(b'torn')
+    (root / 'segments/train/000003.png').write_bytes(b'corrupt')
     with pytest.raises(ConfigError, match='1 x segmentation map that cannot be decoded'):
         check(root)
     (root / 'segments/train/000003.png').unlink()
@@ -96,12 +96,12 @@ def test_segmentation_maps_that_are_missing_or_corrupt_are_refused(root):
         check(root)
 
 
-def test_no_segmentation_images_at_all_are_refused(root):
+def test_segmentation_data_without_images_are_refused(root):
     with pytest.raises(ConfigError, match='The train data set has no images'):
         check(root, **{'train_dataloader.dataset.img_suffix': '.jpeg'})
 
 
-def test_of_many_segmentation_maps_some_are_looked_at_from_first_to_last(root, monkeypatch):
+def test_of_many_segmentation_maps_evenly_spaced_ones_are_checked(root, monkeypatch):
     looked_at = []
     monkeypatch.setattr(labels, 'MAX_SEG_MAPS', 5)
     monkeypatch.setattr(
@@ -115,7 +115,7 @@ def test_of_many_segmentation_maps_some_are_looked_at_from_first_to_last(root, m
 
 @pytest.mark.parametrize('reduce_zero_label', [False, True])
 @pytest.mark.parametrize('classes', [None, ('sky', 'wall')])
-def test_values_are_judged_as_mmsegmentation_maps_them(tmp_path, reduce_zero_label, classes):
+def test_values_are_checked_as_mmsegmentation_maps_them(tmp_path, reduce_zero_label, classes):
     from mmseg.datasets.transforms import LoadAnnotations
 
     num_classes = 150 if classes is None else 2
@@ -168,7 +168,7 @@ def check_list(tmp_path):
         ('a.png 0\nb.png 3\n', r'list.txt has 1 labels .* the 3 classes .* such as 3 of b.png'),
         ('a.png -1\nb.png 2\n', 'such as -1 of a.png'),
         ('a.png 0\nb.png dog\n', "Line 2 of .*list.txt is 'b.png dog'"),
-        ('a.png 0\nc.png 2\n', r'1 of 2 images that are missing, such as .*c.png'),
+        ('a.png 0\nc.png 2\n', r'1 of 2 images .* are missing, such as .*c.png'),
         ('', 'list.txt lists no images'),
     ],
 )
@@ -192,22 +192,22 @@ def test_a_list_in_openmmlabs_layout_whose_labels_do_not_fit_is_refused(check_li
 
 
 @pytest.mark.parametrize('label', ['1', [0, '1'], None, 1.5])
-def test_a_label_that_is_no_number_is_refused_with_file_and_entry(check_list, label):
+def test_a_label_that_is_not_an_integer_is_refused_with_file_and_entry(check_list, label):
     items = [dict(img_path='a.png', gt_label=2), dict(img_path='b.png', gt_label=label)]
     with pytest.raises(ConfigError, match=r'list.json .* `\$\.data_list\[1\]\.gt_label'):
         check_list(dict(metainfo={}, data_list=items))
 
 
-def test_a_pickled_list_with_numbers_of_numpy_is_read(tmp_path):
+def test_a_pickled_list_with_numpy_numbers_is_read(tmp_path):
     items = [dict(img_path='a.png', gt_label=np.int64(2)), dict(img_path='b', gt_label=np.ones(2))]
     items[1]['gt_label'] = items[1]['gt_label'].astype(int)
     mmengine.dump(dict(metainfo={}, data_list=items), tmp_path / 'list.pkl')
     assert read_data_list(tmp_path / 'list.pkl') == (['a.png', 'b'], [2, [1, 1]])
 
 
-def test_images_of_a_list_without_labels_are_looked_for(check_list):
+def test_missing_images_of_a_list_without_labels_are_reported(check_list):
     check_list('a.png\nb.png\n', with_label=False)
-    with pytest.raises(ConfigError, match=r'1 of 2 images that are missing, such as .*c d.png'):
+    with pytest.raises(ConfigError, match=r'1 of 2 images .* are missing, such as .*c d.png'):
         check_list('a.png\nc d.png\n', with_label=False)
 
 
@@ -215,7 +215,7 @@ def test_images_of_a_list_without_labels_are_looked_for(check_list):
     ('line', 'message'),
     [('a.png 999', None), ('a.png 1000', 'such as 1000 of a.png'), ('b.png 1', 'b.png')],
 )
-def test_the_list_that_imagenet_finds_by_itself_is_checked(tmp_path, line, message):
+def test_the_default_list_of_imagenet_is_checked(tmp_path, line, message):
     for name in ('train', 'meta'):
         (tmp_path / name).mkdir()
     (tmp_path / 'train/a.png').touch()
@@ -259,7 +259,7 @@ def test_the_number_of_labels_is_that_of_the_head(model, expected):
     assert count_classes(model) == expected
 
 
-def test_images_that_are_all_filtered_out_are_told(digits):
+def test_data_whose_images_are_all_filtered_out_are_reported(digits):
     settings = dict(
         ann_file=str(digits / 'annotations/instances_train.json'),
         data_prefix=dict(img=str(digits / 'train')),

@@ -10,12 +10,8 @@ from mmengine.hub import get_config
 from mmengine.registry import MODELS, DefaultScope
 from plug_in_table import NECKS, write_config
 
-from mmevit.checks.models import (
-    check_model,
-    check_pixels,
-    warn_of_other_pixels,
-    warn_of_random_statistics,
-)
+from mmevit.checks.models import check_model
+from mmevit.checks.pixels import check_pixels, warn_of_other_pixels, warn_of_random_statistics
 from mmevit.models import EfficientViT
 from mmevit.utils.errors import ConfigError
 
@@ -87,7 +83,7 @@ def set_options(cfg, options):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_backbone_and_neck_that_do_not_fit_are_named(cfg, options, parts):
+def test_backbone_and_neck_that_do_not_fit_are_reported(cfg, options, parts):
     set_options(cfg, options)
     expect_sentence(cfg, *parts)
 
@@ -96,7 +92,7 @@ def test_backbone_and_neck_that_do_not_fit_are_named(cfg, options, parts):
     ('name', 'options', 'parts'),
     [
         (ATSS, {'bbox_head.in_channels': 128}, ['model.bbox_head.in_channels is 128', '[256, ']),
-        (ATSS, {'neck.num_outs': 4}, ['model.bbox_head', '5 strides', 'gives 4 maps']),
+        (ATSS, {'neck.num_outs': 4}, ['model.bbox_head', '5 strides', 'returns 4 maps']),
         (TOOD, {'neck.out_channels': 64}, ['model.bbox_head.in_channels is 256', '[64, 64']),
         (RTMDET, {'bbox_head.in_channels': 64}, ['model.bbox_head.in_channels is 64', 'neck[1]']),
         (YOLOX, {'neck.1.in_channels': [1, 2, 3]}, ['model.neck[1].in_channels is [1, 2, 3]']),
@@ -115,7 +111,7 @@ def test_backbone_and_neck_that_do_not_fit_are_named(cfg, options, parts):
         (
             CASCADE,
             {'roi_head.bbox_head.2.roi_feat_size': 14},
-            ['model.roi_head.bbox_head[2]', 'takes 50176 channels', '(1, 12544)'],
+            ['model.roi_head.bbox_head[2]', 'expects 50176 channels', '(1, 12544)'],
         ),
         (
             CASCADE,
@@ -128,10 +124,10 @@ def test_backbone_and_neck_that_do_not_fit_are_named(cfg, options, parts):
             ['model.roi_head.bbox_head[3].in_channels is 64'],
         ),
         (PANOPTIC_FPN, {'semantic_head.in_channels': 64}, ['model.semantic_head.in_channels']),
-        (CONDINST, {'mask_head.mask_feature_head.in_channels': 64}, ['takes 64 channels']),
-        (SOLOV2, {'neck.num_outs': 4}, ['model.mask_head', '5 strides', 'gives 4 maps']),
+        (CONDINST, {'mask_head.mask_feature_head.in_channels': 64}, ['expects 64 channels']),
+        (SOLOV2, {'neck.num_outs': 4}, ['model.mask_head', '5 strides', 'returns 4 maps']),
         (DINO, {'neck.out_channels': 128}, ['embed_dims=256', '[128, 128, 128, 128]']),
-        (DINO, {'neck.num_outs': 3}, ['model.num_feature_levels is 4', 'gives 3 maps']),
+        (DINO, {'neck.num_outs': 3}, ['model.num_feature_levels is 4', 'returns 3 maps']),
         (DINO, {'bbox_head.embed_dims': 128}, ['bbox_head.embed_dims is 128', 'embed_dims=256']),
         (
             MASK2FORMER,
@@ -144,11 +140,11 @@ def test_backbone_and_neck_that_do_not_fit_are_named(cfg, options, parts):
             ['model.decode_head.in_channels is [256, 256, 256, 256]', '[256, 512, 1024, 2048]'],
         ),
         (UPERNET, {'auxiliary_head.in_channels': 512}, ['model.auxiliary_head.in_channels is 512']),
-        (UPERNET, {'auxiliary_head.in_index': 4}, ['auxiliary_head.in_index is 4', 'gives 4 maps']),
+        (UPERNET, {'auxiliary_head.in_index': 4}, ['in_index is 4', 'returns 4 maps']),
     ],
     ids=lambda value: str(value)[:60].rpartition('/')[2],
 )
-def test_heads_of_any_library_that_do_not_fit_are_named(plug_in, name, options, parts):
+def test_heads_of_any_library_that_do_not_fit_are_reported(plug_in, name, options, parts):
     cfg = plug_in(name)
     set_options(cfg, options)
     expect_sentence(cfg, *parts)
@@ -171,12 +167,12 @@ def test_each_auxiliary_head_of_a_list_is_compared(plug_in):
                 type='MultiTaskHead',
                 task_heads=dict(a=dict(type='LinearClsHead', in_channels=384, num_classes=10)),
             ),
-            'model.head, in head.task_heads.a.fc, takes 384 channels',
+            'model.head expects 384 channels in head.task_heads.a.fc',
         ),
     ],
     ids=lambda value: value.get('type') if isinstance(value, dict) else '',
 )
-def test_heads_of_classifiers_that_do_not_fit_are_named(head, name):
+def test_heads_of_classifiers_that_do_not_fit_are_reported(head, name):
     cfg = Config.fromfile('configs/evit_m0_digits.py')
     cfg.model.head = head
     expect_sentence(cfg, name, '384', '192')
@@ -200,7 +196,7 @@ def test_our_models_pass(name):
     check_model(cfg.model, cfg.default_scope)
 
 
-def test_the_check_leaves_the_config_as_it_is_and_allocates_nothing(cfg):
+def test_the_check_does_not_change_the_config_or_the_device(cfg):
     before = cfg.model.to_dict()
     check_model(cfg.model, 'mmdet')
     assert cfg.model.to_dict() == before
@@ -210,7 +206,7 @@ def test_the_check_leaves_the_config_as_it_is_and_allocates_nothing(cfg):
 
 
 @pytest.mark.parametrize('kind', ['EfficientViT', 'mmengine.EfficientViT', EfficientViT])
-def test_the_backbone_is_known_by_any_spelling_of_its_type(kind):
+def test_the_backbone_is_found_by_any_spelling_of_its_type(kind):
     with pytest.raises(ConfigError, match='m9'):
         check_model(dict(backbone=dict(type=kind, arch='m9')))
 
@@ -224,7 +220,7 @@ def test_the_backbone_is_known_by_any_spelling_of_its_type(kind):
         'mmpretrain::mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k.py',
     ],
 )
-def test_models_of_the_libraries_own_configs_are_left_alone(name):
+def test_models_with_other_backbones_are_not_checked(name):
     check_model(get_config(name).model)
 
 
@@ -243,7 +239,7 @@ def test_models_of_one_and_of_four_channels_pass(cfg, in_channels, log):
         check_pixels(cfg)
 
 
-def test_pixels_of_a_classifier_stand_beside_its_model():
+def test_a_data_preprocessor_at_the_top_level_is_checked():
     cfg = Config.fromfile('configs/evit_m0_digits.py')
     check_pixels(cfg)
     cfg.data_preprocessor.std = [1.0, 1.0]
@@ -262,7 +258,7 @@ def test_frozen_batch_norm_without_trained_weights_is_warned_of(cfg, log):
     assert 'WARNING' in log.read_text() and 'norm_eval' in log.read_text()
 
 
-def test_weights_that_would_see_other_pixels_than_they_were_trained_on_are_warned_of(log):
+def test_other_pixels_than_those_of_the_weights_are_warned_of(log):
     backbone = dict(type='EfficientViT', init_cfg=dict(checkpoint='evit://m4'))
     for index, name in enumerate(('yolox_s_8xb8-300e', 'rtmdet_tiny_8xb32-300e'), start=1):
         stock = get_config(f'mmdet::{name.partition("_")[0]}/{name}_coco.py')

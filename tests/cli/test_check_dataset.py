@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,14 +21,15 @@ def root(digits, tmp_path):
 
 
 @pytest.fixture
-def look_through(root, tmp_path, capsys):
+def check(root, tmp_path, capsys):
     """Run the command in this process; returns its status, its rows and what it printed."""
 
     def run(config, *arguments, data_root=root, options=()):
-        splits = ('train', 'val', 'test')
+        splits = ('train', 'val', 'test') if data_root else ()
         roots = [f'{split}_dataloader.dataset.data_root={data_root}' for split in splits]
         out = tmp_path / 'faults.json'
-        arguments = [config, *arguments, '--out', out, '--cfg-options', *roots, *options]
+        options = ['--cfg-options', *roots, *options] if roots or options else []
+        arguments = [config, *arguments, '--out', out, *options]
         with pytest.raises(SystemExit) as end:
             main([*map(str, arguments)])
         rows = json.loads(out.read_text())['rows'] if out.exists() else []
@@ -36,106 +38,106 @@ def look_through(root, tmp_path, capsys):
     return run
 
 
-def test_data_without_faults_are_looked_through_once_and_end_with_0(look_through):
-    status, rows, printed = look_through(DETECTOR)
+def test_data_without_faults_are_checked_once_with_status_0(check):
+    status, rows, printed = check(DETECTOR)
     assert status == 0
     assert [row['data'] for row in rows] == ['train, 16 images', 'val+test, 8 images']
     assert {row['fault'] for row in rows} == {'none'}
     assert '| train, 16 images | ok |  | none |' in printed
 
 
-def test_faults_are_counted_with_examples_and_end_with_1(look_through, root):
-    (root / 'train/000003.png').write_bytes(b'torn')
-    (root / 'train/000005.png').write_bytes(b'torn')
+def test_faults_are_counted_with_examples_and_status_1(check, root):
+    (root / 'train/000003.png').write_bytes(b'corrupt')
+    (root / 'train/000005.png').write_bytes(b'corrupt')
     Image.open(root / 'train/000006.png').convert('L').save(root / 'train/000006.png')
     (root / 'val/000002.png').unlink()
     path = root / 'annotations/instances_train.json'
     content = json.loads(path.read_text())
     content['annotations'][0]['bbox'][2] = 0
     path.write_text(json.dumps(content))
-    status, rows, _ = look_through(DETECTOR)
+    status, rows, _ = check(DETECTOR)
     assert status == 1
     found = {(row['data'].split(',')[0], row['fault']): row for row in rows}
-    torn = found['train', 'file that is no whole image']
-    assert torn['count'] == 2 and str(root / 'train/000003.png') in torn['examples']
+    corrupt = found['train', 'corrupt image']
+    assert corrupt['count'] == 2 and str(root / 'train/000003.png') in corrupt['examples']
     assert found['train', 'box or area of less than one pixel']['count'] == 1
-    assert found['train', 'grey image']['severity'] == 'note'
-    assert found['val+test', 'file that is missing']['severity'] == 'fatal'
+    assert found['train', 'grayscale image']['severity'] == 'note'
+    assert found['val+test', 'missing file']['severity'] == 'fatal'
     assert len(found) == 4
 
 
-def test_what_may_be_meant_ends_with_0(look_through, root):
+def test_notes_have_status_0(check, root):
     Image.open(root / 'train/000006.png').convert('L').save(root / 'train/000006.png')
-    status, rows, _ = look_through(DETECTOR, '--splits', 'train')
+    status, rows, _ = check(DETECTOR, '--splits', 'train')
     assert status == 0
-    assert [row['fault'] for row in rows] == ['grey image']
+    assert [row['fault'] for row in rows] == ['grayscale image']
 
 
-def test_an_annotation_file_that_is_torn_is_told_beside_the_faults_of_others(look_through, root):
+def test_a_truncated_annotation_file_is_reported_with_other_faults(check, root):
     path = root / 'annotations/instances_train.json'
     path.write_text(path.read_text()[:500])
     (root / 'val/000002.png').write_bytes(b'')
-    status, rows, _ = look_through(DETECTOR)
+    status, rows, _ = check(DETECTOR)
     assert status == 1
     assert [row['fault'] for row in rows] == [
         'annotation file that cannot be read',
-        'file that is empty',
+        'empty file',
     ]
-    assert 'is not a valid JSON file' in rows[0]['examples']
+    assert 'is not valid JSON' in rows[0]['examples']
 
 
-def edit_annotations(root, change, split='train'):
-    path = root / f'annotations/instances_{split}.json'
+def edit_annotations(root, change, name='instances_train.json'):
+    path = root / 'annotations' / name
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
 
 
-def test_masks_that_a_mask_rcnn_would_not_find_are_counted(look_through, root):
+def test_missing_masks_are_counted_for_a_mask_rcnn(check, root):
     def remove_masks(content):
         for annotation in content['annotations'][:3]:
             del annotation['segmentation']
 
     edit_annotations(root, remove_masks)
-    status, rows, _ = look_through(DETECTOR, '--splits', 'train')
+    status, rows, _ = check(DETECTOR, '--splits', 'train')
     assert (status, rows[0]['fault']) == (0, 'none')
-    status, rows, _ = look_through(MASK_DETECTOR, '--splits', 'train')
+    status, rows, _ = check(MASK_DETECTOR, '--splits', 'train')
     assert status == 1
     assert [(row['count'], row['fault'], row['severity']) for row in rows] == [
-        (3, 'annotation without segmentation, for a pipeline that loads masks', 'fatal')
+        (3, 'annotation without segmentation, which the pipeline loads', 'fatal')
     ]
 
 
-def test_annotations_that_are_all_crowds_are_told(look_through, root):
+def test_annotations_that_are_all_crowds_are_reported(check, root):
     def make_crowds(content):
         for annotation in content['annotations']:
             annotation['iscrowd'] = 1
 
     edit_annotations(root, make_crowds)
-    status, rows, _ = look_through(DETECTOR, '--splits', 'train')
+    status, rows, _ = check(DETECTOR, '--splits', 'train')
     assert status == 1
-    assert rows[0]['fault'] == 'file whose annotations are all iscrowd, left out or of no class'
+    assert (
+        rows[0]['fault'] == 'file whose annotations are all iscrowd, left out or of other classes'
+    )
 
 
-def test_classes_that_differ_between_splits_are_told(look_through):
+def test_classes_that_differ_between_splits_are_reported(check):
     names = 'val_dataloader.dataset.metainfo.classes=[9,8,7,6,5,4,3,2,1,0]'
-    status, rows, _ = look_through(DETECTOR, options=[names])
+    status, rows, _ = check(DETECTOR, options=[names])
     assert status == 1
-    told = [row['examples'] for row in rows if row['fault'] == 'data sets whose classes differ']
+    told = [row['examples'] for row in rows if row['fault'] == 'data sets with different classes']
     assert len(told) == 1 and "Class 0 is '0' in the train data" in told[0]
 
 
-def test_class_folders_and_segments_are_looked_through_too(look_through, root):
-    next((root / 'classification/val/3').iterdir()).write_bytes(b'torn')
-    status, rows, _ = look_through(
-        CLASSIFIER, '--splits', 'val', data_root=root / 'classification/val'
-    )
+def test_class_folders_and_segmentation_maps_are_checked(check, root):
+    next((root / 'classification/val/3').iterdir()).write_bytes(b'corrupt')
+    status, rows, _ = check(CLASSIFIER, '--splits', 'val', data_root=root / 'classification/val')
     assert status == 1
     assert [(row['count'], row['fault']) for row in rows if row['severity'] != 'note'] == [
-        (1, 'file that is no whole image')
+        (1, 'corrupt image')
     ]
     (root / 'segments/val/000001.png').write_bytes(b'')
-    status, rows, _ = look_through('configs/semantic-fpn_evit_m4_digits.py', '--splits', 'val')
+    status, rows, _ = check('configs/semantic-fpn_evit_m4_digits.py', '--splits', 'val')
     assert [row['fault'] for row in rows] == ['segmentation map that cannot be decoded']
 
 
@@ -157,45 +159,43 @@ def load_as(color_type, in_channels):
         ('RGBA', [], 'image with transparency', 0),
         ('RGBA', load_as('unchanged', 4), 'none', 0),
         ('RGB', load_as('unchanged', 4), 'image with another number of channels', 1),
-        ('L', [], 'grey image', 0),
+        ('L', [], 'grayscale image', 0),
         ('L', load_as('grayscale', 1), 'none', 0),
         ('RGB', load_as('grayscale', 1), 'none', 0),
         ('L', load_as('color', 1), 'image with another number of channels', 1),
         ('L', load_as('unchanged', 3), 'image with another number of channels', 1),
     ],
 )
-def test_what_is_told_of_channels_is_true_of_the_model(
-    look_through, root, mode, options, fault, status
-):
+def test_channels_are_compared_with_the_model(check, root, mode, options, fault, status):
     convert(root / 'train', mode)
-    found, rows, _ = look_through(DETECTOR, '--splits', 'train', options=options)
+    found, rows, _ = check(DETECTOR, '--splits', 'train', options=options)
     assert found == status
     assert rows[0]['fault'].startswith(fault)
     assert fault == 'none' or rows[0]['count'] == 16
 
 
-def test_images_of_16_bits_are_kept_where_the_pipeline_keeps_them(look_through, root):
+def test_images_of_16_bits_are_kept_if_the_pipeline_keeps_them(check, root):
     for path in (root / 'train').iterdir():
         grey = np.asarray(Image.open(path).convert('L')).astype(np.uint16) * 257
         Image.fromarray(grey).save(path)
-    _, rows, _ = look_through(DETECTOR, '--splits', 'train', options=load_as('unchanged', 1))
+    _, rows, _ = check(DETECTOR, '--splits', 'train', options=load_as('unchanged', 1))
     assert [(row['fault'], row['consequence']) for row in rows] == [
         ('image of 16 bits', 'values up to 65535')
     ]
 
 
-def test_segmentation_maps_are_all_looked_through(look_through, root):
+def test_all_segmentation_maps_are_checked(check, root):
     folder = root / 'segments/train'
     convert(folder, 'L')
-    whole = np.asarray(Image.open(folder / '000001.png'))
+    complete = np.asarray(Image.open(folder / '000001.png'))
     for name, pixels in {
-        '000001': np.where(whole > 0, 11, 0).astype(np.uint8),
-        '000002': np.stack([whole] * 3, 2),
-        '000003': whole[:100],
+        '000001': np.where(complete > 0, 11, 0).astype(np.uint8),
+        '000002': np.stack([complete] * 3, 2),
+        '000003': complete[:100],
     }.items():
         Image.fromarray(pixels).save(folder / f'{name}.png')
-    (folder / '000004.png').write_bytes(b'torn')
-    status, rows, _ = look_through('configs/semantic-fpn_evit_m4_digits.py', '--splits', 'train')
+    (folder / '000004.png').write_bytes(b'corrupt')
+    status, rows, _ = check('configs/semantic-fpn_evit_m4_digits.py', '--splits', 'train')
     assert status == 1
     assert {row['fault']: row['examples'].removeprefix(f'{folder}/') for row in rows} == {
         'segmentation map with values beyond the classes': '000001.png: 11',
@@ -208,28 +208,60 @@ def test_segmentation_maps_are_all_looked_through(look_through, root):
     assert {row['data'] for row in rows} == {'train, 16 images'}
 
 
-def test_maps_that_another_transform_reads_are_only_looked_for(look_through, root):
+def test_maps_of_another_transform_are_only_searched(check, root):
     config = 'configs/semantic-fpn_evit_m4_digits.py'
     steps = Config.fromfile(config).val_dataloader.dataset.pipeline
     index = [step.type for step in steps].index('LoadAnnotations')
     options = [f'val_dataloader.dataset.pipeline.{index}.type=LoadRGBMap']
     convert(root / 'segments/val', 'RGB')
-    status, _, _ = look_through(config, '--splits', 'val', options=options)
+    status, _, _ = check(config, '--splits', 'val', options=options)
     assert status == 0
     (root / 'segments/val/000001.png').unlink()
-    status, rows, _ = look_through(config, '--splits', 'val', options=options)
-    assert (status, [row['fault'] for row in rows]) == (1, ['file that is missing'])
+    status, rows, _ = check(config, '--splits', 'val', options=options)
+    assert (status, [row['fault'] for row in rows]) == (1, ['missing file'])
 
 
-def test_a_file_without_annotations_is_reported(look_through, root):
+def test_a_file_without_annotations_is_reported(check, root):
     edit_annotations(root, lambda content: content.update(annotations=[]))
-    status, rows, _ = look_through(DETECTOR, '--splits', 'train')
+    status, rows, _ = check(DETECTOR, '--splits', 'train')
     assert status == 1
     assert 'no annotations' in [row['examples'] for row in rows if row['severity'] == 'fault']
 
 
-def test_labels_beyond_the_classes_are_told(look_through, root):
-    status, rows, _ = look_through(
+def add_unlabelled(root, ann_file):
+    """Config that trains on labelled images and on those of another annotation file."""
+    config = root.parent / 'semi_supervised.py'
+    config.write_text(
+        f'_base_ = {str(Path(DETECTOR).resolve())!r}\n'
+        'labelled = _base_.train_dataloader.dataset\n'
+        f'labelled.data_root = {str(root)!r}\n'
+        f'unlabelled = dict(labelled, ann_file={ann_file!r})\n'
+        "joined = dict(type='ConcatDataset', datasets=[labelled, unlabelled])\n"
+        'train_dataloader = dict(dataset=dict(_delete_=True, **joined))\n'
+    )
+    return config
+
+
+def test_unlabelled_images_of_semi_supervised_data_are_a_note(check, root):
+    path = root / 'annotations/unlabelled.json'
+    shutil.copy(root / 'annotations/instances_train.json', path)
+    edit_annotations(root, lambda content: content.update(annotations=[]), path.name)
+    config = add_unlabelled(root, f'annotations/{path.name}')
+    status, rows, _ = check(config, '--splits', 'train', data_root=None)
+    assert status == 0
+    assert [row['data'] for row in rows[:2]] == ['train, 16 images'] * 2
+    assert [row['severity'] for row in rows if row['fault'] == 'file without annotations'] == [
+        'note'
+    ]
+    edit_annotations(root, lambda content: content.update(annotations=[]))
+    status, rows, _ = check(config, '--splits', 'train', data_root=None)
+    assert status == 1
+    faults = [row['examples'] for row in rows if row['severity'] == 'fault']
+    assert faults == ['no annotations', 'no annotations']
+
+
+def test_labels_beyond_the_classes_are_reported(check, root):
+    status, rows, _ = check(
         CLASSIFIER,
         *('--splits', 'val'),
         data_root=root / 'classification/val',
@@ -237,7 +269,7 @@ def test_labels_beyond_the_classes_are_told(look_through, root):
     )
     assert status == 1
     (label,) = (row for row in rows if row['severity'] == 'fatal')
-    assert label['fault'] == 'label that the model has no class for'
+    assert label['fault'] == 'label that is not a class of the model'
     assert label['count'] == len(list((root / 'classification/val/9').iterdir()))
     assert label['examples'].startswith('9 of ')
 

@@ -86,10 +86,10 @@ def test_corrupt_images_do_not_end_training_and_are_named(trained):
     _, root, first, second = trained
     assert f'{root}/train/000003.png cannot be read and is skipped' in first
     assert 'Epoch(train) [1]  unreadable_images: 1 of 16' in first
-    assert f'{root}/val/000002.png cannot be read and is taken as a blank image' in first
+    assert f'{root}/val/000002.png cannot be read and is replaced by a blank image' in first
     for output in (first, second):
         # A metric, or where nothing is found and mmdet has none, a line of its own.
-        assert ' unreadable_images: 1' in output.split('is taken as a blank image')[1]
+        assert ' unreadable_images: 1' in output.split('is replaced by a blank image')[1]
 
 
 @pytest.fixture(scope='module')
@@ -310,7 +310,7 @@ def test_what_is_missing_or_torn_ends_a_command_with_one_sentence(run_tool, comm
     [
         ('model = dict(', 'cannot be read: SyntaxError'),
         ("_base_ = 'no_such.py'", 'cannot be read: FileNotFoundError'),
-        ("model = dict(type='RetinaNet')", 'has no train_dataloader, optim_wrapper, train_cfg'),
+        ("model = dict(type='RetinaNet')", 'missing train_dataloader, optim_wrapper, train_cfg'),
     ],
 )
 def test_a_config_that_is_not_whole_ends_with_one_sentence(run_tool, tmp_path, content, sentence):

@@ -184,7 +184,7 @@ def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
         (['--size', '16'], 'The images have 16x16 pixels, but exported files need 32x32 or more'),
         (['--size', '0'], '--size requires a side, or a height and a width'),
         (['--batch-size', '0'], '--batch-size must be 1 or more'),
-        (['--cfg-options', 'test_dataloader=None'], 'it has no test_dataloader'),
+        (['--cfg-options', 'test_dataloader=None'], 'missing test_dataloader'),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else '',
 )

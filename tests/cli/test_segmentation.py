@@ -111,6 +111,6 @@ def test_training_draws_its_curves_and_survives_corrupt_images(digits, run_tool,
     )
     assert result.returncode == 0, result.stdout
     assert f'{root}/train/000003.png cannot be read and is skipped' in result.stdout
-    assert f'{root}/val/000002.png cannot be read and is taken as a blank' in result.stdout
+    assert f'{root}/val/000002.png cannot be read and is replaced by a blank' in result.stdout
     assert 'mIoU: ' in result.stdout
     assert Image.open(tmp_path / 'run/curves.png').size == (1440, 540)

@@ -14,7 +14,7 @@ import torch
 from mmevit.cli import self_check
 from mmevit.utils.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMES = [name for name, _, _ in self_check.CHECKS]
 # An extension that was compiled for another PyTorch.
 BROKEN_OPERATORS = """
@@ -67,7 +67,7 @@ def failures(found):
     return [name for name in found if found[name].startswith('failed')]
 
 
-def test_all_is_well_here(run_self_check):
+def test_all_checks_pass_here(run_self_check):
     lines, found = run_self_check()
     assert not failures(found)
     for module in (torch, mmcv, mmengine, mmdet):
@@ -75,31 +75,31 @@ def test_all_is_well_here(run_self_check):
         assert line.split()[1].split('+')[0] == module.__version__.split('+')[0]
     assert f'numpy {version("numpy")}' in lines
     assert f'CPU, {torch.backends.cpu.get_cpu_capability()}, ' in found['PyTorch']
-    assert found['registry'].endswith('from mmengine, mmdet, mmpretrain, mmseg')
+    assert found['registry'].endswith('for mmengine, mmdet, mmpretrain, mmseg')
     assert 'mmevit::efficientvit/retinanet_evit_m4.py' in found['configs']
 
 
-def test_the_backbone_alone_is_well_without_detection_segmentation_and_classification(
+def test_all_checks_pass_without_detection_segmentation_and_classification(
     run_self_check,
 ):
     _, found = run_self_check(hide(*LIBRARIES, 'pycocotools', 'mmcv._ext'))
     assert not failures(found)
-    assert found['registry'].endswith('from mmengine')
-    assert 'mmcv-lite; classification needs none' in found["mmcv's operators"]
+    assert found['registry'].endswith('for mmengine')
+    assert 'none in mmcv-lite; detection needs them' in found["mmcv's operators"]
     assert found['configs'].endswith('models in the index')
     assert 'only detection needs it' in found['pycocotools']
 
 
-def test_operators_that_do_not_load_are_told_with_what_to_do(run_self_check):
+def test_operators_that_do_not_load_are_reported_with_a_fix(run_self_check):
     _, found = run_self_check(hide(*LIBRARIES) + BROKEN_OPERATORS)
     assert failures(found) == ["mmcv's operators"]
     line = found["mmcv's operators"]
-    assert 'undefined symbol' in line and 'compile them' in line and line.endswith('FORCE_CUDA=1.')
+    assert 'undefined symbol' in line and 'Compile them' in line and line.endswith('FORCE_CUDA=1.')
 
 
 def test_mmdet_needs_operators(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmcv._ext', None)
-    with pytest.raises(UserError, match='mmdet and mmseg may need them: .* place of mmcv-lite'):
+    with pytest.raises(UserError, match='which mmdet and mmseg may need. Replace mmcv-lite by'):
         self_check.check_operators()
 
 
@@ -111,15 +111,15 @@ def nan_maps(backbone, images):
     ('name', 'path', 'value', 'parts'),
     [
         ('libraries', 'mmevit.utils.versions.version', lambda name: '0.1', ['0.1 is', 'pip']),
-        ('PyTorch', 'torch.get_num_threads', None, ['install a build of torch']),
+        ('PyTorch', 'torch.get_num_threads', None, ['Install a build of torch']),
         (
             "mmcv's operators",
             'mmcv.ops.nms',
             lambda *args: (None, torch.arange(3)),
-            ['[0, 1, 2], not [0, 2]', 'compile them'],
+            ['[0, 1, 2], not [0, 2]', 'Compile them'],
         ),
-        ('registry', 'mmdet.registry.MODELS', {'EfficientViT': dict}, ['mmdet takes', 'leave out']),
-        ('forward', 'mmevit.models.EfficientViT.forward', nan_maps, ['not finite', 'mend']),
+        ('registry', 'mmdet.registry.MODELS', {'EfficientViT': dict}, [' in mmdet. Do not import']),
+        ('forward', 'mmevit.models.EfficientViT.forward', nan_maps, ['not finite', 'Fix']),
         (
             'configs',
             'mmevit.cli.self_check.MIM_FOLDER',
@@ -130,7 +130,7 @@ def nan_maps(backbone, images):
     ],
     ids=NAMES,
 )
-def test_each_check_fails_in_one_sentence(name, path, value, parts, monkeypatch, capsys):
+def test_each_check_fails_with_one_line(name, path, value, parts, monkeypatch, capsys):
     check = self_check.CHECKS[NAMES.index(name)]
     assert self_check.is_ok(*check)
     assert capsys.readouterr().out.startswith(f'ok      {name}: ')

@@ -41,13 +41,13 @@ def test_each_class_has_at_least_one_image_on_each_side(animals, fraction, held_
     assert len(val) == held_out and len(train) == 15 - held_out
 
 
-def test_split_is_the_same_each_time_and_another_with_another_seed(animals):
+def test_the_split_depends_on_the_seed_only(animals):
     root, _, _ = animals
     assert split_class_folders(root) == split_class_folders(root)
     assert split_class_folders(root) != split_class_folders(root, seed=1)
 
 
-def test_images_that_come_later_leave_other_classes_as_they_were(animals, make):
+def test_new_classes_do_not_change_the_split_of_others(animals, make):
     root, _, _ = animals
     before = split_class_folders(root)
     make('bird/1.jpg', 'bird/2.jpg')
@@ -56,7 +56,7 @@ def test_images_that_come_later_leave_other_classes_as_they_were(animals, make):
 
 
 @pytest.mark.parametrize('val', ['val', 'valid', 'validation', 'test'])
-def test_given_folders_for_validation_are_taken(make, val):
+def test_folders_for_validation_are_used(make, val):
     root = make('train/a/1.jpg', 'train/b/2.jpg', f'{val}/b/3.jpg')
     assert split_class_folders(root) == (
         ('a', 'b'),
@@ -70,25 +70,25 @@ def test_validation_comes_before_test(make):
     assert split_class_folders(root)[2] == [('valid/a/3.jpg', 0)]
 
 
-def test_training_folder_alone_is_split(make):
+def test_a_training_folder_without_validation_folder_is_split(make):
     root = make(*(f'train/{name}/{index}.jpg' for name in 'ab' for index in range(2)))
     classes, train, val = split_class_folders(root)
     assert classes == ('a', 'b') and len(train) == len(val) == 2
     assert all(path.startswith('train/') for path, _ in train + val)
 
 
-def test_pictures_of_trains_are_a_class(make):
+def test_train_may_be_the_name_of_a_class(make):
     root = make('train/1.jpg', 'train/2.jpg', 'val/1.jpg', 'val/2.jpg')
     assert split_class_folders(root)[0] == ('train', 'val')
 
 
-def test_hidden_files_and_those_of_macos_are_no_images(make):
+def test_hidden_files_and_those_of_macos_are_left_out(make):
     root = make('a/1.jpg', 'a/2.jpg', 'a/._1.jpg', 'b/1.jpg', 'b/2.jpg', '__MACOSX/a/1.jpg')
     classes, train, val = split_class_folders(root)
     assert classes == ('a', 'b') and len(train + val) == 4
 
 
-def test_links_are_not_followed_into_the_same_images_again(make):
+def test_links_to_folders_are_not_followed(make):
     root = make('a/1.jpg', 'a/2.jpg', 'b/1.jpg', 'b/2.jpg')
     (root / 'a/up').symlink_to(root)
     _, train, val = split_class_folders(root)
@@ -103,21 +103,21 @@ def test_files_that_are_left_out_are_counted(make, log):
 @pytest.mark.parametrize(
     ('names', 'words'),
     [
-        (['a/1.jpg', 'a/2.jpg'], '1 classes to train'),
-        (['1.jpg'], '0 classes'),
-        (['train/a/1.jpg', 'train/b/1.jpg', 'val/1.jpg'], '0 to validate on'),
-        (['a/1.jpg', 'a/2.jpg', 'b/1.jpg'], 'class b has one image alone'),
+        (['a/1.jpg', 'a/2.jpg'], '1 training and 1 validation classes'),
+        (['1.jpg'], '0 training'),
+        (['train/a/1.jpg', 'train/b/1.jpg', 'val/1.jpg'], '0 validation classes'),
+        (['a/1.jpg', 'a/2.jpg', 'b/1.jpg'], 'class b has only one image'),
         (['a/1.jpg', 'a/2.jpg', 'b/1.txt'], 'no images in b'),
-        (['train/a/1.jpg', 'train/b/1.jpg', 'val/c/1.jpg'], 'classes c, which'),
-        (['train/a/1.jpg', 'val/a/1.jpg'], '1 classes to train and 1'),
+        (['train/a/1.jpg', 'train/b/1.jpg', 'val/c/1.jpg'], 'classes c, which are missing in'),
+        (['train/a/1.jpg', 'val/a/1.jpg'], '1 training and 1 validation'),
     ],
 )
-def test_what_cannot_be_used_is_refused_in_one_sentence(make, names, words):
+def test_unusable_folders_are_refused(make, names, words):
     with pytest.raises(ConfigError, match=words):
         split_class_folders(make(*names))
 
 
-def test_missing_folder_and_impossible_fraction_are_refused(tmp_path):
+def test_a_missing_folder_and_an_invalid_fraction_are_refused(tmp_path):
     with pytest.raises(ConfigError, match='missing'):
         split_class_folders(tmp_path / 'nothing')
     with pytest.raises(ConfigError, match='between 0 and 1'):

@@ -111,11 +111,11 @@ def add_link(root):
     [
         (add_foreign_image, r'contains train/mine\.png, which'),
         (add_link, 'contains val/mine, which'),
-        (lambda root: (root / MARKER).unlink(), f'it has no {MARKER}'),
+        (lambda root: (root / MARKER).unlink(), f'{MARKER} is missing'),
     ],
     ids=['image', 'link', 'no-marker'],
 )
-def test_digits_with_foreign_files_are_not_replaced_even_with_force(tmp_path, change, message):
+def test_digits_with_other_files_are_not_replaced_even_with_force(tmp_path, change, message):
     root = tmp_path / 'digits'
     prepare_digits(root, **SMALL)
     change(root)
@@ -125,7 +125,7 @@ def test_digits_with_foreign_files_are_not_replaced_even_with_force(tmp_path, ch
     assert digest(root) == before
 
 
-def test_a_foreign_coco_data_set_is_not_replaced_even_with_force(tmp_path):
+def test_another_coco_data_set_is_not_replaced_even_with_force(tmp_path):
     annotations = tmp_path / 'coco/annotations/instances_train.json'
     annotations.parent.mkdir(parents=True)
     annotations.write_text('{}')
@@ -134,7 +134,7 @@ def test_a_foreign_coco_data_set_is_not_replaced_even_with_force(tmp_path):
     assert annotations.read_text() == '{}'
 
 
-def test_what_is_not_digits_is_not_overwritten_even_with_force(tmp_path):
+def test_other_files_are_not_overwritten_even_with_force(tmp_path):
     (tmp_path / 'thesis.tex').write_text('mine')
     for root, message in ((tmp_path, 'was not written by'), (tmp_path / 'thesis.tex', 'is a file')):
         with pytest.raises(FileExistsError, match=message):
@@ -142,7 +142,7 @@ def test_what_is_not_digits_is_not_overwritten_even_with_force(tmp_path):
     assert (tmp_path / 'thesis.tex').read_text() == 'mine'
 
 
-def test_the_old_digits_stay_if_the_new_ones_cannot_take_their_place(tmp_path, monkeypatch):
+def test_the_old_digits_are_kept_if_they_cannot_be_replaced(tmp_path, monkeypatch):
     root = tmp_path / 'digits'
     prepare_digits(root, **SMALL)
     before = digest(root)
@@ -190,13 +190,13 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, signal_number):
         (dict(num_val=-1), 'at least 1'),
     ],
 )
-def test_scenes_that_are_too_small_or_none_are_refused(tmp_path, arguments, sentence):
+def test_too_small_or_too_few_scenes_are_refused(tmp_path, arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         prepare_digits(tmp_path / 'digits', **arguments)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, run_tool):
+def test_a_folder_that_cannot_be_created_is_reported_without_a_traceback(tmp_path, run_tool):
     (tmp_path / 'file').write_text('')
     result = run_tool(TOOL, tmp_path / 'file/digits')
     assert result.returncode == 1

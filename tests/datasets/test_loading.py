@@ -24,7 +24,7 @@ def bad(tmp_path):
 
 @pytest.mark.parametrize('content', [b'', b'no image'], ids=['empty', 'garbage'])
 @pytest.mark.parametrize('on_error', ['skip', 'blank'])
-def test_an_unreadable_image_is_named_in_a_warning(tmp_path, log, content, on_error):
+def test_an_unreadable_image_is_warned_of(tmp_path, log, content, on_error):
     path = tmp_path / 'bad.png'
     path.write_bytes(content)
     results = LoadReadableImage(on_error)(dict(img_path=str(path), height=4, width=6))
@@ -50,7 +50,7 @@ def test_a_data_set_draws_another_image_for_a_corrupt_one(digits, tmp_path):
     for path in (digits / 'train').iterdir():
         (images / path.name).symlink_to(path)
     (images / '000001.png').unlink()
-    (images / '000001.png').write_bytes(b'torn')
+    (images / '000001.png').write_bytes(b'corrupt')
     dataset = CocoDataset(
         ann_file=str(digits / 'annotations/instances_train.json'),
         data_prefix=dict(img=str(images)),
@@ -65,7 +65,7 @@ def test_a_data_set_draws_another_image_for_a_corrupt_one(digits, tmp_path):
     assert len(drawn['gt_masks']) == len(drawn['gt_bboxes']) > 0
 
 
-def test_a_blank_image_is_of_the_kind_that_is_asked_for(bad, log):
+def test_a_blank_image_has_the_requested_channels_and_type(bad, log):
     assert LoadReadableImage('blank')(dict(img_path=bad))['img'].shape == (32, 32, 3)
     load = LoadReadableImage('blank', color_type='grayscale', to_float32=True)
     grey = load(dict(img_path=bad))['img']
@@ -74,20 +74,20 @@ def test_a_blank_image_is_of_the_kind_that_is_asked_for(bad, log):
         LoadReadableImage('blank', color_type='unchanged')(dict(img_path=bad))
 
 
-def test_a_blank_image_has_the_size_of_its_annotated_segments(bad, tmp_path, log):
+def test_a_blank_image_has_the_size_of_its_segmentation_map(bad, tmp_path, log):
     Image.new('L', (7, 5)).save(tmp_path / 'segments.png')
     results = dict(img_path=bad, seg_map_path=str(tmp_path / 'segments.png'))
     assert LoadReadableImage('blank')(results)['img'].shape == (5, 7, 3)
 
 
-def test_an_unknown_answer_is_refused():
+def test_an_invalid_on_error_is_refused():
     with pytest.raises(ValueError, match="'skip' or 'blank'"):
         LoadReadableImage('ignore')
 
 
 @pytest.mark.parametrize('on_error', ['skip', 'blank'])
 @pytest.mark.parametrize('number', [errno.ENOENT, errno.EACCES, errno.EIO, errno.ESTALE])
-def test_a_file_that_the_system_does_not_give_ends_the_run(on_error, number, bad, monkeypatch):
+def test_a_file_that_cannot_be_read_ends_the_run(on_error, number, bad, monkeypatch):
     def fail(*_, **__):
         raise OSError(number, os.strerror(number), bad)
 
@@ -95,8 +95,8 @@ def test_a_file_that_the_system_does_not_give_ends_the_run(on_error, number, bad
     with pytest.raises(UserError) as end:
         LoadReadableImage(on_error)(dict(img_path=bad))
     assert str(end.value) == (
-        f'The file {bad} cannot be read ({os.strerror(number)}). Check that it is there, that its '
-        'disk is mounted and that you may read it, and run again.'
+        f'The file {bad} cannot be read ({os.strerror(number)}). Check that it exists, that '
+        'its disk is mounted and that you have permission to read it.'
     )
 
 
@@ -116,7 +116,7 @@ def test_too_little_memory_ends_the_run(fail, bad, monkeypatch):
         LoadReadableImage()(dict(img_path=bad))
 
 
-def test_the_sentence_of_a_worker_process_comes_without_its_traceback():
+def test_the_message_of_a_worker_process_has_no_traceback():
     class Images:
         __len__ = lambda _: 1  # noqa: E731
 
@@ -129,11 +129,11 @@ def test_the_sentence_of_a_worker_process_comes_without_its_traceback():
     assert '\n' not in str(end.value)
 
 
-def test_an_image_is_counted_once_until_there_are_too_many(bad, log):
+def test_each_unreadable_image_is_counted_once(bad, log):
     load = LoadReadableImage()
     load.unreadable = UnreadableImages(num_images=10, max_share=0.2)
     for index in (4, 4, 7):
         assert load(dict(img_path=bad, sample_idx=index)) is None
     assert load.unreadable.flags.tolist() == [0, 0, 0, 0, 1, 0, 0, 1, 0, 0]
-    with pytest.raises(UserError, match='3 of 10 images cannot be decoded, more than .* 0.2 '):
+    with pytest.raises(UserError, match='3 of 10 images cannot be decoded .* max_share=0.2 '):
         load(dict(img_path=bad, sample_idx=0))

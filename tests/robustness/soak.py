@@ -1,8 +1,8 @@
-"""Train for half an hour, and see that memory, open files and shared memory stay as they were.
+"""Train for half an hour, and check for leaks of memory, open files and shared memory.
 
-Epochs follow each other as in any run, with an evaluation and a checkpoint after each. Ends with 1
-if the memory of all its processes has grown by more than 5 % after the warm-up, or if there are
-more open files or more files in shared memory.
+Each epoch ends with an evaluation and a checkpoint. The exit status is 1 if the memory of all
+processes has grown by more than 5 % after the warm-up, or the number of open files or of files in
+shared memory has grown.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -23,22 +24,24 @@ TRAIN = Path(__file__).parents[2] / 'tools/train.py'
 SHARED_MEMORY = Path('/dev/shm')
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config file')
     parser.add_argument('work_dir', type=Path, help='folder for the run')
-    parser.add_argument('--minutes', type=float, default=30, help='how long')
-    parser.add_argument('--warm-up', type=float, default=5, help='minutes that are not judged')
-    parser.add_argument('--plot', help='picture to write')
+    parser.add_argument('--minutes', type=float, default=30, help='duration of training')
+    parser.add_argument(
+        '--warm-up', type=float, default=5, help='minutes before the comparison starts'
+    )
+    parser.add_argument('--plot', help='output figure')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
     return parser.parse_args()
 
 
-def main():
-    """Train, look every two seconds, and judge."""
+def main() -> None:
+    """Train, measure every two seconds, and compare."""
     args = parse_args()
     log = args.work_dir.with_suffix('.log')
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -50,98 +53,80 @@ def main():
         process = subprocess.Popen([*command, *options], stdout=file, stderr=file)
     try:
         pids = set()
-        samples = [look(process, pids) for _ in track(Paced(int(args.minutes * 30)), 'Training')]
+        samples = [measure(process, pids) for _ in track(Paced(int(args.minutes * 30)), 'Training')]
     finally:
         process.terminate()
         process.wait()
     if args.plot:
         plot(samples, args)
-    sys.exit(judge(samples, args))
+    sys.exit(has_leaks(samples, args))
 
 
 class Paced:
-    """Numbers, one every two seconds.
+    """Iterate over ``range(number)``, one item every two seconds."""
 
-    Args:
-        number (int): How many.
-    """
-
-    def __init__(self, number):
+    def __init__(self, number: int) -> None:
         self.number = number
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.number
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         start = time.monotonic()
         for index in range(self.number):
             time.sleep(max(0, start + 2 * index - time.monotonic()))
             yield index
 
 
-def look(process, pids):
+def measure(process: subprocess.Popen, pids: set[int]) -> dict[str, float]:
     """Measure a run and its workers.
 
     Args:
-        process (Popen): The run.
-        pids (set[int]): Processes that it has had, which is added to.
+        process: The run.
+        pids: All its processes so far, to which new ones are added.
 
     Returns:
-        dict[str, float]: ``memory`` in MiB, what the run holds and what each worker holds besides,
-        ``files`` that are open, and ``shared``, the number of its files in shared memory, workers'
-        that have ended included.
+        ``memory`` in MiB, ``files`` that are open, and ``shared``, the number of files in shared
+        memory, including those of workers that have ended.
     """
     if process.poll() is not None:
-        sys.exit(f'error: The run has ended with {process.returncode}.')
+        sys.exit(f'error: The run ended with exit status {process.returncode}.')
     main_process = psutil.Process(process.pid)
     memory = files = 0
     for one in (main_process, *main_process.children(recursive=True)):
         pids.add(one.pid)
         try:
             info = one.memory_full_info()
-            # Workers share most pages with their parent, which counts for them.
+            # Workers share most pages with their parent.
             memory += (info.rss if one == main_process else info.uss) / 2**20
             files += one.num_fds()
         except psutil.Error:
             continue  # a worker that has just ended
-    # PyTorch names them torch_PID_..., and other programs have some as well.
+    # PyTorch names its files torch_PID_...; other programs have files there too.
     owners = [re.match(r'torch_(\d+)_', path.name) for path in SHARED_MEMORY.iterdir()]
     shared = sum(owner is not None and int(owner[1]) in pids for owner in owners)
     return dict(memory=memory, files=files, shared=shared)
 
 
-def judge(samples, args):
-    """Compare the first quarter after the warm-up with the last one, and print both.
-
-    Args:
-        samples (list[dict]): What was measured.
-        args (argparse.Namespace): The parsed command line.
-
-    Returns:
-        bool: Whether something has grown.
-    """
-    judged = samples[int(len(samples) * args.warm_up / args.minutes) :]
-    quarter = max(1, len(judged) // 4)
+def has_leaks(samples: Sequence[dict[str, float]], args: argparse.Namespace) -> bool:
+    """Print and compare the first and the last quarter after the warm-up."""
+    compared = samples[int(len(samples) * args.warm_up / args.minutes) :]
+    quarter = max(1, len(compared) // 4)
     has_grown = False
-    # The most in a quarter, since epochs, evaluations and checkpoints take turns; but a file in
-    # shared memory that is handed over is there for a moment, and one that leaks stays.
+    # The maximum of a quarter, since epochs, evaluations and checkpoints alternate. Files in shared
+    # memory exist briefly when a tensor is passed on; only those that leak are in every sample.
     for name, allowed, choose in (('memory', 1.05, max), ('files', 1.0, max), ('shared', 1.0, min)):
         first, last = (
             choose(sample[name] for sample in part)
-            for part in (judged[:quarter], judged[-quarter:])
+            for part in (compared[:quarter], compared[-quarter:])
         )
         print(f'{name}: {first:.0f} in the first quarter, {last:.0f} in the last one')
         has_grown |= last > first * allowed
     return has_grown
 
 
-def plot(samples, args):
-    """Draw memory and open files over time.
-
-    Args:
-        samples (list[dict]): What was measured.
-        args (argparse.Namespace): The parsed command line.
-    """
+def plot(samples: Sequence[dict[str, float]], args: argparse.Namespace) -> None:
+    """Plot memory and open files over time."""
     minutes = [index / 30 for index in range(len(samples))]
     figure = Figure(figsize=(9, 5), layout='constrained')
     for axes, name, label in zip(

@@ -1,4 +1,4 @@
-"""The commands in this folder that try what goes wrong, and that they find it."""
+"""The commands in this folder run, and find what they look for."""
 
 import json
 import runpy
@@ -47,7 +47,7 @@ def config(digits, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_three_times_ends_with_the_same_bits(config, tmp_path, run_tool):
+def test_a_run_that_is_killed_three_times_ends_with_equal_weights(config, tmp_path, run_tool):
     work_dir = tmp_path / 'work'
     result = run_tool(
         'tests/robustness/kill_and_resume.py', config, work_dir, '--kills', 3, timeout=900
@@ -57,7 +57,7 @@ def test_a_run_that_is_killed_three_times_ends_with_the_same_bits(config, tmp_pa
 
 
 @pytest.mark.slow
-def test_memory_and_open_files_of_a_run_are_looked_at(config, tmp_path, run_tool):
+def test_memory_and_open_files_of_a_run_are_measured(config, tmp_path, run_tool):
     picture = tmp_path / 'soak.png'
     arguments = [config, tmp_path / 'run', '--minutes', 1, '--warm-up', 0.5, '--plot', picture]
     result = run_tool('tests/robustness/soak.py', *arguments)
@@ -84,7 +84,7 @@ def test_there_are_more_than_two_hundred_kinds_of_bad_input(bad_inputs, tmp_path
     [
         (dict(), 1, ['error: no such file'], 'refused'),
         (dict(), 2, ['tool.py: error: no such flag'], 'refused'),
-        (dict(), 1, ['Traceback', 'error: no (see the traceback above)'], 'told after a trace'),
+        (dict(), 1, ['Traceback', 'error: no (see the traceback above)'], 'refused after a trace'),
         (dict(), 1, ['Traceback', 'KeyError: 7'], 'TRACEBACK'),
         (dict(), 0, ['done'], 'ACCEPTED'),
         (dict(), None, [], 'HANGS'),
@@ -95,12 +95,12 @@ def test_there_are_more_than_two_hundred_kinds_of_bad_input(bad_inputs, tmp_path
         (dict(survives=True, warning='skipped'), 0, ['one is skipped', 'done'], 'survived'),
     ],
 )
-def test_what_an_input_gave_is_judged(bad_inputs, case, status, lines, outcome):
+def test_the_outcome_of_an_input_is_classified(bad_inputs, case, status, lines, outcome):
     case = dict(survives=False, warning='', tool_reports=False) | case
-    assert bad_inputs.judge(SimpleNamespace(**case), status, lines)[0].startswith(outcome)
+    assert bad_inputs.classify(SimpleNamespace(**case), status, lines)[0].startswith(outcome)
 
 
-def test_checkpoints_that_differ_in_a_bit_are_told():
+def test_checkpoints_that_differ_in_a_bit_are_found():
     compare = runpy.run_path('tests/robustness/kill_and_resume.py')['compare']
     ours = dict(state_dict=dict(weight=torch.ones(3)), param_schedulers=[dict(last_step=4)])
     same = dict(state_dict=dict(weight=torch.ones(3)), param_schedulers=[dict(last_step=4)])
@@ -110,8 +110,8 @@ def test_checkpoints_that_differ_in_a_bit_are_told():
     assert compare(ours, same) == dict(state_dict=(1, 1), param_schedulers=(1, 1))
 
 
-def test_growth_of_memory_and_open_files_is_told(capsys):
-    judge = runpy.run_path('tests/robustness/soak.py')['judge']
+def test_growth_of_memory_and_open_files_is_found(capsys):
+    has_leaks = runpy.run_path('tests/robustness/soak.py')['has_leaks']
     args = SimpleNamespace(minutes=4, warm_up=1)
 
     def samples(memory, files):
@@ -121,27 +121,27 @@ def test_growth_of_memory_and_open_files_is_told(capsys):
             for _ in range(30)
         ]
 
-    assert not judge(samples(0, 0), args)
-    assert not judge(samples(2, 0), args)
-    assert judge(samples(20, 0), args)
-    assert judge(samples(0, 1), args)
+    assert not has_leaks(samples(0, 0), args)
+    assert not has_leaks(samples(2, 0), args)
+    assert has_leaks(samples(20, 0), args)
+    assert has_leaks(samples(0, 1), args)
     passing, leaking = samples(0, 0), samples(0, 0)
     passing[-1]['shared'] = 3
-    assert not judge(passing, args)
+    assert not has_leaks(passing, args)
     for sample in leaking[-30:]:
         sample['shared'] = 3
-    assert judge(leaking, args)
+    assert has_leaks(leaking, args)
     assert 'memory: 120 in the first quarter, 160 in the last one' in capsys.readouterr().out
 
 
-def test_only_the_runs_own_files_in_shared_memory_are_counted():
-    look = runpy.run_path('tests/robustness/soak.py')['look']
+def test_only_files_of_the_run_in_shared_memory_are_counted():
+    measure = runpy.run_path('tests/robustness/soak.py')['measure']
     process = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
     ended = 2**22 + 1  # larger than any that runs
     pids = {ended}
     try:
         for owner in (process.pid, ended, ended + 1):
             with NamedTemporaryFile(dir='/dev/shm', prefix=f'torch_{owner}_'):
-                assert look(process, pids)['shared'] == (owner in pids)
+                assert measure(process, pids)['shared'] == (owner in pids)
     finally:
         process.communicate(b'\n')

@@ -1,7 +1,7 @@
 """Time tools/train.py and mmdet's own tools/train.py from the command to the first iteration.
 
-The data are made up: COCO's layout with random boxes and empty image files. The two commands take
-turns; each ends when its train loop is about to ask for the first batch.
+The data are synthetic: random boxes in COCO's layout and empty image files. The two commands
+alternate; each ends when its train loop is about to request the first batch.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Make the data, run the commands, and print the minima, which are disturbed least."""
+    """Generate the data, run the commands, and print the minima, which vary least."""
     args = parse_args()
     folder = args.folder.resolve()
     make_split(folder, 'train', args.images, args.boxes)

@@ -47,12 +47,12 @@ def own_net(tmp_path, monkeypatch):
         (dict(type='EfficientViT', arch='m9'), 'm9'),
     ],
 )
-def test_a_wrong_name_or_argument_is_the_configs_fault(model, message):
+def test_a_wrong_name_or_argument_is_a_config_error(model, message):
     with pytest.raises(ConfigError, match=message):
         build_model(ConfigDict(model=model))
 
 
-def test_a_missing_setting_is_the_configs_fault():
+def test_a_missing_setting_is_a_config_error():
     cfg = Config.fromfile('configs/mask-rcnn_evit_m4_digits.py')
     cfg.model.train_cfg = dict(rcnn=dict())
     with pytest.raises(ConfigError, match="has no attribute 'rpn'"):
@@ -76,7 +76,7 @@ def test_an_error_in_a_module_of_the_user_keeps_its_type_and_traceback(own_net, 
     assert any(entry.path.name == 'own_net.py' for entry in caught.traceback)
 
 
-def test_a_wrong_argument_of_a_module_of_the_user_is_the_configs_fault(own_net):
+def test_a_wrong_argument_of_a_module_of_the_user_is_a_config_error(own_net):
     cfg = own_net('pass')
     cfg.model.widht = 5
     with pytest.raises(ConfigError, match="unexpected keyword argument 'widht'"):
@@ -95,7 +95,7 @@ def test_a_wrong_argument_of_a_module_of_the_user_is_the_configs_fault(own_net):
     ],
     ids=repr,
 )
-def test_errors_of_devices_and_processes_are_not_the_configs_fault(monkeypatch, error):
+def test_errors_of_devices_and_processes_are_not_config_errors(monkeypatch, error):
     def fail(*args, **kwargs):
         raise error
 
@@ -112,7 +112,7 @@ def test_errors_of_devices_and_processes_are_not_the_configs_fault(monkeypatch, 
         ('import no_such_library', ImportError, 'Failed to import own_part'),
     ],
 )
-def test_an_error_in_what_custom_imports_names_keeps_its_traceback(
+def test_an_error_in_a_custom_import_keeps_its_traceback(
     tmp_path, monkeypatch, content, error, message
 ):
     monkeypatch.syspath_prepend(tmp_path)
@@ -123,7 +123,7 @@ def test_an_error_in_what_custom_imports_names_keeps_its_traceback(
         read_config(tmp_path / 'config.py', None)
 
 
-def test_a_custom_import_that_is_missing_is_the_configs_fault(tmp_path):
+def test_a_missing_custom_import_is_a_config_error(tmp_path):
     (tmp_path / 'config.py').write_text("custom_imports = dict(imports=['no_such_module'])")
     with pytest.raises(ConfigError, match='Failed to import no_such_module'):
         read_config(tmp_path / 'config.py', None)

@@ -34,7 +34,7 @@ def test_a_directory_in_the_place_of_a_second_file_is_not_replaced(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['model.bin']
 
 
-def test_a_core_ml_package_replaces_another_one_only(tmp_path):
+def test_a_core_ml_package_only_replaces_another_one(tmp_path):
     package = tmp_path / 'model.mlpackage'
     write_package(package)
     (package / 'old').write_text('old')
@@ -67,7 +67,7 @@ def test_a_core_ml_package_that_cannot_be_replaced_is_kept(tmp_path, monkeypatch
     [ConnectionResetError('lost'), FileNotFoundError(errno.ENOENT, 'no such file', 'input.png')],
     ids=['network', 'input'],
 )
-def test_errors_of_the_block_that_are_not_of_writing_pass_through(error, tmp_path):
+def test_other_errors_of_the_block_pass_through(error, tmp_path):
     with pytest.raises(type(error)) as caught, atomic_write(tmp_path / 'out.txt'):
         raise error
     assert caught.value is error
@@ -88,7 +88,7 @@ def fail_with_full_disk(path):
     ],
     ids=['full-disk', 'in-the-block', 'long-name', 'parent-is-a-file'],
 )
-def test_errors_of_writing_are_one_sentence(name, write, tmp_path):
+def test_write_errors_become_user_errors(name, write, tmp_path):
     (tmp_path / 'file').write_text('')
     with (
         pytest.raises(UserError, match=r'\.txt cannot be written \('),

@@ -33,12 +33,12 @@ ORIGINAL = {
 }
 
 
-def test_what_is_installed_here_passes():
+def test_the_installed_versions_pass():
     check_libraries()
 
 
 @pytest.mark.parametrize('installed', [MAINTAINED, ORIGINAL], ids=['maintained', 'original'])
-def test_both_families_pass(monkeypatch, installed):
+def test_maintained_and_original_versions_pass(monkeypatch, installed):
     versions(monkeypatch, installed)
     check_libraries()
 
@@ -54,7 +54,7 @@ def test_both_families_pass(monkeypatch, installed):
     ],
     ids=str,
 )
-def test_a_version_that_does_not_fit_is_told_in_one_sentence(monkeypatch, change, parts):
+def test_an_unsupported_version_is_reported(monkeypatch, change, parts):
     versions(monkeypatch, ORIGINAL | change)
     with pytest.raises(ImportError) as caught:
         check_libraries()
@@ -62,7 +62,7 @@ def test_a_version_that_does_not_fit_is_told_in_one_sentence(monkeypatch, change
     assert all(part in str(caught.value) for part in parts)
 
 
-def test_a_required_library_that_is_missing_is_told_how_to_get_it(monkeypatch):
+def test_a_missing_required_library_is_reported(monkeypatch):
     versions(monkeypatch, {})
     library = Library('no_such_module', ('onedl-no-such', 'no-such'), '1.0', '2.0', True)
     with pytest.raises(ImportError, match='onedl-no-such is not installed, .* pip install "onedl'):

@@ -1,10 +1,10 @@
-"""Try the commands on bad input of every kind, and tabulate what each gave.
+"""Run the commands on all kinds of bad input, and tabulate the outcomes.
 
 Usage: python tests/robustness/bad_inputs [--only WORDS] [--out TABLE]
 
-An input may be refused, in one sentence and with an exit status, or survived, with a warning where
-something is lost. Ends with 1 if one gave anything else: a traceback as the last word, a hang, a
-crash of the process, or silence where something was to be said.
+A command may refuse an input, with an error message and an exit status, or survive it, with a
+warning if data are lost. The exit status is 1 if there is any other outcome: a traceback, a hang, a
+crash of the process, or a missing warning.
 """
 
 import argparse
@@ -16,12 +16,13 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
-# Imported once here, since each case runs in a fork of this process.
+# Imported once, since each case runs in a fork of this process.
 import mmpretrain.datasets
 import mmpretrain.models  # noqa: F401
 import torch
-from cases import make_cases
+from cases import Case, make_cases
 from rich.progress import track
 
 import mmevit  # noqa: F401
@@ -37,11 +38,11 @@ COLUMNS = dict(
 )
 
 
-def main():
-    """Run all cases, print the table, and say how many there were."""
+def main() -> None:
+    """Run all cases, and print the table and their number."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--only', default='', help='part of the names of the cases to run')
-    parser.add_argument('--out', help='table to write, .md, .csv or .json')
+    parser.add_argument('--out', help='output table, .md, .csv or .json')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         cases = [case for case in make_cases(Path(folder)) if args.only in case.kind]
@@ -50,22 +51,15 @@ def main():
     bad = [row for row in rows if row['outcome'].isupper()]
     print(format_table(rows, COLUMNS))
     kinds = len({row['kind'] for row in rows})
-    note = f'{kinds} kinds of bad input in {len(rows)} runs; {len(bad)} gave what they should not.'
+    note = f'{kinds} kinds of bad input in {len(rows)} runs; {len(bad)} with a wrong outcome.'
     print(f'\n{note}')
     if args.out:
         write_table(rows, COLUMNS, note, args.out)
     sys.exit(bool(bad))
 
 
-def run(case):
-    """Run a case in a process of its own.
-
-    Args:
-        case (Case): The case.
-
-    Returns:
-        dict: A row of the table; an outcome in capitals is a failure.
-    """
+def run(case: Case) -> dict:
+    """Run a case in its own process, and return a row; an outcome in capitals is wrong."""
     folder = case.folder
     command = case.prepare()
     log = folder / 'output.txt'
@@ -75,18 +69,12 @@ def run(case):
     status = wait(process)
     lines = [line.rstrip() for line in log.read_text(errors='replace').splitlines()]
     lines = [line for line in lines if line]
-    outcome, last = judge(case, status, lines)
+    outcome, last = classify(case, status, lines)
     return dict(kind=case.kind, tool=command[0], outcome=outcome, last=last[-300:])
 
 
-def run_tool(command, folder, log):
-    """Become a tool, and never return.
-
-    Args:
-        command (list[str]): Name of the tool and its arguments.
-        folder (Path): Where it runs.
-        log (Path): What it prints to.
-    """
+def run_tool(command: list[str], folder: Path, log: Path) -> NoReturn:
+    """Run a tool in this process, with output to ``log``, and exit."""
     os.setsid()
     with log.open('w') as file:
         os.dup2(file.fileno(), 1)
@@ -110,14 +98,11 @@ def run_tool(command, folder, log):
     os._exit(code or 0)
 
 
-def wait(process):
-    """Wait for a process, and end it with all that it has started if it takes too long.
-
-    Args:
-        process (int): Its number, which is that of its group too.
+def wait(process: int) -> int | None:
+    """Wait for a process, and kill its process group after a timeout.
 
     Returns:
-        int | None: Its exit status, below 0 if a signal has ended it, None if it took too long.
+        Its exit status, negative if it was ended by a signal, None after a timeout.
     """
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
@@ -130,17 +115,8 @@ def wait(process):
     return None
 
 
-def judge(case, status, lines):
-    """Judge what a case gave.
-
-    Args:
-        case (Case): The case.
-        status (int | None): Exit status, or None if it took too long.
-        lines (list[str]): What was printed.
-
-    Returns:
-        tuple[str, str]: The outcome and the line that shows it.
-    """
+def classify(case: Case, status: int | None, lines: list[str]) -> tuple[str, str]:
+    """Return the outcome of a case and the line that shows it."""
     last = lines[-1] if lines else ''
     warnings = [line for line in lines if case.warning and case.warning in line]
     if status is None:
@@ -151,8 +127,8 @@ def judge(case, status, lines):
         is_sentence = last.startswith('error: ') or ': error: ' in last or case.tool_reports
         if not is_sentence:
             return 'TRACEBACK', last
-        told = 'told after a traceback' if 'Traceback' in ' '.join(lines) else 'refused'
-        return (told if not case.survives else 'REFUSED'), last
+        outcome = 'refused after a traceback' if 'Traceback' in ' '.join(lines) else 'refused'
+        return (outcome if not case.survives else 'REFUSED'), last
     if not case.survives:
         return 'ACCEPTED', last
     if case.warning and not warnings:

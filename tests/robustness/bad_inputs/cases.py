@@ -1,4 +1,4 @@
-"""The bad inputs: for each what it is, how it is made, and what is to become of it."""
+"""The bad inputs: name, generation and expected outcome of each."""
 
 import json
 import math
@@ -7,10 +7,11 @@ import pickle
 import shutil
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,32 +34,24 @@ class Case:
     """A bad input.
 
     Args:
-        kind (str): What is wrong, in a few words.
-        folder (Path): Folder of its own.
-        prepare (Callable[[], list[str]]): Makes the input in that folder; returns the command, the
-            tool first.
-        survives (bool): Whether the command is to do its work all the same.
-        warning (str): What is to be in its output then; empty where nothing is lost.
-        tool_reports (bool): Whether the command is one that reports faults.
+        kind: What is wrong.
+        folder: Its folder.
+        prepare: Generates the input in the folder and returns the command, the tool first.
+        survives: Whether the command should succeed.
+        warning: Expected in its output then; empty if nothing is lost.
+        tool_reports: Whether the command is one that reports faults.
     """
 
     kind: str
     folder: Path
-    prepare: Callable
+    prepare: Callable[[], list[str]]
     survives: bool = False
     warning: str = ''
     tool_reports: bool = False
 
 
-def make_cases(folder):
-    """Make all cases.
-
-    Args:
-        folder (Path): An empty folder.
-
-    Returns:
-        list[Case]: The cases.
-    """
+def make_cases(folder: Path) -> list[Case]:
+    """Make all cases in an empty folder."""
     data = folder / 'digits'
     prepare_digits(data, num_train=8, num_val=4, image_size=96)
     cases = Cases(folder, data)
@@ -73,36 +66,33 @@ def make_cases(folder):
 
 
 class Cases:
-    """Collects cases, each in a folder with a copy of the digits.
+    """Collects cases, each in a folder with a copy of the digits."""
 
-    Args:
-        folder (Path): Where.
-        data (Path): The digits.
-    """
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.parent, self.data = folder, data
+        self.cases: list[Case] = []
 
-    def __init__(self, folder, data):
-        self.parent, self.data, self.cases = folder, data, []
-
-    def add(self, kind, make, survives=False, warning='', tool_reports=False):
-        """Add a case.
-
-        Args:
-            kind (str): What is wrong.
-            make (Callable[[Path], list[str]]): Makes the input; returns the command.
-            survives (bool): See :class:`Case`.
-            warning (str): See :class:`Case`.
-            tool_reports (bool): See :class:`Case`.
-        """
+    def add(
+        self,
+        kind: str,
+        make: Callable[[Path], list],
+        survives: bool = False,
+        warning: str = '',
+        tool_reports: bool = False,
+    ) -> None:
+        """Add a case; ``make`` generates the input in a folder and returns the command."""
         folder = self.parent / f'{len(self.cases):03d}'
 
-        def prepare():
+        def prepare() -> list[str]:
             shutil.copytree(self.data, folder / 'data/digits')
             return [str(part) for part in make(folder)]
 
         self.cases.append(Case(kind, folder, prepare, survives, warning, tool_reports))
 
 
-def train_detector(*options, flags=('--no-validate',), config=DETECTOR):
+def train_detector(
+    *options: str, flags: Sequence = ('--no-validate',), config: str | Path = DETECTOR
+) -> list:
     """Make the command that trains a small detector for two steps."""
     return [
         *('train.py', config, '--work-dir', 'work', *flags, '--cfg-options'),
@@ -113,12 +103,14 @@ def train_detector(*options, flags=('--no-validate',), config=DETECTOR):
     ]
 
 
-def train_segmentor():
+def train_segmentor() -> list:
     """Make the command that trains a small segmentor for one epoch."""
     return train_detector(config=SEGMENTOR)
 
 
-def train_classifier(*options, flags=('--no-validate',), config=CLASSIFIER):
+def train_classifier(
+    *options: str, flags: Sequence = ('--no-validate',), config: str | Path = CLASSIFIER
+) -> list:
     """Make the command that trains a classifier for one epoch of a few images."""
     return [
         *('train.py', config, '--work-dir', 'work', *flags, '--cfg-options'),
@@ -128,7 +120,7 @@ def train_classifier(*options, flags=('--no-validate',), config=CLASSIFIER):
     ]
 
 
-def test_detector(checkpoint, *options):
+def evaluate_detector(checkpoint: str, *options: str) -> list:
     """Make the command that evaluates a small detector."""
     return [
         *('test.py', DETECTOR, checkpoint, '--work-dir', 'work', '--cfg-options'),
@@ -137,8 +129,8 @@ def test_detector(checkpoint, *options):
     ]
 
 
-def no_workers(*splits):
-    """Options that have the main process load the data."""
+def no_workers(*splits: str) -> list[str]:
+    """Options with which the main process loads the data."""
     return [
         f'{split}_dataloader.{option}'
         for split in splits
@@ -146,24 +138,24 @@ def no_workers(*splits):
     ]
 
 
-def encode(image, kind, **options):
-    """Encode an image as the bytes of a file."""
+def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    """Encode an image as the content of a file."""
     buffer = BytesIO()
-    image.save(buffer, kind, **options)
+    image.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
-def picture(mode='RGB', size=(96, 96)):
-    """Make a picture of noise."""
+def picture(mode: str = 'RGB', size: tuple[int, int] = (96, 96)) -> Image.Image:
+    """Make an image of noise."""
     rng = np.random.default_rng(0)
     noise = Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
     return noise.convert(mode)
 
 
-def claim(width, height):
-    """Make a PNG of a few bytes whose header claims a size."""
+def claim(width: int, height: int) -> bytes:
+    """Make a PNG of a few bytes with a size in its header."""
 
-    def chunk(name, content):
+    def chunk(name: bytes, content: bytes) -> bytes:
         return (
             struct.pack('>I', len(content))
             + name
@@ -178,8 +170,8 @@ def claim(width, height):
     )
 
 
-def broken_images():
-    """List files that are no images, or that are too large."""
+def broken_images() -> dict[str, bytes]:
+    """List files that are not images, or too large."""
     png, jpeg = encode(picture(), 'PNG'), encode(picture(), 'JPEG')
     flipped = bytearray(png)
     flipped[20] ^= 255
@@ -192,9 +184,9 @@ def broken_images():
         'git LFS pointer': b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n',
         'random bytes': np.random.default_rng(0).bytes(5000),
         'zeros': bytes(5000),
-        'header of a PNG alone': png[:20],
-        'header of a JPEG alone': jpeg[:20],
-        'PNG with a damaged header': bytes(flipped),
+        'only the header of a PNG': png[:20],
+        'only the header of a JPEG': jpeg[:20],
+        'PNG with a corrupt header': bytes(flipped),
         'PNG that claims no width': claim(0, 96),
         'PNG that claims no height': claim(96, 0),
         'PNG that claims 120 million pixels': claim(12000, 10000),
@@ -208,8 +200,8 @@ def broken_images():
     }
 
 
-def odd_images():
-    """List images of forms that are unusual, but can be read."""
+def odd_images() -> dict[str, bytes]:
+    """List images of unusual formats that can be read."""
     deep = Image.fromarray(np.arange(96 * 96, dtype=np.uint16).reshape(96, 96))
     rotated = Image.Exif()
     rotated[0x0112] = 6
@@ -223,7 +215,7 @@ def odd_images():
         'grey JPEG': encode(picture('L'), 'JPEG'),
         'CMYK JPEG': encode(picture('CMYK'), 'JPEG'),
         'progressive JPEG': encode(picture(), 'JPEG', progressive=True),
-        'JPEG that is to be turned': encode(picture(), 'JPEG', exif=rotated),
+        'JPEG with EXIF rotation': encode(picture(), 'JPEG', exif=rotated),
         'BMP named .png': encode(picture(), 'BMP'),
         'WebP named .png': encode(picture(), 'WEBP'),
         'TIFF named .png': encode(picture(), 'TIFF'),
@@ -232,8 +224,8 @@ def odd_images():
     }
 
 
-def small_images():
-    """List images that are smaller than they are annotated for."""
+def small_images() -> dict[str, bytes]:
+    """List images that are smaller than annotated."""
     sizes = ((1, 1), (96, 1), (1, 96), (3000, 1), (40, 20))
     return {
         f'{width} x {height} pixels': encode(picture(size=(width, height)), 'PNG')
@@ -241,8 +233,8 @@ def small_images():
     }
 
 
-def add_images(cases):
-    """Add images that cannot be read, and odd ones, for each command that reads images."""
+def add_images(cases: Cases) -> None:
+    """Add broken and unusual images for each command that reads images."""
 
     def put(content, path, command):
         def make(folder):
@@ -257,7 +249,7 @@ def add_images(cases):
             for path in root.glob('*/*.png'):
                 path.unlink()
             for name in NAMES:
-                (root / name / 'whole.png').write_bytes(encode(picture('L', (32, 32)), 'PNG'))
+                (root / name / 'good.png').write_bytes(encode(picture('L', (32, 32)), 'PNG'))
             (root / '0/broken.png').write_bytes(content)
             # So that the image is in the epoch, whatever the order.
             return train_classifier(HALF, 'train_dataloader.drop_last=False')
@@ -265,7 +257,7 @@ def add_images(cases):
         return make
 
     scene, val_scene = 'data/digits/train/000002.png', 'data/digits/val/000002.png'
-    look = ['check_dataset.py', DETECTOR]
+    check = ['check_dataset.py', DETECTOR]
     warned = dict(survives=True, warning='cannot be read')
     for name, content in broken_images().items():
         cases.add(f'image: {name}', put(content, scene, train_detector(HALF)), **warned)
@@ -275,7 +267,7 @@ def add_images(cases):
             **warned,
         )
         cases.add(f'image of a class: {name}', put_into_class(content), **warned)
-        cases.add(f'image looked through: {name}', put(content, scene, look), tool_reports=True)
+        cases.add(f'image checked: {name}', put(content, scene, check), tool_reports=True)
     for name, content in small_images().items():
         cases.add(f'image: {name}', put(content, scene, train_detector(HALF)), **warned)
     for name, content in odd_images().items():
@@ -303,11 +295,11 @@ def add_images(cases):
             path.write_bytes(b'broken')
         return train_detector()
 
-    cases.add('image: none that can be read', all_broken)
-    cases.add('images: more unreadable ones than may be', put(b'', scene, train_detector()))
+    cases.add('image: all broken', all_broken)
+    cases.add('images: more unreadable ones than allowed', put(b'', scene, train_detector()))
 
 
-def add_segmentation_maps(cases):
+def add_segmentation_maps(cases: Cases) -> None:
     """Add segmentation maps that do not fit their images or the classes."""
 
     def put(change):
@@ -338,8 +330,8 @@ def add_segmentation_maps(cases):
         cases.add(f'segmentation map {name}', put(save(function)), survives=True)
 
 
-def add_annotations(cases):
-    """Add annotation files of COCO that are torn, or wrong in one place."""
+def add_annotations(cases: Cases) -> None:
+    """Add COCO annotation files that are corrupt, or wrong in one place."""
 
     def write(change, split='train', **options):
         def make(folder):
@@ -353,17 +345,14 @@ def add_annotations(cases):
 
         return make
 
-    def whole(content):
-        return json.dumps(content)
-
     texts = {
         'empty': lambda c: '',
-        'cut in half': lambda c: whole(c)[: len(whole(c)) // 2],
-        'without its last byte': lambda c: whole(c)[:-1],
+        'cut in half': lambda c: json.dumps(c)[: len(json.dumps(c)) // 2],
+        'without its last byte': lambda c: json.dumps(c)[:-1],
         'of random bytes': lambda c: np.random.default_rng(0).bytes(1000),
-        'in UTF-16': lambda c: whole(c).encode('utf-16')[:-3],
-        'with a comma too many': lambda c: whole(c)[:-1] + ',}',
-        'in single quotes': lambda c: whole(c).replace('"', "'"),
+        'in UTF-16': lambda c: json.dumps(c).encode('utf-16')[:-3],
+        'with a comma too many': lambda c: json.dumps(c)[:-1] + ',}',
+        'in single quotes': lambda c: json.dumps(c).replace('"', "'"),
         'that is a list': lambda c: [c],
         'that is null': lambda c: 'null',
         'that is a number': lambda c: '7',
@@ -498,6 +487,9 @@ def add_annotations(cases):
     def add_category(content):
         content['categories'].append(dict(id=77, name='letter'))
 
+    def add_duplicate(content):
+        content['categories'] += [dict(id=77, name='letter'), dict(id=77, name='sign')]
+
     def empty_image(content):
         content['annotations'] = [a for a in content['annotations'] if a['image_id'] != 1]
 
@@ -514,13 +506,14 @@ def add_annotations(cases):
         survives=True,
         warning='has faults',
     )
-    cases.add('annotation file: a category too many', write(add_category), survives=True)
+    cases.add('annotation file: an extra category', write(add_category), survives=True)
+    cases.add('annotation file: unused categories with one id', write(add_duplicate), survives=True)
     cases.add('annotation file: an image without annotations', write(empty_image), survives=True)
     cases.add('annotation file: only crowds', write(only_crowds))
     cases.add('annotation file of evaluation is cut', write(texts['cut in half'], 'val', flags=()))
 
 
-def add_class_folders(cases):
+def add_class_folders(cases: Cases) -> None:
     """Add folders of classes that cannot be trained on."""
 
     def finetune(change, *arguments):
@@ -566,16 +559,16 @@ def add_class_folders(cases):
         'of one class': keep('1'),
         'with a class without images': clear,
         'with a class of one image': leave_one,
-        'with other classes to validate on': other_val,
-        'of files that are no images': rename,
+        'with other classes for validation': other_val,
+        'of files that are not images': rename,
     }.items():
         cases.add(f'class folders: {name}', finetune(change))
-    cases.add('class folders: weights that are not there', finetune(keep('0', '1')))
+    cases.add('class folders: missing weights', finetune(keep('0', '1')))
     cases.add('class folders: fraction of 2', finetune(keep('0', '1'), '--val-fraction', '2'))
 
 
-def add_configs(cases):
-    """Add configs that cannot be read, and settings that cannot be."""
+def add_configs(cases: Cases) -> None:
+    """Add configs that cannot be read, and invalid settings."""
 
     def config(text, name='config.py'):
         def make(folder):
@@ -588,17 +581,17 @@ def add_configs(cases):
     base = f'_base_ = {str(DETECTOR)!r}\n'
     for name, text in {
         'is empty': '',
-        'is no Python': 'model = dict(',
+        'is not Python': 'model = dict(',
         'has tabs and spaces mixed': 'if True:\n\tx = 1\n        y = 2\n',
         'raises': 'raise RuntimeError("no")',
         'divides by zero': 'x = 1 / 0',
-        'imports what is not there': 'import no_such_module',
+        'imports a missing module': 'import no_such_module',
         'has a base that is missing': "_base_ = 'no_such.py'",
         'is its own base': "_base_ = 'config.py'",
         'has an unknown library as base': "_base_ = 'mmnothing::retinanet.py'",
-        'has a base that its library has not': "_base_ = 'mmdet::retinanet/no_such.py'",
+        'has a base that its library does not have': "_base_ = 'mmdet::retinanet/no_such.py'",
         'has no model': 'train_cfg = dict(max_epochs=1)',
-        'has a model alone': "model = dict(type='RetinaNet')",
+        'has only a model': "model = dict(type='RetinaNet')",
         'is in Latin-1': 'x = "\\xe9"',
         'asks for an import that is missing': base + "custom_imports = dict(imports=['no_such'])",
         'deletes its model': base + 'model = None',
@@ -606,7 +599,7 @@ def add_configs(cases):
         'has an unknown hook': base + "custom_hooks = [dict(type='NoHook')]",
         'has a scheduler that ends before it begins': base
         + "param_scheduler = [dict(type='LinearLR', begin=5, end=3)]",
-        'compiles a part that is not there': base
+        'compiles an unknown part': base
         + "custom_hooks = [dict(type='CompileHook', parts='tail')]",
         'has a scheduler that is a word': base + "param_scheduler = ['LinearLR']",
     }.items():
@@ -723,8 +716,8 @@ def add_configs(cases):
         cases.add(f'setting {setting}', lambda folder, setting=setting: train_classifier(setting))
 
 
-def add_checkpoints(cases):
-    """Add checkpoints that are torn, hostile, or of something else."""
+def add_checkpoints(cases: Cases) -> None:
+    """Add checkpoints that are corrupt, malicious, or of another model."""
 
     def weights(**changes):
         from mmengine.config import Config
@@ -739,7 +732,7 @@ def add_checkpoints(cases):
         with DefaultScope.overwrite_default_scope('mmdet'):
             return build_model(cfg).state_dict()
 
-    def file_of(content, name='bad.pth', command=test_detector):
+    def file_of(content, name='bad.pth', command=evaluate_detector):
         def make(folder):
             path = folder / name
             value = content() if callable(content) else content
@@ -792,7 +785,7 @@ def add_checkpoints(cases):
         'a dict of words': dict(state_dict='weights'),
         'a state_dict of words': dict(state_dict=dict(a='b')),
         'of another arch': lambda: dict(state_dict=EfficientViT('m1').state_dict()),
-        'of a backbone alone': lambda: dict(state_dict=EfficientViT('m0').state_dict()),
+        'of only a backbone': lambda: dict(state_dict=EfficientViT('m0').state_dict()),
         'of more classes': lambda: dict(state_dict=weights(**{'model.bbox_head.num_classes': 20})),
         'without one weight': without_last,
         'with one weight too many': lambda: dict(state_dict=weights() | dict(x=torch.zeros(1))),
@@ -802,9 +795,9 @@ def add_checkpoints(cases):
         cases.add(f'checkpoint: {name}', file_of(content))
     for name, content in {
         'empty': b'',
-        'with a torn header': struct.pack('<Q', 500) + b'{',
+        'with a truncated header': struct.pack('<Q', 500) + b'{',
         'with a header of exabytes': struct.pack('<Q', 2**60) + b'{}',
-        'with a header that is no JSON': struct.pack('<Q', 4) + b'abcd',
+        'with a header that is not JSON': struct.pack('<Q', 4) + b'abcd',
     }.items():
         cases.add(f'safetensors: {name}', file_of(content, 'bad.safetensors'))
 
@@ -812,7 +805,7 @@ def add_checkpoints(cases):
         return train_detector(flags=('--no-validate', '--resume', checkpoint))
 
     for name, content in {
-        'of weights alone': lambda: dict(state_dict=weights()),
+        'of only weights': lambda: dict(state_dict=weights()),
         'without an epoch': lambda: dict(state_dict=weights(), meta={}, message_hub={}),
         'with the optimizer of another model': lambda: dict(
             state_dict=weights(),
@@ -820,11 +813,11 @@ def add_checkpoints(cases):
             message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}),
             optimizer=dict(state={}, param_groups=[]),
         ),
-        'that is cut in half': lambda: saved()[: len(saved()) // 2],
+        'cut in half': lambda: saved()[: len(saved()) // 2],
     }.items():
         cases.add(f'resumed checkpoint: {name}', file_of(content, command=resume))
     for name in ('evit://', 'evit://m9', 'evit:///no/such.pth', 'http://localhost:9/a.pth', 'work'):
-        cases.add(f'checkpoint named {name}', lambda folder, name=name: test_detector(name))
+        cases.add(f'checkpoint named {name}', lambda folder, name=name: evaluate_detector(name))
 
     def start_from(checkpoint):
         return train_detector(
@@ -845,8 +838,8 @@ def add_checkpoints(cases):
         cases.add(f'weights to start from: {name}', make)
 
 
-def add_arguments(cases):
-    """Add command lines that cannot be carried out."""
+def add_arguments(cases: Cases) -> None:
+    """Add invalid command lines."""
     picture_path = 'data/digits/val/000001.png'
     convert, heads = 'convert_checkpoint.py', 'analysis/head_similarity.py'
     commands = {
@@ -881,7 +874,7 @@ def add_arguments(cases):
         'profile of an unknown model': ['analysis/profile_runtime.py', 'no-such-model'],
         'heads of a model without any': [heads, CLASSIFIER, 'timm::resnet18'],
         'ablation that is unknown': ['analysis/ablation.py', 'no-such-ablation'],
-        'data looked through without a config': ['check_dataset.py', 'no.py'],
+        'data checked without a config': ['check_dataset.py', 'no.py'],
     }
     for name, command in commands.items():
         cases.add(f'command line: {name}', lambda folder, command=command: command)

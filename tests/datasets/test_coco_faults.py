@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from mmdet.datasets import CocoDataset
-from PIL import Image
 
-from mmevit.datasets import faults
+from mmevit.datasets import coco_faults as faults
 from mmevit.datasets.coco import CocoFile, CocoMaskFile
-from mmevit.datasets.faults import find_coco_faults, find_image_faults
+from mmevit.datasets.coco_faults import find_coco_faults
+from mmevit.datasets.faults import LEFT_OUT
 
 
 def make_content(**changes):
@@ -61,7 +61,7 @@ NAN, INF = math.nan, math.inf
         (dict(annotations=dict(bbox=[-10, 2, 20, 20])), faults.BOX_ACROSS),
     ],
 )
-def test_a_fault_is_counted_as_what_it_is(changes, kind):
+def test_faults_are_counted_by_type(changes, kind):
     found = find_faults(make_content(**changes))
     assert found.counts[kind] == 1
     others = {other for other in found.counts if other.severity != 'note'} - {kind}
@@ -83,8 +83,59 @@ def test_a_file_without_faults_has_none():
         (('cat',), faults.OTHER_CATEGORY),
     ],
 )
-def test_classes_that_mmdet_would_mistake_are_told_from_those_that_it_lacks(classes, kind):
+def test_classes_in_another_order_differ_from_missing_ones(classes, kind):
     assert kind in find_faults(make_content(), classes).counts
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load annotations with mmdet."""
+
+    def load(content, classes=('cat', 'dog')):
+        (tmp_path / 'a.json').write_text(json.dumps(content))
+        return CocoDataset(
+            ann_file=str(tmp_path / 'a.json'),
+            data_prefix=dict(img=''),
+            metainfo=dict(classes=classes),
+            pipeline=[],
+        )
+
+    return load
+
+
+def list_labels(dataset):
+    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+    return [instance['bbox_label'] for info in infos for instance in info['instances']]
+
+
+def test_duplicate_ids_of_unused_categories_are_ignored(load):
+    content = make_content()
+    content['categories'] += [dict(id=7, name='cow'), dict(id=7, name='ox')]
+    content['annotations'][1]['category_id'] = 7
+    found = find_faults(content, ('cat',))
+    assert not found.of('fatal') and not found.of('fault')
+    assert found.examples[faults.OTHER_CATEGORY] == ['dog', 'cow', 'ox']
+    assert list_labels(load(content, ('cat',))) == [0, 0]
+
+
+@pytest.mark.parametrize('is_first', [True, False])
+def test_a_used_category_with_a_duplicate_id_is_fatal(load, is_first):
+    """Because mmdet takes the annotations of both categories for the used one."""
+    content = make_content()
+    content['categories'].insert(0 if is_first else 2, dict(id=1, name='tiger'))
+    content['annotations'][0]['note'] = 'a tiger'
+    found = find_faults(content)
+    assert found.examples[faults.SAME_CATEGORY] == ['id 1']
+    assert list_labels(load(content)) == [0, 1, 0]
+
+
+def test_a_used_category_that_is_listed_twice_is_fatal(load):
+    """Because mmdet numbers it twice, and the classes after it wrongly."""
+    content = make_content()
+    content['categories'].insert(1, dict(id=1, name='cat'))
+    found = find_faults(content)
+    assert found.examples[faults.SAME_CATEGORY] == ['id 1', 'cat']
+    assert list_labels(load(content)) == [1, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -103,18 +154,12 @@ def test_classes_that_mmdet_would_mistake_are_told_from_those_that_it_lacks(clas
     ],
     ids=str,
 )
-def test_mmdet_leaves_out_what_is_said_to_be_left_out(box, tmp_path):
+def test_mmdet_leaves_out_what_is_reported_as_left_out(box, load):
     content = make_content(annotations=dict(bbox=box))
     found = find_faults(content)
-    (tmp_path / 'a.json').write_text(json.dumps(content))
-    dataset = CocoDataset(
-        ann_file=str(tmp_path / 'a.json'),
-        data_prefix=dict(img=''),
-        metainfo=dict(classes=('cat', 'dog')),
-        pipeline=[],
-    )
-    is_left_out = not dataset.get_data_info(0)['instances']
+    is_left_out = not load(content).get_data_info(0)['instances']
     assert is_left_out == bool(found.of('fault'))
+    assert all(fault.consequence == LEFT_OUT for fault in found.of('fault'))
 
 
 SQUARE = [[10, 10, 30, 10, 30, 40, 10, 40]]
@@ -130,7 +175,7 @@ SQUARE = [[10, 10, 30, 10, 30, 40, 10, 40]]
         (None, faults.NO_MASK),
     ],
 )
-def test_masks_are_looked_at_for_a_pipeline_that_loads_them_only(segmentation, kind):
+def test_masks_are_only_checked_if_they_are_read(segmentation, kind):
     content = make_content()
     for annotation in content['annotations']:
         annotation['segmentation'] = SQUARE
@@ -147,7 +192,7 @@ def test_annotations_without_segmentation_are_counted_for_masks():
 
 
 @pytest.mark.parametrize('change', [dict(iscrowd=1), dict(bbox=[1, 2, 0, 0]), dict(ignore=1)])
-def test_annotations_of_which_none_is_learnt_are_reported(change):
+def test_files_without_usable_annotations_are_reported(change):
     content = make_content()
     for annotation in content['annotations'][:2]:
         annotation.update(change)
@@ -167,7 +212,7 @@ def test_annotations_of_which_none_is_learnt_are_reported(change):
         dict(segmentation=dict(size=[1, 2], counts='a')),
     ],
 )
-def test_annotations_of_categories_that_are_not_used_have_no_faults(fields):
+def test_annotations_of_unused_categories_have_no_faults(fields):
     content = make_content()
     for annotation in content['annotations']:
         annotation['segmentation'] = SQUARE
@@ -186,19 +231,16 @@ def test_annotations_of_categories_that_are_not_used_have_no_faults(fields):
     ],
 )
 @pytest.mark.parametrize('lost', ['bbox', 'area'])
-def test_a_box_is_needed_where_mmdet_reads_it(fields, is_read, lost, tmp_path):
+def test_a_box_is_required_where_mmdet_reads_it(fields, is_read, lost, load):
     content = make_content(annotations=fields)
     content['annotations'][0].pop(lost)
     found = find_faults(content)
     assert found.of('fatal') == ([faults.NO_BOX] if is_read else [])
-    (tmp_path / 'a.json').write_text(json.dumps(content))
-    settings = dict(ann_file=str(tmp_path / 'a.json'), data_prefix=dict(img=''), pipeline=[])
-    settings['metainfo'] = dict(classes=('cat', 'dog'))
     with pytest.raises(KeyError) if is_read else contextlib.nullcontext():
-        CocoDataset(**settings)
+        load(content)
 
 
-def test_an_infinite_box_is_clipped_by_mmdet(tmp_path):
+def test_an_infinite_box_is_clipped_by_mmdet():
     from mmdet.datasets.transforms import Resize
     from mmdet.structures.bbox import HorizontalBoxes
 
@@ -209,62 +251,3 @@ def test_an_infinite_box_is_clipped_by_mmdet(tmp_path):
     found = find_faults(make_content(annotations=dict(bbox=[1, 2, INF, 4])))
     assert found.of('fault') == [faults.INFINITE_BOX]
     assert 'clipped' in faults.INFINITE_BOX.consequence
-
-
-@pytest.fixture
-def save(tmp_path):
-    def write(image, name='image.png', **options):
-        image.save(tmp_path / name, **options)
-        return tmp_path / name
-
-    return write
-
-
-NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
-
-
-@pytest.mark.parametrize(
-    ('mode', 'name', 'kinds'),
-    [
-        ('RGB', 'a.png', []),
-        ('RGB', 'a.jpg', []),
-        ('L', 'a.png', [faults.GREY]),
-        ('RGBA', 'a.png', [faults.TRANSPARENT]),
-        ('CMYK', 'a.jpg', [faults.CMYK]),
-        ('I;16', 'a.png', [faults.DEEP, faults.GREY]),
-    ],
-)
-def test_the_form_of_an_image_is_told(save, mode, name, kinds):
-    if mode == 'I;16':
-        image = Image.fromarray(np.arange(2400, dtype=np.uint16).reshape(40, 60))
-    else:
-        image = NOISE.convert(mode)
-    assert find_image_faults(save(image, name), (40, 60)) == kinds
-
-
-def test_an_image_of_another_size_is_told_also_if_it_is_to_be_turned(save):
-    assert find_image_faults(save(NOISE), (60, 40)) == [faults.OTHER_SIZE]
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    path = save(NOISE, 'a.jpg', exif=turned)
-    assert find_image_faults(path, (40, 60)) == [faults.OTHER_SIZE]
-    assert find_image_faults(path, (60, 40)) == []
-
-
-def test_files_that_are_no_whole_images_are_told(save, tmp_path):
-    path = save(NOISE, 'a.jpg')
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) * 2 // 3])
-    assert find_image_faults(path) == [faults.TRUNCATED]
-    path.write_bytes(content[:20])
-    assert find_image_faults(path) == [faults.UNREADABLE]
-    path.write_bytes(b'')
-    assert find_image_faults(path) == [faults.EMPTY_FILE]
-    path.unlink()
-    assert find_image_faults(path) == [faults.MISSING_FILE]
-
-
-@pytest.mark.parametrize('size', [(10001, 10000), (20000, 20000)])
-def test_an_image_too_large_to_decode_is_told_from_its_header(save, size):
-    path = save(Image.new('1', size))
-    assert find_image_faults(path) == [faults.HUGE]
