@@ -21,7 +21,7 @@ def read_requirements(name):
     return requirements
 
 
-extras = ('tests', 'digits', 'onnx', 'openvino', 'coreml', 'timm', 'optional', 'docs')
+extras = ('tests', 'analysis', 'digits', 'onnx', 'openvino', 'coreml', 'timm', 'optional', 'docs')
 
 setup(
     name='mmevit',
