@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from numpy import ndarray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -57,30 +58,33 @@ def grad_cam(
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f'Grad-CAM needs {error.name}, which is not installed. '
+            f'Grad-CAM requires {error.name}, which is not installed. '
             'Run pip install "mmevit[analysis]".'
         ) from error
 
     # A copy, since GradCAM adds hooks and resets the gradients of the weights.
     classifier = deepcopy(classifier).requires_grad_(False)
-    backbone = cast(Any, classifier.backbone)
-    layers = [backbone.stages[stage][-1] for stage in stages]
+    layers = [cast(Any, classifier.backbone).stages[stage][-1] for stage in stages]
     cam = GradCAM(classifier, layers)
-    labels = None if classes is None else classes.tolist()
-    targets = cast(Any, labels and [ClassifierOutputTarget(label) for label in labels])
+    targets = cast(
+        Any, None if classes is None else [*map(ClassifierOutputTarget, classes.tolist())]
+    )
     with torch.enable_grad():
         cam(inputs.detach().requires_grad_(), targets)
     recorded = cam.activations_and_grads
-    maps = []
-    for layer, *pair in zip(layers, recorded.activations, recorded.gradients, strict=True):
-        cam_image = cam.get_cam_image(inputs, layer, targets, *(value.numpy() for value in pair))
-        maps.append(normalize_map(torch.from_numpy(cam_image).to(inputs.device), inputs.shape[2:]))
-    return maps, cam.outputs.detach()
+    maps = [
+        cam.get_cam_image(inputs, layer, targets, features.numpy(), gradient.numpy())
+        for layer, features, gradient in zip(
+            layers, recorded.activations, recorded.gradients, strict=True
+        )
+    ]
+    return [normalize_map(cam_image, inputs) for cam_image in maps], cam.outputs.detach()
 
 
-def normalize_map(cam_image: Tensor, size: Sequence[int]) -> Tensor:
-    """Clip a map (N, h, w) at 0, resize it to ``size`` and scale each image to a maximum of 1."""
-    maps = interpolate(cam_image.relu()[:, None], tuple(size), mode='bilinear')[:, 0]
+def normalize_map(cam_image: ndarray, inputs: Tensor) -> Tensor:
+    """Clip a map (N, h, w) at 0, resize it to the inputs and scale each image to a maximum of 1."""
+    maps = torch.from_numpy(cam_image).to(inputs.device).relu()
+    maps = interpolate(maps[:, None], inputs.shape[2:], mode='bilinear')[:, 0]
     highest = maps.amax((1, 2), keepdim=True)
     return torch.where(highest > 0, maps / highest, maps)
 

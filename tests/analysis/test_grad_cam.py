@@ -92,7 +92,7 @@ def test_frozen_weights_and_no_grad_are_supported_and_the_model_is_unchanged(cla
 
 def test_missing_library_raises_an_error(classifier, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pytorch_grad_cam', None)
-    with pytest.raises(ConfigError, match='needs pytorch_grad_cam.* Run pip install'):
+    with pytest.raises(ConfigError, match='requires pytorch_grad_cam.* Run pip install'):
         grad_cam(classifier, torch.randn(1, 3, 64, 64), [1])
 
 

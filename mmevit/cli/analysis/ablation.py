@@ -18,11 +18,11 @@ from mmevit.benchmark.report import describe
 from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
 from mmevit.cli.benchmark_arguments import add_arguments, make_setting
 from mmevit.cli.errors import one_sentence_errors
-from mmevit.utils.configs import read_config
+from mmevit.utils.configs import MIM_FOLDER, read_config
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.tables import format_table
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS = MIM_FOLDER / 'configs/efficientvit'
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -117,7 +117,7 @@ def train_on_digits(path: str | Path, args: argparse.Namespace) -> float:
     work_dir.mkdir(parents=True, exist_ok=True)
     cfg.dump(work_dir / 'digits.py')
     options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
-    train = [sys.executable, CONFIGS.parent / 'tools/train.py', work_dir / 'digits.py']
+    train = [sys.executable, MIM_FOLDER / 'tools/train.py', work_dir / 'digits.py']
     if subprocess.run([*train, '--work-dir', work_dir, *options]).returncode:
         raise ConfigError(f'Cannot train {path} (see the messages above).')
     log = max(work_dir.glob('*/vis_data/scalars.json'))
