@@ -22,7 +22,7 @@ OPENMMLAB ?= requirements
 REQUIREMENTS := $(sort $(wildcard requirements/*.txt $(OPENMMLAB)/*.txt))
 # Named after a checksum of the requirements: installation runs only when they change.
 INSTALLED := $(VENV)/installed-$(shell cat $(REQUIREMENTS) setup.py pyproject.toml | cksum | cut -d ' ' -f 1)
-EXTRAS := coreml digits docs onnx openvino tests timm
+EXTRAS := analysis coreml digits docs onnx openvino tests timm
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c $(OPENMMLAB)/constraints.txt
 
 .PHONY: env demo demo-classification demo-segmentation test test-all test-readme \

@@ -1,4 +1,4 @@
-"""Looking into networks: what they see, where their time goes, what they could do without."""
+"""Analyses of networks: Grad-CAM, head similarity, channel importance, runtime profile."""
 
 from .grad_cam import grad_cam, plot_grad_cams
 from .heads import head_similarity, plot_similarity

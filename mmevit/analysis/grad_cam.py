@@ -1,27 +1,46 @@
-"""Where in an image a classifier finds its class."""
+"""Grad-CAM: which pixels a classifier bases its prediction on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from numpy import ndarray
+from torch import Tensor
 from torch.nn.functional import interpolate
 
+from mmevit.utils.errors import ConfigError
 
-def grad_cam(classifier, inputs, stages, classes=None):
-    """Compute Grad-CAM maps at the end of each of some stages.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mmpretrain.models import ImageClassifier
+
+
+def grad_cam(
+    classifier: ImageClassifier,
+    inputs: Tensor,
+    stages: Sequence[int],
+    classes: Tensor | None = None,
+) -> tuple[list[Tensor], Tensor]:
+    """Compute Grad-CAM maps at the end of some stages.
 
     From `Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization
-    <https://arxiv.org/abs/1610.02391>`_, Equations 1 and 2: the channels of a map, weighted by the
-    mean gradient of the class's score, summed, and cut off at 0.
+    <https://arxiv.org/abs/1610.02391>`_, Equations 1 and 2.
 
     Args:
-        classifier (BaseClassifier): A classifier of mmpretrain with an ``EfficientViT`` backbone,
-            in evaluation mode.
-        inputs (Tensor): Images as the data preprocessor gives them, (N, C, H, W).
-        stages (Sequence[int]): Indices of the stages in order: 0, 1, 2 for strides 16, 32, 64.
-        classes (Tensor, optional): Class to look for in each image, (N,). Defaults to the one that
-            has the highest score.
+        classifier: A classifier with an ``EfficientViT`` backbone, in evaluation mode.
+        inputs: Preprocessed images, (N, C, H, W).
+        stages: Indices in ascending order: 0, 1, 2 for strides 16, 32, 64.
+        classes: Class to explain for each image, (N,). Defaults to the predicted class.
 
     Returns:
-        tuple[list[Tensor], Tensor]: The maps of each stage, (N, H, W), each scaled to a maximum of
-        1 unless it is 0 everywhere, and the scores, (N, num_classes), before softmax.
+        The maps of each stage, (N, H, W), each scaled to a maximum of 1 unless it is 0 everywhere,
+        and the logits, (N, num_classes).
+
+    Raises:
+        ConfigError: If ``grad-cam`` is not installed.
 
     Example:
         >>> from mmpretrain.models import ImageClassifier
@@ -30,61 +49,53 @@ def grad_cam(classifier, inputs, stages, classes=None):
         ...     neck=dict(type='GlobalAveragePooling'),
         ...     head=dict(type='EfficientViTClsHead', num_classes=10, in_channels=192),
         ... ).eval()
-        >>> maps, scores = grad_cam(classifier, torch.rand(2, 3, 96, 64), stages=[1])
-        >>> maps[0].shape, scores.shape
+        >>> maps, logits = grad_cam(classifier, torch.rand(2, 3, 96, 64), stages=[1])
+        >>> maps[0].shape, logits.shape
         (torch.Size([2, 96, 64]), torch.Size([2, 10]))
     """
-    features = []
-    handles = [
-        classifier.backbone.stages[stage][-1].register_forward_hook(
-            lambda module, args, output: features.append(output)
-        )
-        for stage in stages
-    ]
     try:
-        with torch.enable_grad():
-            # So that there is a gradient even where all weights are frozen.
-            scores = classifier(inputs.detach().requires_grad_(), mode='tensor')
-            if classes is None:
-                classes = scores.argmax(1)
-            gradients = torch.autograd.grad(scores.gather(1, classes[:, None]).sum(), features)
-    finally:
-        for handle in handles:
-            handle.remove()
-    size = inputs.shape[2:]
-    maps = [weigh_channels(*pair, size) for pair in zip(features, gradients, strict=True)]
-    return maps, scores.detach()
+        from pytorch_grad_cam import GradCAM
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f'Grad-CAM requires {error.name}, which is not installed. '
+            'Run pip install "mmevit[analysis]".'
+        ) from error
+
+    # A copy, since GradCAM adds hooks and resets the gradients of the weights.
+    classifier = deepcopy(classifier).requires_grad_(False)
+    layers = [cast(Any, classifier.backbone).stages[stage][-1] for stage in stages]
+    cam = GradCAM(classifier, layers)
+    targets = cast(
+        Any, None if classes is None else [*map(ClassifierOutputTarget, classes.tolist())]
+    )
+    with torch.enable_grad():
+        cam(inputs.detach().requires_grad_(), targets)
+    recorded = cam.activations_and_grads
+    maps = [
+        cam.get_cam_image(inputs, layer, targets, features.numpy(), gradient.numpy())
+        for layer, features, gradient in zip(
+            layers, recorded.activations, recorded.gradients, strict=True
+        )
+    ]
+    return [normalize_map(cam_image, inputs) for cam_image in maps], cam.outputs.detach()
 
 
-@torch.no_grad()
-def weigh_channels(features, gradient, size):
-    """Sum the channels of a map by the mean of their gradients (Equations 1 and 2).
-
-    Args:
-        features (Tensor): The map, (N, C, h, w).
-        gradient (Tensor): The gradient of the class's score, (N, C, h, w).
-        size (tuple[int, int]): Height and width of the images.
-
-    Returns:
-        Tensor: (N, height, width), each image scaled to a maximum of 1 unless it is 0 everywhere.
-    """
-    weights = gradient.mean((2, 3), keepdim=True)
-    maps = (weights * features).sum(1, keepdim=True).relu()
-    maps = interpolate(maps, size, mode='bilinear', align_corners=False)[:, 0]
+def normalize_map(cam_image: ndarray, inputs: Tensor) -> Tensor:
+    """Clip a map (N, h, w) at 0, resize it to the inputs and scale each image to a maximum of 1."""
+    maps = torch.from_numpy(cam_image).to(inputs.device).relu()
+    maps = interpolate(maps[:, None], inputs.shape[2:], mode='bilinear')[:, 0]
     highest = maps.amax((1, 2), keepdim=True)
     return torch.where(highest > 0, maps / highest, maps)
 
 
-def plot_grad_cams(images, maps, titles):
-    """Draw images, and over each of them its maps.
+def plot_grad_cams(images: Tensor, maps: list[Tensor], titles: list[str]) -> Figure:
+    """Draw each image in a row: plain, then with the map of each stage.
 
     Args:
-        images (Tensor): RGB from 0 to 1, (N, 3, H, W).
-        maps (list[Tensor]): For each stage (N, H, W) from 0 to 1.
-        titles (list[str]): A title for each image.
-
-    Returns:
-        matplotlib.figure.Figure: A row for each image: plain, then with the map of each stage.
+        images: RGB from 0 to 1, (N, 3, H, W).
+        maps: For each stage (N, H, W), from 0 to 1.
+        titles: One for each image.
     """
     # Not at the top: the smallest build of mmengine comes without matplotlib.
     from matplotlib.figure import Figure

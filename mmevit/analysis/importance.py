@@ -1,35 +1,49 @@
-"""How much each channel matters, and networks without those that matter least (Figure 5).
+"""Channel importance and pruning (Section 2.3, Figure 5).
 
-From Section 2.3, and `Importance Estimation for Neural Network Pruning
-<https://arxiv.org/abs/1906.10771>`_: what the loss would change by without a channel is, to first
-order, the sum of gradient times weight over the weights that make it.
+From `Importance Estimation for Neural Network Pruning <https://arxiv.org/abs/1906.10771>`_: to
+first order, removing a channel changes the loss by the sum of gradient times weight over the
+weights that make it.
 """
 
+from __future__ import annotations
+
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from mmevit.utils.errors import ConfigError
 
-from .prunable import find_parts
+from .prunable import find_prunable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Batch = TypeVar('Batch')
+# By the name of a module, then by the kind of its channels.
+TensorsByKind = dict[str, dict[str, Tensor]]
 
 
-def channel_importance(network, batches, loss):
+def channel_importance(
+    network: nn.Module, batches: Iterable[Batch], loss: Callable[[nn.Module, Batch], Tensor]
+) -> TensorsByKind:
     """Compute the Taylor importance of the channels inside attention and FFNs.
 
     Args:
-        network (nn.Module): The network, in evaluation mode.
-        batches (Iterable): Batches of whatever ``loss`` takes; single images tell most.
-        loss (Callable): Maps the network and a batch to the loss, a scalar.
+        network: The network, in evaluation mode.
+        batches: Inputs of ``loss``; batches of one image give the best estimate.
+        loss: Computes the loss, a scalar, from the network and a batch.
 
     Returns:
-        dict[str, dict[str, Tensor]]: For each part of the network by its name, and each kind of
-        its channels, ``'query'``, ``'key'`` and ``'value'``, (num_heads, channels of a head), or
-        ``'ffn'``, (1, channels): the mean over the batches of the squared change of the loss.
+        For each attention and FFN by its name, and each kind of its channels, ``'query'``,
+        ``'key'`` and ``'value'``, (num_heads, channels per head), or ``'ffn'``, (1, channels):
+        the squared change of the loss, averaged over the batches.
 
     Raises:
-        ConfigError: If no part is known, or there is no batch.
+        ConfigError: If the network has no supported module, or ``batches`` is empty.
 
     Example:
         >>> from mmevit.models import EfficientViT
@@ -42,53 +56,60 @@ def channel_importance(network, batches, loss):
         >>> importance['stages.0.0.attention.branch.attention']['value'].shape
         torch.Size([4, 16])
     """
-    # A copy, since frozen parameters get gradients too.
+    # A copy, so that frozen parameters can have gradients too.
     network = deepcopy(network).requires_grad_()
-    parts = find_parts(network)
-    if not parts:
-        raise ConfigError(f'{type(network).__name__} has no attention or FFN of a known kind.')
-    sums, num_batches = {}, 0
+    prunables = find_prunable(network)
+    if not prunables:
+        raise ConfigError(
+            f'{type(network).__name__} has no attention or FFN that can be pruned. '
+            'Choose a network of mmevit, or a ViT or Swin of mmpretrain or timm.'
+        )
+    sums: TensorsByKind = {name: {} for name in prunables}
+    num_batches = 0
     with torch.enable_grad():
         for batch in batches:
             network.zero_grad()
             loss(network, batch).backward()
             num_batches += 1
-            for name, part in parts.items():
-                for kind, change in part.changes().items():
-                    squares = sums.setdefault(name, {}).setdefault(kind, torch.zeros_like(change))
-                    squares += change.detach().square()
+            for name, prunable in prunables.items():
+                for kind, change in prunable.loss_changes().items():
+                    sums[name][kind] = sums[name].get(kind, 0) + change.detach().square()
     if not num_batches:
-        raise ConfigError('There is no image to compute the importance of channels by.')
+        raise ConfigError('There are no batches. Pass at least one image.')
     return {
         name: {kind: total / num_batches for kind, total in kinds.items()}
         for name, kinds in sums.items()
     }
 
 
-def count_params(network):
+def count_params(network: nn.Module) -> int:
     """Count the parameters of a network."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def prune(network, importance, budget, cost=count_params):
-    """Take the channels that matter least for what they cost out of a network.
+def prune(
+    network: nn.Module,
+    importance: TensorsByKind,
+    budget: int,
+    cost: Callable[[nn.Module], int] = count_params,
+) -> tuple[nn.Module, TensorsByKind]:
+    """Remove the channels with the least importance per cost from a copy of a network.
 
-    Every head of an attention keeps as many channels, and a query loses those that its key does.
-    The values of cascaded heads stay, since each is added to what the next head sees.
+    All heads of an attention keep the same number of channels, and queries and keys are removed
+    together. The values of cascaded heads stay, since each is added to the input of the next head.
 
     Args:
-        network (nn.Module): The network.
-        importance (dict[str, dict[str, Tensor]]): As :func:`channel_importance` gives it.
-        budget (int): What the pruned network may cost, at most; it costs as near to that as the
-            last channels let it.
-        cost (Callable[[nn.Module], int]): What a network costs. Defaults to :func:`count_params`.
+        network: The network.
+        importance: Result of :func:`channel_importance`.
+        budget: Maximum cost of the pruned network.
+        cost: Computes the cost of a network. Defaults to :func:`count_params`.
 
     Returns:
-        tuple[nn.Module, dict[str, dict[str, Tensor]]]: The pruned copy, and for each part and kind
-        the channels that are left, (num_heads, channels of a head), in order.
+        The pruned copy, and for each module and kind the channels that are left, (num_heads,
+        channels per head), in ascending order.
 
     Raises:
-        ConfigError: If so little cannot be had.
+        ConfigError: If pruning cannot reach the budget.
 
     Example:
         >>> from mmevit.models import EfficientViT
@@ -100,109 +121,100 @@ def prune(network, importance, budget, cost=count_params):
         >>> count_params(backbone), count_params(pruned) <= 60_000
         (69196, True)
     """
-    slots = list(list_slots(network, importance, cost))
-    slots.sort(key=lambda slot: slot['importance'] / slot['cost'], reverse=True)
-    surplus, removed = cost(network) - budget, Counter()
-    while surplus > 0 and slots:
-        slot = slots.pop()
-        # A part keeps one channel of each kind.
-        if removed[slot['place']] + 1 < slot['channels']:
-            removed[slot['place']] += 1
-            surplus -= slot['cost']
-    if surplus > 0:
-        raise ConfigError(f'{budget} is too little: the network costs {budget + surplus} at least.')
-    return take_out(network, importance, removed)
+    candidates = list(list_candidates(network, importance, cost))
+    candidates.sort(key=lambda candidate: candidate.importance / candidate.cost, reverse=True)
+    excess, num_removed = cost(network) - budget, Counter()
+    while excess > 0 and candidates:
+        candidate = candidates.pop()
+        # A module keeps at least one channel of each kind.
+        if num_removed[candidate.place] + 1 < candidate.num_channels:
+            num_removed[candidate.place] += 1
+            excess -= candidate.cost
+    if excess > 0:
+        raise ConfigError(
+            f'A budget of {budget} is too small. Choose at least {budget + excess}, which the '
+            'network costs with one channel of each kind.'
+        )
+    return remove_channels(network, importance, num_removed)
 
 
-def list_slots(network, importance, cost):
-    """List what can be taken out: of each part, a channel of every head at a time.
+class Candidate(NamedTuple):
+    """One channel of every head of a module, which can be removed together.
 
-    Args:
-        network (nn.Module): The network.
-        importance (dict[str, dict[str, Tensor]]): Importance of its channels.
-        cost (Callable[[nn.Module], int]): What a network costs.
-
-    Yields:
-        dict: ``place``, the part and the kind, ``importance``, ``cost``, and of how many
-        ``channels`` it is one.
+    Attributes:
+        place: Name of the module, and kind of the channels.
+        num_channels: Channels of this kind per head.
     """
-    whole = cost(network)
-    for name, part in find_parts(network).items():
-        for kind in part.prunable:
+
+    place: tuple[str, str]
+    importance: float
+    cost: int
+    num_channels: int
+
+
+def list_candidates(
+    network: nn.Module, importance: TensorsByKind, cost: Callable[[nn.Module], int]
+) -> Iterator[Candidate]:
+    """List all channels that can be removed."""
+    full_cost = cost(network)
+    for name, prunable in find_prunable(network).items():
+        for kind in prunable.kinds:
             place = name, kind
-            without, _ = take_out(network, importance, {place: 1})
-            saved = whole - cost(without)
-            # The r-th least important channels of all heads go together.
-            for value in importance[name][kind].sort(dim=1).values.sum(0).tolist():
-                yield dict(
-                    place=place,
-                    importance=value,
-                    cost=saved,
-                    channels=importance[name][kind].shape[1],
-                )
+            values = importance[name][kind]
+            pruned, _ = remove_channels(network, importance, {place: 1})
+            saved = full_cost - cost(pruned)
+            # The r-th least important channels of all heads are removed together.
+            for value in values.sort(dim=1).values.sum(0).tolist():
+                yield Candidate(place, value, saved, values.shape[1])
 
 
-def take_out(network, importance, removed):
-    """Take the least important channels out of a copy of a network.
-
-    Args:
-        network (nn.Module): The network.
-        importance (dict[str, dict[str, Tensor]]): Importance of its channels.
-        removed (Mapping[tuple[str, str], int]): How many, by part and kind.
-
-    Returns:
-        tuple[nn.Module, dict[str, dict[str, Tensor]]]: See :func:`prune`.
-    """
+def remove_channels(
+    network: nn.Module, importance: TensorsByKind, num_removed: Mapping[tuple[str, str], int]
+) -> tuple[nn.Module, TensorsByKind]:
+    """Remove the least important channels from a copy of a network: see :func:`prune`."""
     pruned, kept = deepcopy(network), {}
-    for name, part in find_parts(pruned).items():
+    for name, prunable in find_prunable(pruned).items():
         kept[name] = {}
-        for kind in part.prunable:
+        for kind in prunable.kinds:
             ranks = importance[name][kind].argsort(dim=1)
-            kept[name][kind] = ranks[:, removed.get((name, kind), 0) :].sort(dim=1).values
-        if any((name, kind) in removed for kind in part.prunable):
-            part.keep(kept[name], pruned, name)
+            kept[name][kind] = ranks[:, num_removed.get((name, kind), 0) :].sort(dim=1).values
+        if any((name, kind) in num_removed for kind in prunable.kinds):
+            prunable.keep_channels(kept[name], pruned, name)
     return pruned, kept
 
 
-def shares_kept(importance, kept):
-    """Tell how many channels of each kind are left.
+def shares_kept(importance: TensorsByKind, kept: TensorsByKind) -> list[dict[str, Any]]:
+    """Compute the share of the channels that is left of each kind.
 
     Args:
-        importance (dict[str, dict[str, Tensor]]): As :func:`channel_importance` gives it.
-        kept (dict[str, dict[str, Tensor]]): As :func:`prune` gives it.
+        importance: Result of :func:`channel_importance`.
+        kept: Result of :func:`prune`.
 
     Returns:
-        list[dict]: For each ``part`` and ``kind`` the ``channels`` of a head, those ``kept`` of
-        them, and the ``share``. Keys are as many as queries.
+        For each ``part`` (the name of a module) and ``kind`` the ``channels`` per head, the number
+        ``kept``, and the ``share``.
     """
     rows = []
     for name, kinds in importance.items():
         for kind, values in kinds.items():
+            # Keys are pruned together with queries.
             left = kept[name].get('query' if kind == 'key' else kind, values)
-            share = left.shape[1] / values.shape[1]
+            before, after = values.shape[1], left.shape[1]
             rows.append(
-                dict(
-                    part=name,
-                    kind=kind,
-                    channels=values.shape[1],
-                    kept=left.shape[1],
-                    share=share,
-                )
+                dict(part=name, kind=kind, channels=before, kept=after, share=after / before)
             )
     return rows
 
 
-def plot_kept(rows):
-    """Draw how many channels of each block are left, as in Figure 5 of the paper.
+def plot_kept(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Plot the share of channels that each block keeps, as in Figure 5 of the paper.
+
+    There is one panel each for queries and keys, values, and FFNs.
 
     Args:
-        rows (list[dict]): As :func:`shares_kept` gives them.
-
-    Returns:
-        matplotlib.figure.Figure: A panel for queries and keys, values, and FFNs, and in it a bar
-        for each part.
+        rows: Result of :func:`shares_kept`.
     """
-    # Not at the top: the smallest build of mmengine comes without matplotlib.
+    # Not at the top: mmengine-lite does not install matplotlib.
     from matplotlib.figure import Figure
 
     panels = dict(query='queries and keys', value='values', ffn='FFNs')
@@ -214,7 +226,7 @@ def plot_kept(rows):
         axes.bar(numbers, shares, color='tab:blue')
         axes.set_title(title)
         axes.set_xlabel('block')
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params('x', integer=True)
         axes.spines[['top', 'right']].set_visible(False)
     figure.axes[0].set_ylabel('channels kept, %')
     return figure

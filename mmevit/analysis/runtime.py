@@ -1,16 +1,22 @@
-"""Where the time of a network goes: what memory bounds, and what computation bounds (Section 2.1).
+"""Runtime profile of a network: memory-bound and compute-bound operators (Section 2.1).
 
-Operators that mostly move bytes (reshape and copy, element-wise, normalisation, softmax, pooling)
-are told from those that mostly compute (convolution, matmul), as in Figure 2 of the paper.
+As in Figure 2 of the paper, reshape and copy, element-wise operators, normalization, softmax and
+pooling are memory-bound; convolution and matmul are compute-bound.
 """
+
+from __future__ import annotations
 
 import re
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.autograd import DeviceType
+from torch import Tensor, nn
+from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
 from torch.autograd.profiler import record_function
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,30 +25,34 @@ from torch.utils._pytree import tree_flatten
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.pytorch import attention_as_products
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+
 COMPUTE_BOUND = ('convolution', 'matmul')
-MEMORY_BOUND = ('reshape and copy', 'element-wise', 'normalisation', 'softmax', 'pooling and sums')
-# Python, the dispatch of operators, and what is in no list below.
+MEMORY_BOUND = ('reshape and copy', 'element-wise', 'normalization', 'softmax', 'pooling and sums')
+# Python, the dispatch of operators, and operators that are in neither list.
 OTHER = 'other'
 
 
-def profile_runtime(network, images, rounds=5):
-    """Measure the time, the bytes and the operations of each operator in each module.
+def profile_runtime(network: nn.Module, images: Tensor, rounds: int = 5) -> list[Row]:
+    """Measure the time, memory traffic and FLOPs of each operator in each module.
 
-    Attention is run as matrix products and softmax, since a fused kernel shows no parts.
+    Attention runs as matrix products and softmax, since a fused kernel hides its parts.
 
     Args:
-        network (nn.Module): The network, in evaluation mode. Time is that of its CPU thread, or of
-            the GPU that the images are on.
-        images (Tensor): A batch, (N, 3, H, W).
-        rounds (int): Runs to take the mean of. Defaults to 5.
+        network: The network, in evaluation mode.
+        images: A batch, (N, 3, H, W). Its device decides whether CPU or GPU time is measured.
+        rounds: Number of runs to average over.
 
     Returns:
-        list[dict]: For each ``kind``, ``operator`` and ``module`` (see :func:`short_path`) the
-        ``seconds`` of a run, its ``bytes`` read and written, and its ``flops``, two for each
-        multiply-accumulate.
+        For each ``kind``, ``operator`` and ``module`` (see :func:`short_path`) the ``seconds``,
+        the ``bytes`` read and written, and the ``flops`` of one run, most time first. A
+        multiply-accumulate is two FLOPs.
 
     Raises:
-        ConfigError: If this PyTorch is too old.
+        ConfigError: If PyTorch is older than 2.3.
 
     Example:
         >>> from torch import nn
@@ -52,45 +62,45 @@ def profile_runtime(network, images, rounds=5):
     """
     if not hasattr(flop_counter, 'flop_registry'):
         raise ConfigError(
-            f'PyTorch {torch.__version__} is too old to count the operations of single operators: '
-            'install 2.3 or newer.'
+            f'PyTorch {torch.__version__} cannot count the FLOPs of single operators. '
+            'Install PyTorch 2.3 or newer.'
         )
     with torch.no_grad(), attention_as_products():
         costs = count_costs(network, images)
         seconds = measure_times(network, images, rounds)
     rows = []
     for operator, module in seconds.keys() | costs.keys():
-        bytes_, flops = costs.get((operator, module), (0, 0))
+        num_bytes, flops = costs.get((operator, module), (0, 0))
         rows.append(
             dict(
                 kind=KINDS.get(operator, OTHER),
                 operator=operator,
                 module=module,
                 seconds=seconds[operator, module],
-                bytes=bytes_,
+                bytes=num_bytes,
                 flops=flops,
             )
         )
     return sorted(rows, key=lambda row: -row['seconds'])
 
 
-def sum_rows(rows, key):
-    """Sum rows that have something in common.
+def sum_rows(rows: Sequence[Row], key: str) -> list[Row]:
+    """Sum the rows of a profile by ``'kind'``, ``'operator'`` or ``'module'``.
 
     Args:
-        rows (list[dict]): As :func:`profile_runtime` gives them.
-        key (str): ``'kind'``, ``'operator'`` or ``'module'``.
+        rows: Result of :func:`profile_runtime`.
+        key: What to group by.
 
     Returns:
-        list[dict]: For each value of ``key`` the sums, the ``share`` of the whole time, and the
-        ``intensity``, operations for a byte; most time first.
+        For each value of ``key`` the sums, the ``share`` of the total time, and the ``intensity``
+        in FLOPs per byte; most time first.
 
     Example:
         >>> rows = [dict(kind=kind, seconds=1.0, bytes=4, flops=8) for kind in ('a', 'b', 'a')]
         >>> [(row['kind'], row['flops'], f'{row["share"]:.2f}') for row in sum_rows(rows, 'kind')]
         [('a', 16, '0.67'), ('b', 8, '0.33')]
     """
-    whole = sum(row['seconds'] for row in rows)
+    total_seconds = sum(row['seconds'] for row in rows)
     sums = {}
     for row in rows:
         total = sums.setdefault(row[key], Counter())
@@ -99,7 +109,7 @@ def sum_rows(rows, key):
         {
             key: value,
             **total,
-            'share': total['seconds'] / whole,
+            'share': total['seconds'] / total_seconds,
             'intensity': total['flops'] / total['bytes'] if total['bytes'] else 0.0,
         }
         for value, total in sums.items()
@@ -107,176 +117,148 @@ def sum_rows(rows, key):
     return sorted(summed, key=lambda row: -row['seconds'])
 
 
-def memory_bound_share(rows):
-    """Tell the share of the time that operators bound by memory take.
+def memory_bound_share(rows: Sequence[Row]) -> float:
+    """Compute the share of memory-bound operators in the time, from 0 to 1.
+
+    Only the time in known operators counts: the rest includes the overhead of the profiler.
 
     Args:
-        rows (list[dict]): As :func:`profile_runtime` gives them.
-
-    Returns:
-        float: From 0 to 1, of the time in known operators. What is beside them grows with the
-        profiler's own work.
+        rows: Result of :func:`profile_runtime`.
     """
     shares = kind_shares(rows)
     return sum(shares.get(kind, 0.0) for kind in MEMORY_BOUND)
 
 
-def kind_shares(rows):
-    """Tell the share of each kind of operator in the time of all known ones."""
+def kind_shares(rows: Sequence[Row]) -> dict[str, float]:
+    """Compute the share of each kind of operator in the time of all known operators."""
     known = [row for row in rows if row['kind'] != OTHER]
     return {row['kind']: row['share'] for row in sum_rows(known, 'kind')}
 
 
-def measure_times(network, images, rounds):
-    """Measure the seconds of a run by operator and module.
-
-    Args:
-        network (nn.Module): The network.
-        images (Tensor): A batch.
-        rounds (int): Runs.
-
-    Returns:
-        Counter[tuple[str, str], float]: Seconds.
-    """
+def measure_times(network: nn.Module, images: Tensor, rounds: int) -> Counter[tuple[str, str]]:
+    """Measure the seconds of one run by operator and module."""
     activities = [ProfilerActivity.CPU]
     if images.is_cuda:
         activities.append(ProfilerActivity.CUDA)
     for _ in range(3):
         network(images)
-    named = in_modules(network, lambda path: record_function(RANGE + path))
-    with named, profile(activities=activities, acc_events=True) as profiler:
+    ranges = module_contexts(network, lambda path: record_function(RANGE_PREFIX + path))
+    with ranges, profile(activities=activities, acc_events=True) as profiler:
         for _ in range(rounds):
             network(images)
     seconds = Counter()
-    for event in profiler.events():
-        # The kernels of a GPU are events too, and part of those that start them.
+    for event in profiler.events() or ():
+        # GPU kernels are separate events, and also counted in the operators that launch them.
         if event.device_type != DeviceType.CPU:
             continue
         time = event.self_device_time_total if images.is_cuda else event.self_cpu_time_total
-        seconds[locate(event)] += time / 1e6 / rounds
+        seconds[find_operator_and_module(event)] += time / 1e6 / rounds
     return seconds
 
 
-# What the profiler's events of modules start with.
-RANGE = 'mmevit module '
+RANGE_PREFIX = 'mmevit module '
 
 
-def locate(event):
-    """Tell the operator and the module of a profiler's event.
-
-    Args:
-        event (torch.autograd.profiler_util.FunctionEvent): The event.
-
-    Returns:
-        tuple[str, str]: The operator that it is a part of, and its module.
-    """
-    operator = None
-    while event is not None and not event.name.startswith(RANGE):
-        outer = find_operator(event.name)
-        if operator is None or contains(outer, operator):
+def find_operator_and_module(event: FunctionEvent) -> tuple[str, str]:
+    """Find the operator that a profiler event is part of, and the module that calls it."""
+    operator, parent = None, event
+    while parent is not None and not parent.name.startswith(RANGE_PREFIX):
+        outer = operator_name(parent.name)
+        if operator is None or is_part_of(operator, outer):
             operator = outer
-        event = event.cpu_parent
-    return operator or OTHER, short_path(event.name.removeprefix(RANGE)) if event else ''
+        parent = parent.cpu_parent
+    module = short_path(parent.name.removeprefix(RANGE_PREFIX)) if parent else ''
+    return operator or OTHER, module
 
 
-def contains(outer, inner):
-    """Tell whether an operator that another one calls is a part of that, and not one of its own.
+def is_part_of(inner: str, outer: str | None) -> bool:
+    """Return whether an operator counts as part of the one that calls it.
 
-    So it is for those of one kind, since relu calls clamp, but not for the copy that a view calls;
-    and for all that softmax and normalisation call.
+    Everything that softmax and normalization call is part of them. Other operators only include
+    those of their own kind: relu includes clamp, but a view does not include a copy.
     """
-    kind = KINDS.get(outer)
-    return kind in ('normalisation', 'softmax') or (outer != 'view' and kind == KINDS[inner])
+    kind = KINDS.get(outer or '')
+    return kind in ('normalization', 'softmax') or (outer != 'view' and kind == KINDS[inner])
 
 
-def count_costs(network, images):
-    """Count the bytes and the operations of a run by operator and module.
-
-    Args:
-        network (nn.Module): The network.
-        images (Tensor): A batch.
-
-    Returns:
-        dict[tuple[str, str], tuple[int, int]]: Bytes read and written, and operations.
-    """
-    with in_modules(network, CostCounter.inside) as _, CostCounter() as counter:
+def count_costs(network: nn.Module, images: Tensor) -> dict[tuple[str, str], tuple[int, int]]:
+    """Count the bytes read and written and the FLOPs of one run by operator and module."""
+    counter = CostCounter()
+    with module_contexts(network, counter.in_module), counter:
         network(images)
     return {place: (counter.bytes[place], counter.flops[place]) for place in counter.bytes}
 
 
 class CostCounter(TorchDispatchMode):
-    """Counts the bytes and the operations of every operator that is run."""
+    """Counts the bytes and the FLOPs of every operator that runs."""
 
-    path = ''
-
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.bytes, self.flops = Counter(), Counter()
+        self.path = ''
+        self.bytes: Counter[tuple[str, str]] = Counter()
+        self.flops: Counter[tuple[str, str]] = Counter()
 
-    @classmethod
     @contextmanager
-    def inside(cls, path):
-        """Count for a module."""
-        outer, cls.path = cls.path, path
-        try:
-            yield
-        finally:
-            cls.path = outer
+    def in_module(self, path: str) -> Iterator[None]:
+        """Count for the module with the name ``path``."""
+        outer, self.path = self.path, path
+        yield
+        self.path = outer
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Run an operator, and count it."""
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run an operator and count its costs."""
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        operator = find_operator(func.overloadpacket.__name__) or OTHER
+        operator = operator_name(func.overloadpacket.__name__) or OTHER
         place = operator, short_path(self.path)
-        # Views move nothing.
-        tensors = [] if operator == 'view' else tree_flatten((args, kwargs, output))[0]
-        self.bytes[place] += sum(
-            tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor)
-        )
+        # Views move no data.
+        values = [] if operator == 'view' else tree_flatten((args, kwargs, output))[0]
+        self.bytes[place] += sum(value.nbytes for value in values if isinstance(value, Tensor))
         if count := flop_counter.flop_registry.get(func.overloadpacket):
             self.flops[place] += count(*args, **kwargs, out_val=output)
         return output
 
 
 @contextmanager
-def in_modules(network, enter):
-    """Enter a context around the forward pass of every module.
+def module_contexts(
+    network: nn.Module, enter: Callable[[str], AbstractContextManager]
+) -> Iterator[None]:
+    """Run the forward pass of every module in a context of its own.
 
     Args:
-        network (nn.Module): The network.
-        enter (Callable[[str], ContextManager]): Makes the context of the module of that name.
-
-    Yields:
-        None: For as long as it is so.
+        network: The network.
+        enter: Makes the context of a module from its name.
     """
-    contexts, handles = [], ExitStack()
+    contexts: list[AbstractContextManager] = []
 
-    def before(path):
-        def hook(module, args):
+    def before(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any) -> None:
             contexts.append(enter(path))
             contexts[-1].__enter__()
 
         return hook
 
-    def after(module, args, output):
+    def after(module: nn.Module, args: Any, output: Any) -> None:
         contexts.pop().__exit__(None, None, None)
 
-    with handles:
+    with ExitStack() as handles:
         for path, module in network.named_modules():
             handles.enter_context(module.register_forward_pre_hook(before(path)))
             handles.enter_context(module.register_forward_hook(after, always_call=True))
         yield
 
 
-def short_path(path):
-    """Name the part of a block that a module belongs to, the same in all blocks.
+def short_path(path: str) -> str:
+    """Shorten the name of a module to the part of a block that it belongs to.
 
-    Args:
-        path (str): Name of the module in the network.
-
-    Returns:
-        str: Stars for numbers, and what comes after the last of them as far as the first name.
+    Numbers become stars, so that all blocks share the name; what follows the first name after the
+    last number is dropped.
 
     Example:
         >>> short_path('backbone.stages.1.blocks.0.attn.w_msa.qkv')
@@ -290,17 +272,11 @@ def short_path(path):
     return re.sub(r'(\.\*\.(?!\w+\.\*)\w+)\..*', r'\1', path)
 
 
-def find_operator(name):
-    """Tell what an operator of PyTorch's is called here.
-
-    Args:
-        name (str): Its name, of whatever level.
-
-    Returns:
-        str | None: The name, of ``KINDS``; None if it is unknown.
+def operator_name(name: str) -> str | None:
+    """Map the name of a PyTorch operator, at any level, to ours; None if it is unknown.
 
     Example:
-        >>> find_operator('aten::mkldnn_convolution'), find_operator('add_'), find_operator('foo')
+        >>> operator_name('aten::mkldnn_convolution'), operator_name('add_'), operator_name('foo')
         ('convolution', 'add', None)
     """
     return OPERATORS.get(name.removeprefix('aten::').strip('_'))
@@ -313,8 +289,8 @@ ELEMENT_WISE = (
     'eq ne lt le gt ge logical_not square reciprocal floor_divide remainder dropout '
     'feature_dropout bernoulli'
 )
-# The operators: for each kind, what they are called here, and what else PyTorch calls them, above
-# and below. Leading and trailing underscores are left out.
+# For each kind its operators by our name, with PyTorch's other names for them at any level of the
+# dispatcher, without leading and trailing underscores.
 NAMES = {
     'convolution': {
         'convolution': 'conv1d conv2d conv3d conv_transpose2d convolution_overrideable '
@@ -341,7 +317,7 @@ NAMES = {
         'fill': 'zero zeros ones full new_zeros new_full arange empty_like zeros_like ones_like',
     },
     'element-wise': dict.fromkeys(ELEMENT_WISE.split(), ''),
-    'normalisation': {
+    'normalization': {
         'batch norm': 'batch_norm native_batch_norm batch_norm_impl_index cudnn_batch_norm '
         'native_batch_norm_legit native_batch_norm_legit_no_training batch_norm_with_update',
         'layer norm': 'layer_norm native_layer_norm',
@@ -364,16 +340,13 @@ OPERATORS = {
 }
 
 
-def plot_shares(profiles):
-    """Draw the share of each kind of operator, as in Figure 2 of the paper.
+def plot_shares(profiles: Mapping[str, Sequence[Row]]) -> Figure:
+    """Plot the share of each kind of operator, one bar per network, as in Figure 2 of the paper.
 
     Args:
-        profiles (dict[str, list[dict]]): For each network's name what :func:`profile_runtime` gave.
-
-    Returns:
-        matplotlib.figure.Figure: A bar for each network.
+        profiles: For each network's name the result of :func:`profile_runtime`.
     """
-    # Not at the top: the smallest build of mmengine comes without matplotlib.
+    # Not at the top: mmengine-lite does not install matplotlib.
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -396,7 +369,7 @@ def plot_shares(profiles):
         starts = {name: starts[name] + width for name, width in zip(starts, widths, strict=True)}
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_xlabel('share of the time in operators, %: bound by memory red, by computation blue')
+    axes.set_xlabel('share of the time in operators, %: memory-bound red, compute-bound blue')
     axes.spines[['top', 'right', 'left']].set_visible(False)
     axes.tick_params(left=False)
     figure.legend(loc='outside upper center', ncols=4, fontsize=8, frameon=False)

@@ -1,95 +1,93 @@
-"""Networks with more or fewer attention layers that are equally fast (Figure 3, speed)."""
+"""Equally fast networks with different shares of attention layers (Figure 3, speed)."""
+
+from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from mmcv.cnn.bricks.transformer import FFN
 from mmpretrain.models import SwinTransformer, VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from mmevit.utils.errors import ConfigError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def find_subnetwork(name, attention_share, speedup, measure):
-    """Find how wide the FFNs may be in a network of so much attention that is so fast.
 
-    There are as many layers as in the original, attention and FFNs evenly mixed.
+def find_subnetwork(
+    name: str,
+    attention_share: float,
+    speedup: float,
+    measure: Callable[[nn.Module, nn.Module], float],
+) -> tuple[nn.Module, float, float]:
+    """Find the FFN ratio with which a network with some share of attention reaches a speedup.
+
+    The number of layers stays; attention and FFNs are evenly mixed.
 
     Args:
-        name (str): ``'swin-t'`` or ``'deit-t'``.
-        attention_share (float): Attention layers, of all layers; the original has 0.5.
-        speedup (float): Speed, relative to the original.
-        measure (Callable[[nn.Module, nn.Module], float]): Tells how many times as fast as another
-            a network is, such as :func:`measure_speedup`.
+        name: ``'swin-t'`` or ``'deit-t'``.
+        attention_share: Share of attention layers, from 0 to 1; 0.5 in the original.
+        speedup: Speed relative to the original.
+        measure: Computes the speed of its first network relative to its second, such as
+            :func:`measure_speedup`.
 
     Returns:
-        tuple[nn.Module, float, float]: The network, how many times as wide its FFNs are inside,
-        and its speed, relative to the original.
+        The network, its FFN ratio, and its speedup.
 
     Raises:
-        ConfigError: If no width makes it so fast.
+        ConfigError: If no FFN ratio comes within 10 % of the speedup.
     """
     original = make_subnetwork(name, 0.5, 4.0)
-    speeds = {}
+    speedups: dict[float, float] = {}
     ratio = 2.0
-    while len(speeds) < 6 and ratio not in speeds:
+    while len(speedups) < 6 and ratio not in speedups:
         network = make_subnetwork(name, attention_share, ratio)
-        speeds[ratio] = measure(network, original)
-        if abs(speeds[ratio] / speedup - 1) < 0.01:
+        speedups[ratio] = measure(network, original)
+        if abs(speedups[ratio] / speedup - 1) < 0.01:
             break
-        ratio = next_ratio(speeds, speedup)
-    ratio = min(speeds, key=lambda ratio: abs(speeds[ratio] - speedup))
-    if abs(speeds[ratio] / speedup - 1) > 0.1:
+        ratio = next_ratio(speedups, speedup)
+    ratio = min(speedups, key=lambda ratio: abs(speedups[ratio] - speedup))
+    if abs(speedups[ratio] / speedup - 1) > 0.1:
         raise ConfigError(
-            f'{name} with {attention_share:.0%} attention is {speeds[ratio]:.2f} times as fast as '
-            f'the original at best, not {speedup}: ask for another speed.'
+            f'{name} with {attention_share:.0%} attention cannot reach a speedup of {speedup}. '
+            f'The closest is {speedups[ratio]:.2f}: choose another speedup.'
         )
-    return make_subnetwork(name, attention_share, ratio), ratio, speeds[ratio]
+    return make_subnetwork(name, attention_share, ratio), ratio, speedups[ratio]
 
 
-def next_ratio(speeds, speedup):
-    """Choose the next width to try: time grows with the width nearly as a line does.
+def next_ratio(speedups: dict[float, float], speedup: float) -> float:
+    """Choose the next FFN ratio, at least 0.1: time grows almost linearly with the ratio.
 
     Args:
-        speeds (dict[float, float]): Speeds of the widths that were tried.
-        speedup (float): The speed that is looked for.
-
-    Returns:
-        float: The width, 0.1 at least.
+        speedups: Measured speedups by FFN ratio.
+        speedup: Target.
     """
-    if len(speeds) == 1:
-        return 4.0 if speeds[2.0] > speedup else 1.0
-    slope, start = np.polyfit(list(speeds), [1 / speed for speed in speeds.values()], 1)
+    if len(speedups) == 1:
+        return 4.0 if speedups[2.0] > speedup else 1.0
+    slope, start = np.polyfit(list(speedups), [1 / value for value in speedups.values()], 1)
     return max(round((1 / speedup - start) / slope, 2), 0.1)
 
 
 @torch.no_grad()
-def measure_speedup(network, original, images, rounds):
-    """Measure in turns how many times as fast as another a network is.
-
-    Args:
-        network (nn.Module): The network.
-        original (nn.Module): The other one.
-        images (Tensor): A batch.
-        rounds (int): Turns.
-
-    Returns:
-        float: The median over the turns.
-    """
+def measure_speedup(network: nn.Module, original: nn.Module, images: Tensor, rounds: int) -> float:
+    """Time both networks alternately; return the median speed relative to ``original``."""
     pair = (original.to(images.device), network.to(images.device))
     for model in pair:
         model(images)
     ratios = []
     for _ in range(rounds):
-        slow, fast = (seconds(model, images) for model in pair)
+        slow, fast = (time_run(model, images) for model in pair)
         ratios.append(slow / fast)
     return float(np.median(ratios))
 
 
-def seconds(model, images):
-    """Time one run."""
+def time_run(model: nn.Module, images: Tensor) -> float:
+    """Measure the seconds of one run."""
     start = time.perf_counter()
     model(images)
     if images.is_cuda:
@@ -97,19 +95,16 @@ def seconds(model, images):
     return time.perf_counter() - start
 
 
-def make_subnetwork(name, attention_share, ffn_ratio):
-    """Make Swin-T or DeiT-T with another share of attention layers.
+def make_subnetwork(name: str, attention_share: float, ffn_ratio: float) -> nn.Module:
+    """Build the backbone of Swin-T or DeiT-T with another share of attention layers.
 
     Args:
-        name (str): ``'swin-t'`` or ``'deit-t'``.
-        attention_share (float): Attention layers, of all layers, from 0 to 1.
-        ffn_ratio (float): How many times as wide FFNs are inside.
-
-    Returns:
-        nn.Module: The backbone, in evaluation mode.
+        name: ``'swin-t'`` or ``'deit-t'``.
+        attention_share: Share of attention layers, from 0 to 1.
+        ffn_ratio: Hidden width of the FFNs relative to their input.
 
     Raises:
-        ConfigError: If there is no network of that name.
+        ConfigError: If the name is unknown.
 
     Example:
         >>> network = make_subnetwork('deit-t', 0.25, 4.0)
@@ -121,37 +116,30 @@ def make_subnetwork(name, attention_share, ffn_ratio):
     if name == 'swin-t':
         depths = (2, 2, 6, 2)
         arch = dict(embed_dims=96, depths=[2 * depth for depth in depths], num_heads=[3, 6, 12, 24])
-        network = SwinTransformer(arch=arch)
-        stages = [stage.blocks for stage in network.stages]
+        network = SwinTransformer(arch=arch)  # pyright: ignore[reportArgumentType]
+        stages: list[Any] = [stage.blocks for stage in network.stages]
     elif name == 'deit-t':
         arch = dict(embed_dims=192, num_layers=24, num_heads=3, feedforward_channels=768)
-        network = VisionTransformer(arch=arch)
+        network = VisionTransformer(arch=arch)  # pyright: ignore[reportArgumentType]
         stages = [network.layers]
     else:
-        raise ConfigError(f'There is no network {name}: choose from swin-t and deit-t.')
-    # Rounded, attention comes in the middle of what belongs to it.
+        raise ConfigError(f'Unknown network {name!r}. Choose swin-t or deit-t.')
+    # Rounding spreads the attention layers evenly.
     counts = [round(attention_share * position + 1e-6) for position in range(25)]
     is_attention = [before < after for before, after in itertools.pairwise(counts)]
     for blocks in stages:
         chosen, is_attention = is_attention[: len(blocks)], is_attention[len(blocks) :]
         for index, layer in enumerate(split_blocks(blocks, chosen, ffn_ratio)):
             blocks[index] = layer
-    network.eval()
+    network.eval()  # returns None in mmpretrain
     return network
 
 
-def split_blocks(blocks, is_attention, ffn_ratio):
-    """Make of every block a layer of attention or an FFN.
-
-    Args:
-        blocks (Sequence[nn.Module]): Blocks of mmpretrain's, each with both.
-        is_attention (Sequence[bool]): Which it is to be.
-        ffn_ratio (float): How many times as wide FFNs are inside.
-
-    Returns:
-        list[nn.Module]: As many layers.
-    """
-    # Every other attention of Swin has shifted windows.
+def split_blocks(
+    blocks: Sequence[nn.Module], is_attention: Sequence[bool], ffn_ratio: float
+) -> list[nn.Module]:
+    """Reduce every block to either its attention or an FFN."""
+    # The attentions are used in order, since every other one of Swin has shifted windows.
     attentions = map(AttentionLayer, list(blocks))
     return [
         next(attentions) if chosen else FFNLayer(block, ffn_ratio)
@@ -160,51 +148,39 @@ def split_blocks(blocks, is_attention, ffn_ratio):
 
 
 class AttentionLayer(nn.Module):
-    """The attention of a block, with its norm layer and its residual.
+    """The residual attention of a block of Swin or ViT."""
 
-    Args:
-        block (nn.Module): A block of Swin or ViT.
-    """
-
-    def __init__(self, block):
+    def __init__(self, block: Any) -> None:
         super().__init__()
-        self.norm, self.attention = block.norm1, block.attn
+        self.norm: nn.LayerNorm = block.norm1
+        self.attention: nn.Module = block.attn
 
-    def forward(self, x, *shape):
-        """Map tokens ``x`` (N, L, C) to the same shape; Swin gives the ``shape`` of the map."""
+    def forward(self, x: Tensor, *shape: tuple[int, int]) -> Tensor:
+        """Map tokens ``x`` (N, L, C) to the same shape; Swin also passes the map's ``shape``."""
         return x + self.attention(self.norm(x), *shape)
 
 
 class FFNLayer(nn.Module):
-    """A feed-forward network in place of a block, with its norm layer and its residual.
+    """A residual FFN with the norm layer of a block of Swin or ViT."""
 
-    Args:
-        block (nn.Module): The block, whose norm layer it takes.
-        ratio (float): How many times as wide it is inside.
-    """
-
-    def __init__(self, block, ratio):
+    def __init__(self, block: Any, ratio: float) -> None:
         super().__init__()
-        self.norm = block.norm2
+        self.norm: nn.LayerNorm = block.norm2
         (channels,) = self.norm.normalized_shape
         self.ffn = FFN(channels, max(round(ratio * channels), 1), act_cfg=dict(type='GELU'))
 
-    def forward(self, x, *shape):
+    def forward(self, x: Tensor, *shape: tuple[int, int]) -> Tensor:
         """Map tokens ``x`` (N, L, C) to the same shape."""
         return self.ffn(self.norm(x), identity=x)
 
 
-def plot_memory_bound(rows):
-    """Draw how much of the time memory bounds, by the share of attention.
+def plot_memory_bound(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Plot the share of time in memory-bound operators over the share of attention.
 
     Args:
-        rows (list[dict]): For each network its ``name``, ``attention`` and ``memory_bound``, shares
-            from 0 to 1.
-
-    Returns:
-        matplotlib.figure.Figure: A line for each name.
+        rows: For each network its ``name``, and ``attention`` and ``memory_bound`` from 0 to 1.
     """
-    # Not at the top: the smallest build of mmengine comes without matplotlib.
+    # Not at the top: mmengine-lite does not install matplotlib.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout='constrained')
@@ -217,7 +193,7 @@ def plot_memory_bound(rows):
         ]
         axes.plot(*zip(*points, strict=True), marker='o', label=name)
     axes.set_xlabel('attention layers, % of all layers')
-    axes.set_ylabel('time bound by memory, %')
+    axes.set_ylabel('time in memory-bound operators, %')
     axes.set_ylim(bottom=0)
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(frameon=False)

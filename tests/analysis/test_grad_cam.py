@@ -1,3 +1,4 @@
+import sys
 from collections import OrderedDict
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.nn.functional import interpolate
 
 from mmevit.analysis import grad_cam, plot_grad_cams
 from mmevit.cli.analysis import grad_cam as command
+from mmevit.utils.errors import ConfigError
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def classifier(randomised):
 
 
 def run_from(classifier, features, stage):
-    """The rest of the network, from the map at the end of a stage."""
+    """Run the rest of the network from the map at the end of a stage."""
     for later in classifier.backbone.stages[stage + 1 :]:
         for layer in later:
             features = layer(features)
@@ -35,16 +37,16 @@ def run_from(classifier, features, stage):
 
 
 @pytest.mark.parametrize('stage', [0, 1, 2])
-def test_maps_are_those_of_the_formula_with_gradients_by_differences(classifier, stage):
+def test_maps_match_the_formula_with_finite_difference_gradients(classifier, stage):
     images = torch.randn(2, 3, 96, 64, dtype=torch.float64)
-    (maps,), scores = grad_cam(classifier, images, [stage])
+    (maps,), logits = grad_cam(classifier, images, [stage])
     with torch.no_grad():
-        torch.testing.assert_close(scores, classifier(images, mode='tensor'))
+        torch.testing.assert_close(logits, classifier(images, mode='tensor'))
         features = classifier.backbone.stem(images)
         for earlier in classifier.backbone.stages[: stage + 1]:
             for layer in earlier:
                 features = layer(features)
-        rows, labels = torch.arange(2), scores.argmax(1)
+        rows, labels = torch.arange(2), logits.argmax(1)
         # The mean gradient of a channel, by raising all of its pixels a little.
         weights = torch.zeros(features.shape[:2], dtype=torch.float64)
         for channel in range(features.shape[1]):
@@ -61,22 +63,22 @@ def test_maps_are_those_of_the_formula_with_gradients_by_differences(classifier,
     torch.testing.assert_close(maps, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_asked_for_class_is_the_one_looked_for(classifier):
+def test_map_is_of_the_requested_class(classifier):
     images = torch.randn(2, 3, 96, 64, dtype=torch.float64)
-    (highest,), scores = grad_cam(classifier, images, [0])
-    (same,), _ = grad_cam(classifier, images, [0], scores.argmax(1))
-    (other,), _ = grad_cam(classifier, images, [0], (scores.argmax(1) + 1) % 5)
+    (highest,), logits = grad_cam(classifier, images, [0])
+    (same,), _ = grad_cam(classifier, images, [0], logits.argmax(1))
+    (other,), _ = grad_cam(classifier, images, [0], (logits.argmax(1) + 1) % 5)
     assert torch.equal(highest, same) and not torch.allclose(highest, other)
 
 
-def test_stages_together_are_those_one_by_one(classifier):
+def test_several_stages_match_single_stages(classifier):
     images = torch.randn(2, 3, 96, 64, dtype=torch.float64)
     together, _ = grad_cam(classifier, images, [0, 1, 2])
     for stage, maps in enumerate(together):
         assert torch.equal(maps, grad_cam(classifier, images, [stage])[0][0])
 
 
-def test_frozen_weights_and_no_grad_are_no_obstacle_and_nothing_is_left_behind(classifier):
+def test_frozen_weights_and_no_grad_are_supported_and_the_model_is_unchanged(classifier):
     images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     (wanted,), _ = grad_cam(classifier, images, [1])
     classifier.requires_grad_(False)
@@ -85,9 +87,16 @@ def test_frozen_weights_and_no_grad_are_no_obstacle_and_nothing_is_left_behind(c
     assert torch.equal(maps, wanted) and not maps.requires_grad
     assert not images.requires_grad
     assert not any(module._forward_hooks for module in classifier.modules())
+    assert all(weight.grad is None for weight in classifier.parameters())
 
 
-def test_picture_has_a_row_for_each_image_and_a_column_for_each_stage():
+def test_missing_library_raises_an_error(classifier, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pytorch_grad_cam', None)
+    with pytest.raises(ConfigError, match='requires pytorch_grad_cam.* Run pip install'):
+        grad_cam(classifier, torch.randn(1, 3, 64, 64), [1])
+
+
+def test_plot_has_a_row_per_image_and_a_column_per_stage():
     images, maps = torch.rand(2, 3, 32, 32), [torch.rand(2, 32, 32)] * 3
     figure = plot_grad_cams(images, maps, ['cat (90%)', 'dog (80%)'])
     assert len(figure.axes) == 2 * 4
@@ -102,7 +111,7 @@ def test_picture_has_a_row_for_each_image_and_a_column_for_each_stage():
 
 
 @pytest.mark.parametrize(('channels', 'mode'), [(1, 'L'), (3, 'RGB'), (4, 'RGBA')])
-def test_the_command_reads_images_of_any_number_of_channels_as_the_config_says(
+def test_command_loads_images_with_any_number_of_channels_by_the_pipeline_of_the_config(
     channels, mode, tmp_path, monkeypatch, own_loading
 ):
     shape = (112, 112, channels)  # the size of the config, which resizes nothing then

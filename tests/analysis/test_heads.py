@@ -11,7 +11,7 @@ from mmevit.models import EfficientViT
 from mmevit.utils.errors import ConfigError
 
 
-def written_out(maps):
+def reference_similarity(maps):
     """Each head's largest cosine similarity with another one, of maps (heads, L, L)."""
     result = []
     for head, own in enumerate(maps):
@@ -30,13 +30,13 @@ def test_identical_heads_have_similarity_1_and_orthogonal_ones_0():
     torch.testing.assert_close(max_similarity(maps), torch.tensor([[1.0, 1, 0]]))
 
 
-def test_similarity_is_that_of_the_formula():
+def test_similarity_matches_the_formula():
     maps = torch.rand(3, 4, 9, 9).softmax(-1)
-    expected = torch.stack([written_out(sample) for sample in maps])
+    expected = torch.stack([reference_similarity(sample) for sample in maps])
     torch.testing.assert_close(max_similarity(maps), expected, rtol=0, atol=1e-6)
 
 
-def test_cascaded_heads_are_compared_by_the_maps_that_they_compute(randomised):
+def test_maps_of_cascaded_heads_are_compared(randomised):
     backbone = randomised('m0').eval()
     attention = backbone.stages[1][1].attention.branch.attention
     images, maps = torch.rand(2, 3, 128, 128), []
@@ -61,7 +61,7 @@ def test_cascaded_heads_are_compared_by_the_maps_that_they_compute(randomised):
         ],
         dim=1,
     )
-    expected = torch.stack([written_out(sample) for sample in maps]).mean(0)
+    expected = torch.stack([reference_similarity(sample) for sample in maps]).mean(0)
     name = 'stages.1.1.attention.branch.attention'
     torch.testing.assert_close(similarity[name], expected.detach(), rtol=0, atol=1e-6)
     assert len(similarity) == 6
@@ -90,7 +90,7 @@ def test_every_attention_of_a_network_is_found(make, num_blocks):
     'options',
     [{}, dict(scale=0.3), dict(is_causal=True), dict(attn_mask='bool'), dict(attn_mask='float')],
 )
-def test_map_of_fused_attention_is_what_it_multiplies_values_by(options):
+def test_attention_map_times_values_equals_fused_attention(options):
     query, key, value = torch.rand(3, 2, 4, 5, 8).double()
     masks = dict(bool=torch.eye(5, dtype=torch.bool), float=torch.rand(5, 5).double())
     if 'attn_mask' in options:
@@ -99,25 +99,25 @@ def test_map_of_fused_attention_is_what_it_multiplies_values_by(options):
     torch.testing.assert_close(attention_map(query, key, value, **options) @ value, expected)
 
 
-def test_batches_of_any_size_count_image_by_image(randomised):
+def test_batch_size_does_not_change_the_mean(randomised):
     backbone, images = randomised('m0').eval(), torch.rand(5, 3, 64, 64)
-    whole = head_similarity(backbone, [images])
+    full = head_similarity(backbone, [images])
     parts = head_similarity(backbone, [images[:4], images[4:]])
-    for name in whole:
-        torch.testing.assert_close(parts[name], whole[name])
+    for name in full:
+        torch.testing.assert_close(parts[name], full[name])
 
 
-def test_softmax_over_channels_is_no_attention():
+def test_softmax_over_channels_is_not_attention():
     with pytest.raises(ConfigError, match='no attention'):
         head_similarity(nn.Softmax(1), [torch.rand(1, 3, 8, 8)])
 
 
-def test_network_without_heads_ends_in_a_sentence():
+def test_network_without_heads_raises_an_error():
     with pytest.raises(ConfigError, match='no attention of more than one head'):
         head_similarity(nn.Conv2d(3, 4, 1), [torch.rand(1, 3, 8, 8)])
 
 
-def test_picture_has_a_line_for_each_network():
+def test_plot_has_a_line_per_network():
     blocks = {'a': torch.tensor([0.5, 0.7]), 'b': torch.tensor([0.1, 0.3])}
     (axes,) = plot_similarity({'first': blocks, 'second': dict(a=blocks['b'])}).axes
     lines = [line.get_ydata() for line in axes.lines]

@@ -9,7 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmevit.analysis.importance import channel_importance, count_params, prune, shares_kept
-from mmevit.analysis.prunable import CascadedHeads, FeedForward, PlainHeads, find_parts
+from mmevit.analysis.prunable import (
+    PrunableAttention,
+    PrunableCascadedAttention,
+    PrunableFFN,
+    find_prunable,
+)
 from mmevit.benchmark.measuring import count_macs
 from mmevit.models import EfficientViT
 from mmevit.utils.errors import ConfigError
@@ -66,10 +71,10 @@ def make_batches(network, number=2):
     return list(zip(images, targets, strict=True))
 
 
-def gate(network, part, kind, head, channel, factor):
-    """Multiply one channel of a copy by a factor where it is made; gives what takes it back."""
-    if isinstance(part, FeedForward):
-        return part.second.register_forward_pre_hook(
+def gate(network, prunable, kind, head, channel, factor):
+    """Multiply one channel by a factor where it is computed; return the handle of the hook."""
+    if isinstance(prunable, PrunableFFN):
+        return prunable.second.register_forward_pre_hook(
             lambda module, args: scale(
                 args[0],
                 channel,
@@ -78,13 +83,15 @@ def gate(network, part, kind, head, channel, factor):
             )
         )
     kinds = ('query', 'key', 'value')
-    if isinstance(part, PlainHeads):
-        width = part.attention.qkv.out_features // 3 // part.attention.num_heads
-        index = (kinds.index(kind) * part.attention.num_heads + head) * width + channel
-        return part.attention.qkv.register_forward_hook(
+    if isinstance(prunable, PrunableAttention):
+        width = prunable.attention.qkv.out_features // 3 // prunable.attention.num_heads
+        index = (kinds.index(kind) * prunable.attention.num_heads + head) * width + channel
+        return prunable.attention.qkv.register_forward_hook(
             lambda module, args, output: scale(output, index, factor, -1)
         )
-    layer = part.attention.query_convs[head] if kind == 'query' else part.attention.qkvs[head]
+    layer = (
+        prunable.attention.query_convs[head] if kind == 'query' else prunable.attention.qkvs[head]
+    )
     start = dict(query=0, key=16, value=32)[kind]
     return layer.register_forward_hook(
         lambda module, args, output: scale(output, start + channel, factor, 1)
@@ -99,19 +106,21 @@ def scale(x, channel, factor, axis):
     return x * factors.view(shape)
 
 
-def test_importance_is_the_squared_derivative_by_a_gate_on_the_channel(network):
+def test_importance_is_the_squared_derivative_of_a_gate_on_the_channel(network):
     batches = [(images.double(), target.double()) for images, target in make_batches(network)]
     network.double()
     importance = channel_importance(network, batches, loss)
-    assert sum(isinstance(part, FeedForward) for part in find_parts(network).values()) > 1
-    for name, part in find_parts(network).items():
+    assert (
+        sum(isinstance(prunable, PrunableFFN) for prunable in find_prunable(network).values()) > 1
+    )
+    for name, prunable in find_prunable(network).items():
         for kind, values in importance[name].items():
             head, channel = values.shape[0] - 1, values.shape[1] // 2
             squares = []
             for batch in batches:
                 ends = []
                 for factor in (1 + 1e-5, 1 - 1e-5):
-                    handle = gate(network, part, kind, head, channel, factor)
+                    handle = gate(network, prunable, kind, head, channel, factor)
                     with torch.no_grad():
                         ends.append(loss(network, batch).item())
                     handle.remove()
@@ -120,16 +129,16 @@ def test_importance_is_the_squared_derivative_by_a_gate_on_the_channel(network):
             assert values[head, channel].item() == pytest.approx(expected, rel=1e-4, abs=1e-14)
 
 
-def test_pruned_network_gives_what_the_network_gives_without_these_channels(network):
+def test_pruned_network_equals_the_network_with_these_channels_set_to_zero(network):
     batches = make_batches(network)
     importance = channel_importance(network, batches, loss)
     pruned, kept = prune(network, importance, budget=round(0.9 * count_params(network)))
     handles = []
-    for name, part in find_parts(network).items():
+    for name, prunable in find_prunable(network).items():
         for kind, left in kept[name].items():
             for head, index in enumerate(left):
-                gone = set(range(importance[name][kind].shape[1])) - set(index.tolist())
-                handles += [gate(network, part, kind, head, channel, 0) for channel in gone]
+                removed = set(range(importance[name][kind].shape[1])) - set(index.tolist())
+                handles += [gate(network, prunable, kind, head, channel, 0) for channel in removed]
     assert handles
     images = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
@@ -139,39 +148,39 @@ def test_pruned_network_gives_what_the_network_gives_without_these_channels(netw
 
 
 @pytest.mark.parametrize('share', [0.95, 0.8])
-def test_pruned_network_has_the_parameters_that_its_channels_tell(network, share):
+def test_parameters_of_the_pruned_network_match_the_kept_channels(network, share):
     importance = channel_importance(network, make_batches(network), loss)
     budget = round(share * count_params(network))
     pruned, kept = prune(network, importance, budget)
     parameters = count_params(network)
     largest = 0
-    for name, part in find_parts(network).items():
+    for name, prunable in find_prunable(network).items():
         for kind, left in kept[name].items():
-            each = params_of_a_channel(part, kind)
+            each = params_per_channel(prunable, kind)
             parameters -= (importance[name][kind].shape[1] - left.shape[1]) * each
             largest = max(largest, each)
     assert count_params(pruned) == parameters
     assert budget - largest < parameters <= budget
 
 
-def params_of_a_channel(part, kind):
-    """Parameters that go with one channel, of every head."""
-    if isinstance(part, CascadedHeads):
-        attention = part.attention
+def params_per_channel(prunable, kind):
+    """Number of parameters of one channel in every head."""
+    if isinstance(prunable, PrunableCascadedAttention):
+        attention = prunable.attention
         return sum(
             2 * (qkv.conv.in_channels + 2) + query.conv.kernel_size[0] ** 2 + 2
             for qkv, query in zip(attention.qkvs, attention.query_convs, strict=True)
         )
-    if isinstance(part, PlainHeads):
-        inputs, outputs = part.attention.qkv.in_features, part.attention.proj.out_features
-        return part.attention.num_heads * (
+    if isinstance(prunable, PrunableAttention):
+        inputs, outputs = prunable.attention.qkv.in_features, prunable.attention.proj.out_features
+        return prunable.attention.num_heads * (
             2 * (inputs + 1) if kind == 'query' else inputs + 1 + outputs
         )
-    inputs, outputs = part.first.weight.shape[1], part.second.weight.shape[0]
-    return inputs + outputs + (2 if part.norm else 1)
+    inputs, outputs = prunable.first.weight.shape[1], prunable.second.weight.shape[0]
+    return inputs + outputs + (2 if prunable.norm else 1)
 
 
-def test_frozen_and_unused_parts_have_an_importance_too(randomised):
+def test_frozen_and_unused_modules_have_an_importance(randomised):
     network = randomised(TINY, frozen_stages=1).eval()
     before = {name: value.requires_grad for name, value in network.named_parameters()}
     importance = channel_importance(
@@ -182,7 +191,7 @@ def test_frozen_and_unused_parts_have_an_importance_too(randomised):
     assert before == {name: value.requires_grad for name, value in network.named_parameters()}
 
 
-def test_macs_can_be_the_budget():
+def test_budget_can_be_in_macs():
     network = NETWORKS['ours']().eval()
     images = torch.randn(1, 3, 64, 64)
     importance = channel_importance(network, make_batches(network), loss)
@@ -195,10 +204,10 @@ def test_macs_can_be_the_budget():
     assert 0.88 * cost(network) < cost(pruned) <= 0.9 * cost(network)
 
 
-def test_budget_that_cannot_be_had_ends_in_a_sentence():
+def test_unreachable_budget_raises_an_error():
     network = NETWORKS['ours']().eval()
     importance = channel_importance(network, make_batches(network), loss)
-    with pytest.raises(ConfigError, match='1000 is too little: the network costs'):
+    with pytest.raises(ConfigError, match='1000 is too small. Choose at least'):
         prune(network, importance, budget=1000)
 
 
@@ -213,25 +222,26 @@ def test_budget_that_cannot_be_had_ends_in_a_sentence():
     ],
     ids=['group norm', 'swinv2', 'beit'],
 )
-def test_parts_that_would_be_pruned_wrongly_are_not_found(make):
+def test_unsupported_modules_are_not_pruned(make):
     assert not any(
-        isinstance(part, PlainHeads | CascadedHeads) for part in find_parts(make()).values()
+        isinstance(prunable, PrunableAttention | PrunableCascadedAttention)
+        for prunable in find_prunable(make()).values()
     )
 
 
-def test_network_without_known_parts_ends_in_a_sentence():
-    with pytest.raises(ConfigError, match='no attention or FFN of a known kind'):
+def test_network_without_supported_modules_raises_an_error():
+    with pytest.raises(ConfigError, match='no attention or FFN that can be pruned'):
         channel_importance(nn.Conv2d(3, 3, 1), [], loss)
 
 
-def test_no_image_ends_in_a_sentence():
-    with pytest.raises(ConfigError, match='no image'):
+def test_missing_batches_raise_an_error():
+    with pytest.raises(ConfigError, match='no batches'):
         channel_importance(NETWORKS['ours']().eval(), [], loss)
 
 
 @pytest.fixture(scope='module')
 def trained():
-    """A small classifier of our blocks, trained for some steps to tell four shapes of noise."""
+    """A small classifier trained for some steps on four noise patterns."""
     torch.manual_seed(0)
     network = nn.Sequential(
         EfficientViT(TINY, out_indices=(2,)), Last(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
@@ -255,7 +265,7 @@ def trained():
 
 
 class Last(nn.Module):
-    """The last of some maps."""
+    """Returns the last of several maps."""
 
     def forward(self, maps):
         return maps[-1]
@@ -266,28 +276,28 @@ def classification_loss(network, batch):
     return F.cross_entropy(network(images), labels)
 
 
-def test_importance_ranks_channels_as_taking_them_out_does(trained):
+def test_importance_ranks_channels_as_removing_them_does(trained):
     network, batches = trained
     importance = channel_importance(network, batches, classification_loss)
     found, measured = [], []
     with torch.no_grad():
-        whole = [classification_loss(network, batch).item() for batch in batches]
-        for name, part in find_parts(network).items():
+        full = [classification_loss(network, batch).item() for batch in batches]
+        for name, prunable in find_prunable(network).items():
             for kind, values in importance[name].items():
                 for head, channel in torch.cartesian_prod(
                     torch.arange(values.shape[0]), torch.arange(0, values.shape[1], 6)
                 ).tolist():
-                    handle = gate(network, part, kind, head, channel, 0)
+                    handle = gate(network, prunable, kind, head, channel, 0)
                     without = [classification_loss(network, batch).item() for batch in batches]
                     handle.remove()
-                    squares = [(a - b) ** 2 for a, b in zip(whole, without, strict=True)]
+                    squares = [(a - b) ** 2 for a, b in zip(full, without, strict=True)]
                     found.append(values[head, channel].item())
                     measured.append(sum(squares) / len(squares))
     assert len(found) > 90
     assert spearmanr(found, measured).statistic >= 0.8
 
 
-def test_table_tells_what_is_left_of_keys_by_their_queries():
+def test_keys_keep_the_share_of_their_queries():
     importance = dict(a=dict(query=torch.ones(2, 4), key=torch.ones(2, 4), value=torch.ones(2, 8)))
     rows = shares_kept(importance, dict(a=dict(query=torch.zeros(2, 3))))
     assert [(row['kind'], row['kept'], row['share']) for row in rows] == [

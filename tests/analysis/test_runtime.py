@@ -10,7 +10,7 @@ from mmevit.models import EfficientViT
 
 
 class Matmuls(nn.Module):
-    """Some products of matrices, which take long for their bytes."""
+    """Repeated matmuls: compute-bound."""
 
     def __init__(self, times):
         super().__init__()
@@ -23,7 +23,7 @@ class Matmuls(nn.Module):
 
 
 class Copies(Matmuls):
-    """Some copies with the axes swapped, which compute nothing."""
+    """Repeated transposed copies: memory-bound."""
 
     def forward(self, x):
         for _ in range(self.times):
@@ -35,7 +35,7 @@ def shares(rows):
     return {row['kind']: row['share'] for row in sum_rows(rows, 'kind')}
 
 
-def test_bytes_and_operations_are_those_of_the_tensors():
+def test_bytes_and_flops_match_the_tensors():
     network = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Softmax(1))
     rows = profile_runtime(network, torch.rand(2, 3, 10, 12), rounds=1)
     costs = {row['operator']: (row['bytes'], row['flops']) for row in sum_rows(rows, 'operator')}
@@ -48,11 +48,11 @@ def test_bytes_and_operations_are_those_of_the_tensors():
 @pytest.mark.parametrize(
     ('network', 'kind'), [(Matmuls(5), 'matmul'), (Copies(5), 'reshape and copy')]
 )
-def test_time_goes_to_the_only_operator_there_is(network, kind):
+def test_a_single_operator_takes_all_time(network, kind):
     assert shares(profile_runtime(network, torch.rand(1024, 1024)))[kind] > 0.95
 
 
-def test_parts_of_a_network_take_the_shares_that_they_take_alone():
+def test_shares_of_modules_match_their_times_alone():
     x = torch.rand(1024, 1024)
     alone = [
         sum(row['seconds'] for row in profile_runtime(network, x, rounds=20))
@@ -65,7 +65,7 @@ def test_parts_of_a_network_take_the_shares_that_they_take_alone():
 
 
 @needs_operation_counts
-def test_shares_add_up_to_the_profilers_total():
+def test_times_sum_to_the_total_of_the_profiler():
     network, images = EfficientViT('m0').eval(), torch.rand(2, 3, 64, 64)
     profilers = []
 
@@ -82,12 +82,12 @@ def test_shares_add_up_to_the_profilers_total():
 
 
 @pytest.mark.parametrize('arch', ['m0', 'm5'])
-def test_no_operator_of_ours_is_unknown(arch):
+def test_all_operators_of_efficientvit_are_known(arch):
     rows = profile_runtime(EfficientViT(arch).eval(), torch.rand(1, 3, 64, 64), rounds=1)
     assert all(row['bytes'] == row['flops'] == 0 for row in rows if row['kind'] == OTHER)
 
 
-def test_operations_are_twice_the_published_multiply_accumulates():
+def test_flops_are_twice_the_published_macs():
     backbone = EfficientViT('m4', window_sizes=(7, 7, 4)).eval()
     rows = profile_runtime(backbone, torch.rand(1, 3, 224, 224), rounds=1)
     macs = sum(row['flops'] for row in rows) / 2e6
@@ -95,7 +95,7 @@ def test_operations_are_twice_the_published_multiply_accumulates():
     assert {row['kind'] for row in rows if row['flops']} == set(COMPUTE_BOUND)
 
 
-def test_modules_keep_their_hooks_to_themselves():
+def test_hooks_are_removed():
     network = EfficientViT('m0').eval()
     profile_runtime(network, torch.rand(1, 3, 64, 64), rounds=1)
     assert not any(
@@ -103,7 +103,7 @@ def test_modules_keep_their_hooks_to_themselves():
     )
 
 
-def test_picture_has_a_bar_of_each_kind_for_each_network():
+def test_plot_has_a_bar_per_kind_and_network():
     rows = [
         dict(kind=kind, operator=kind, module='', seconds=1.0, bytes=1, flops=0)
         for kind in (*MEMORY_BOUND, *COMPUTE_BOUND, OTHER)

@@ -44,7 +44,7 @@ def test_half_attention_is_the_original(name, original):
 @pytest.mark.parametrize(
     ('share', 'expected'), [(0, 0), (0.1, 2), (0.2, 5), (0.3, 7), (0.4, 10), (0.6, 14), (1, 24)]
 )
-def test_layers_are_as_many_for_every_share_of_attention(share, expected):
+def test_number_of_layers_does_not_depend_on_the_share_of_attention(share, expected):
     for name in ('swin-t', 'deit-t'):
         network = make_subnetwork(name, share, 2.0)
         assert count(network, (AttentionLayer, FFNLayer)) == 24
@@ -52,27 +52,27 @@ def test_layers_are_as_many_for_every_share_of_attention(share, expected):
 
 
 def macs_ratio(network, original):
-    """As if time were multiply-accumulates."""
+    """Speedup if time were proportional to MACs."""
     images = torch.rand(1, 3, 224, 224)
     with torch.no_grad():
         return count_macs(original, images) / count_macs(network, images)
 
 
 @pytest.mark.parametrize('share', [0, 0.25, 0.6])
-def test_found_networks_are_as_fast_as_asked_for(share):
+def test_found_networks_have_the_requested_speedup(share):
     network, ratio, found = find_subnetwork('deit-t', share, 1.3, macs_ratio)
     assert macs_ratio(network, make_subnetwork('deit-t', 0.5, 4.0)) == found
     assert found == pytest.approx(1.3, rel=0.01)
     assert count(network, AttentionLayer) == round(24 * share)
 
 
-def test_speed_is_that_of_the_clock():
+def test_speedup_is_measured_by_the_clock():
     slow, fast = Sleep(0.05), Sleep(0.02)
     assert measure_speedup(fast, slow, torch.rand(1), rounds=3) == pytest.approx(2.5, rel=0.2)
 
 
 class Sleep(nn.Module):
-    """Takes so many seconds."""
+    """Sleeps for some seconds."""
 
     def __init__(self, seconds):
         super().__init__()
@@ -82,14 +82,14 @@ class Sleep(nn.Module):
         time.sleep(self.seconds)
 
 
-def test_speed_out_of_reach_ends_in_a_sentence():
-    with pytest.raises(ConfigError, match='deit-t with 100% attention is .* ask for another'):
+def test_unreachable_speedup_raises_an_error():
+    with pytest.raises(ConfigError, match='deit-t with 100% attention cannot .* choose another'):
         find_subnetwork('deit-t', 1, 4, macs_ratio)
-    with pytest.raises(ConfigError, match='no network resnet: choose from'):
+    with pytest.raises(ConfigError, match="Unknown network 'resnet'. Choose"):
         make_subnetwork('resnet', 0.5, 4.0)
 
 
-def test_picture_has_a_line_for_each_network():
+def test_plot_has_a_line_per_network():
     rows = [dict(name=name, attention=0.2, memory_bound=0.4) for name in ('a', 'b')]
     (axes,) = plot_memory_bound(rows).axes
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[20.0, 40.0]]] * 2

@@ -1,1 +1,1 @@
-"""The commands of the paper's analyses."""
+"""Commands that analyse networks as the paper does."""

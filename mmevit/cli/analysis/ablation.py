@@ -1,4 +1,6 @@
-"""Compare networks that lack one of our choices each: Table 6 and Figure 7 of the paper."""
+"""Compare M4 with ablations of its design choices (Table 6 and Figure 7)."""
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -6,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from mmengine.config import Config
@@ -15,11 +18,11 @@ from mmevit.benchmark.report import describe
 from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
 from mmevit.cli.benchmark_arguments import add_arguments, make_setting
 from mmevit.cli.errors import one_sentence_errors
-from mmevit.utils.configs import read_config
+from mmevit.utils.configs import MIM_FOLDER, read_config
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.tables import format_table
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS = MIM_FOLDER / 'configs/efficientvit'
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -28,25 +31,33 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_arguments(parser)
     parser.add_argument('--form', default='folded', help='see tools/benchmark.py')
     parser.add_argument(
-        '--train-digits', action='store_true', help='train each on the digits, minutes for each'
+        '--train-digits',
+        action='store_true',
+        help='train each network on the digits, which takes minutes',
     )
-    parser.add_argument('--work-dir', default='work_dirs/ablation', help='where to train')
-    parser.add_argument('--cfg-options', nargs='+', default=[], help='for the training')
+    parser.add_argument(
+        '--work-dir', default='work_dirs/ablation', help='folder for the training runs'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', default=[], help='override settings of the training'
+    )
     add_output_arguments(parser)
     return parser.parse_args(argv)
 
 
 @one_sentence_errors()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, train if asked to, print, and write what was asked for."""
+    """Measure speed and accuracy, and print, write and plot the table."""
     args = parse_args(argv)
     check_outputs(args)
     paths = args.models or [CONFIGS / 'evit_m4_in1k.py', *sorted(CONFIGS.glob('ablation/*.py'))]
     setting = make_setting(args)
-    rows = benchmark([find_model(str(path)) for path in paths], [args.form], setting)
+    rows: list[dict[str, Any]] = benchmark(
+        [find_model(str(path)) for path in paths], [args.form], setting
+    )
     for path, row in zip(paths, rows, strict=True):
         if 'problem' in row:
-            raise ConfigError(f'{path} does not run as {args.form}: {row["problem"]}')
+            raise ConfigError(f'Cannot run {path} as {args.form}: {row["problem"]}')
         row['change'] = describe_change(path)
         row['paper_speed'] = PAPER_SPEEDS.get(Path(path).stem)
         if args.train_digits:
@@ -55,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_outputs(args, rows, COLUMNS, describe(setting), lambda: plot_speeds(rows))
 
 
-# Images a second on a V100, as published. Of the others no figure is certain here.
+# Images per second on a V100, as published.
 PAPER_SPEEDS = dict(evit_m4_in1k=15914)
 COLUMNS = dict(
     change=('network', '{}'),
@@ -68,15 +79,8 @@ COLUMNS = dict(
 )
 
 
-def plot_speeds(rows):
-    """Draw how fast networks are, relative to the first.
-
-    Args:
-        rows (list[dict]): The table.
-
-    Returns:
-        matplotlib.figure.Figure: A bar for each network.
-    """
+def plot_speeds(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Plot the speed of each network relative to the first."""
     figure = Figure(figsize=(9, 1 + 0.3 * len(rows)), layout='constrained')
     axes = figure.subplots()
     ratios = [row['ratio'] for row in rows]
@@ -93,22 +97,15 @@ def plot_speeds(rows):
     return figure
 
 
-def describe_change(path):
-    """Read from the first line of a config what it changes."""
+def describe_change(path: str | Path) -> str:
+    """Read what a config changes from its first line."""
     if not Path(path).is_file():
-        return path
+        return str(path)
     return Path(path).read_text().splitlines()[0].lstrip('# ').rstrip('.').split(';')[0]
 
 
-def train_on_digits(path, args):
-    """Train the network of a config on the digits.
-
-    Args:
-        path (str | Path): The config, of a classifier.
-        args (argparse.Namespace): The parsed command line.
-
-    Returns:
-        float: Best accuracy on the validation images, in percent.
+def train_on_digits(path: str | Path, args: argparse.Namespace) -> float:
+    """Train the classifier of a config on the digits; return the best top-1 accuracy in percent.
 
     Raises:
         ConfigError: If the training fails.
@@ -120,9 +117,9 @@ def train_on_digits(path, args):
     work_dir.mkdir(parents=True, exist_ok=True)
     cfg.dump(work_dir / 'digits.py')
     options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
-    train = [sys.executable, CONFIGS.parent / 'tools/train.py', work_dir / 'digits.py']
+    train = [sys.executable, MIM_FOLDER / 'tools/train.py', work_dir / 'digits.py']
     if subprocess.run([*train, '--work-dir', work_dir, *options]).returncode:
-        raise ConfigError(f'The training of {path} failed: its messages say why.')
+        raise ConfigError(f'Cannot train {path} (see the messages above).')
     log = max(work_dir.glob('*/vis_data/scalars.json'))
     scores = [json.loads(line).get('accuracy/top1', 0) for line in log.read_text().splitlines()]
     return max(scores)

@@ -1,8 +1,11 @@
-"""Compare networks of 0 to 60 % attention layers that are equally fast (Figure 3, speed)."""
+"""Compare equally fast networks with different shares of attention layers (Figure 3, speed)."""
+
+from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from rich.progress import track
@@ -21,16 +24,16 @@ from mmevit.utils.tables import format_table
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser, 'swin-t or deit-t, both unless given')
+    add_arguments(parser, 'swin-t or deit-t (default: both)')
     parser.add_argument(
-        '--speedup', type=float, default=1.25, help='speed of all, relative to the original'
+        '--speedup', type=float, default=1.25, help='speed of all networks relative to the original'
     )
     parser.add_argument(
         '--attention',
         type=float,
         nargs='+',
         default=[0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
-        help='shares of attention layers; 0.5 in the original',
+        help='shares of attention layers, from 0 to 1 (original: 0.5)',
     )
     add_output_arguments(parser)
     parser.set_defaults(rounds=5)
@@ -39,11 +42,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @one_sentence_errors()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Search, profile, print, and write what was asked for."""
+    """Find and profile the networks, and print, write and plot the table."""
     args = parse_args(argv)
     check_outputs(args)
     if not all(0 <= share <= 1 for share in args.attention) or args.speedup <= 0:
-        raise ConfigError('--attention takes shares, from 0 to 1, and --speedup is above 0.')
+        raise ConfigError('--attention must be from 0 to 1, and --speedup above 0.')
     setting = make_setting(args)
     check_arguments([], ['eager'], setting, baseline=None)
     torch.manual_seed(setting.seed)
@@ -63,27 +66,18 @@ NAMES = ('swin-t', 'deit-t')
 COLUMNS = dict(
     name=('network', '{}'),
     attention=('attention', '{:.0%}'),
-    ffn_ratio=('width of FFNs', '{:.2f}'),
-    speedup=('speed', '{:.2f}'),
-    memory_bound=('bound by memory', '{:.1%}'),
+    ffn_ratio=('FFN ratio', '{:.2f}'),
+    speedup=('speedup', '{:.2f}'),
+    memory_bound=('memory-bound', '{:.1%}'),
 )
 
 
-def measure(name, attention_share, speedup, images, rounds):
-    """Find one network and profile it.
-
-    Args:
-        name (str): ``'swin-t'`` or ``'deit-t'``.
-        attention_share (float): Share of attention layers.
-        speedup (float): Speed, relative to the original.
-        images (Tensor): A batch.
-        rounds (int): Turns for each timing.
-
-    Returns:
-        dict: The row of the table.
-    """
-    in_turns = partial(measure_speedup, images=images, rounds=rounds)
-    network, ffn_ratio, found = find_subnetwork(name, attention_share, speedup, in_turns)
+def measure(
+    name: str, attention_share: float, speedup: float, images: torch.Tensor, rounds: int
+) -> dict[str, Any]:
+    """Find one network (see :func:`find_subnetwork`) and profile it for a row of the table."""
+    measure_pair = partial(measure_speedup, images=images, rounds=rounds)
+    network, ffn_ratio, found = find_subnetwork(name, attention_share, speedup, measure_pair)
     network.to(images.device)
     memory_bound = memory_bound_share(profile_runtime(network, images, rounds))
     return dict(

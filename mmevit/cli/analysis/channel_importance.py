@@ -1,14 +1,20 @@
-"""Show which channels of attention and FFNs matter, and take out the others (Figure 5)."""
+"""Compute the importance of channels in attention and FFNs, and prune a classifier (Figure 5)."""
+
+from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from mmengine.config import Config
+from mmengine.runner import BaseLoop, Runner
 from rich.progress import track
+from torch import Tensor, nn
 
 from mmevit.analysis import channel_importance, count_params, plot_kept, prune, shares_kept
+from mmevit.analysis.importance import TensorsByKind
 from mmevit.benchmark.measuring import count_macs
 from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.checkpoint.loader import check_checkpoint
@@ -38,25 +44,27 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument('--params', type=float, default=0.8, help='share of the parameters to keep')
-    budget.add_argument('--macs', type=float, help='share of the multiply-accumulates instead')
-    parser.add_argument('--images', type=int, default=200, help='training images to look at')
+    budget.add_argument('--macs', type=float, help='share of the MACs to keep instead')
+    parser.add_argument('--images', type=int, default=200, help='number of training images')
     parser.add_argument(
         '--random',
         type=int,
         default=3,
-        help='networks to compare with that lose channels by chance',
+        help='number of randomly pruned networks to compare with',
     )
-    parser.add_argument('--export', metavar='FILE', help='write the pruned network, such as p.onnx')
+    parser.add_argument(
+        '--export', metavar='FILE', help='export the pruned network, for example to p.onnx'
+    )
     add_output_arguments(parser)
     args = parser.parse_args(argv)
     if not 0 < (args.macs or args.params) <= 1:
-        parser.error('--params and --macs are shares, from 0 to 1.')
+        parser.error('--params and --macs must be above 0 and at most 1.')
     return args
 
 
 @one_sentence_errors()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compute the importance, prune, evaluate, and write what was asked for."""
+    """Prune and evaluate, and print, write, plot and export the results."""
     args = parse_args(argv)
     check_outputs(args)
     if args.export:
@@ -66,14 +74,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     needs = ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator', 'test_cfg')
     cfg = load_config(args, splits, needs)
     if cfg.get('default_scope') != 'mmpretrain' or type_name(cfg.model).startswith('Distilled'):
-        raise ConfigError(f'{args.config} has no plain classifier of mmpretrain.')
+        raise ConfigError(
+            f'{args.config} is not an mmpretrain classifier without distillation. '
+            'Pass a config such as evit_m0_in1k.py.'
+        )
     cfg.load_from, cfg.custom_hooks = args.checkpoint, [dict(type='StrictLoadHook')]
     check_checkpoint(args.checkpoint)
     check_config(cfg, splits)
     runner = build_runner(Config(cfg.to_dict()))
-    whole = runner.test()  # this loads the checkpoint, too
-    if 'accuracy/top1' not in whole:
-        raise ConfigError(f'test_evaluator of {args.config} gives no top-1 accuracy.')
+    metrics = runner.test()  # also loads the checkpoint
+    if 'accuracy/top1' not in metrics:
+        raise ConfigError(
+            f'test_evaluator of {args.config} does not compute accuracy/top1. '
+            "Add dict(type='Accuracy')."
+        )
     model = runner.model
     model.eval()
     images = list(sample_images(cfg, model, 'train', args.images))
@@ -82,10 +96,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     cost, share = (count_params, args.params) if args.macs is None else (macs_of(images), args.macs)
     budget = round(share * cost(model))
     pruned, kept = prune(model, importance, budget, cost)
-    scores = [score('whole', model, whole), score('by importance', pruned, retest(runner, pruned))]
+    scores = [
+        score('original', model, metrics),
+        score('by importance', pruned, evaluate(runner, pruned)),
+    ]
     for seed in range(args.random):
-        by_chance, _ = prune(model, shuffle(importance, seed), budget, cost)
-        scores.append(score(f'by chance, {seed}', by_chance, retest(runner, by_chance)))
+        pruned_randomly, _ = prune(model, randomize(importance, seed), budget, cost)
+        metrics = evaluate(runner, pruned_randomly)
+        scores.append(score(f'random, seed {seed}', pruned_randomly, metrics))
 
     rows = shares_kept(importance, kept)
     print(f'\n{format_table(rows, COLUMNS)}\n\n{format_table(scores, SCORES)}')
@@ -97,35 +115,35 @@ def main(argv: Sequence[str] | None = None) -> None:
         export(make_exportable(try_to_fold(pruned.cpu())), example, args.export, target)
 
 
-def loss(model, batch):
-    """Compute the loss of a classifier for an image."""
+def loss(model: Any, batch: dict[str, Any]) -> Tensor:
+    """Compute the loss of a classifier on a batch."""
     losses = model.loss(batch['inputs'], batch['data_samples'])
     return model.parse_losses(losses)[0]
 
 
-def macs_of(images):
-    """Make what counts the multiply-accumulates of a network."""
+def macs_of(images: Sequence[dict[str, Any]]) -> Callable[[nn.Module], int]:
+    """Return a function that counts the MACs of a network on the first image."""
 
     @torch.no_grad()
-    def cost(model):
+    def cost(model: nn.Module) -> int:
         return count_macs(model, images[0]['inputs'])
 
     return cost
 
 
-def retest(runner, model):
-    """Evaluate another model in the loop of a runner."""
+def evaluate(runner: Runner, model: nn.Module) -> dict[str, float]:
+    """Evaluate another model in the test loop of a runner."""
     runner.model = model
-    return runner.test_loop.run()
+    return cast(BaseLoop, runner.test_loop).run()
 
 
-def score(name, model, metrics):
-    """Tell what a model costs, and how well it does."""
+def score(name: str, model: nn.Module, metrics: dict[str, float]) -> dict[str, Any]:
+    """Make the row of a model in the table of accuracies."""
     return dict(network=name, params=count_params(model) / 1e6, top1=metrics['accuracy/top1'])
 
 
-def shuffle(importance, seed):
-    """Give channels an importance by chance."""
+def randomize(importance: TensorsByKind, seed: int) -> TensorsByKind:
+    """Replace importance by random values."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: {
@@ -138,7 +156,7 @@ def shuffle(importance, seed):
 COLUMNS = dict(
     part=('part', '{}'),
     kind=('channels', '{}'),
-    channels=('of a head', '{}'),
+    channels=('per head', '{}'),
     kept=('kept', '{}'),
     share=('share', '{:.0%}'),
 )

@@ -1,7 +1,10 @@
-"""Draw where in some images a classifier finds its class, stage by stage (Grad-CAM)."""
+"""Plot Grad-CAM maps of a classifier on some images, stage by stage."""
+
+from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any, cast
 
 import cv2
 import torch
@@ -9,6 +12,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 from mmpretrain import ImageClassificationInferencer
+from mmpretrain.models import ImageClassifier
 
 from mmevit.analysis import grad_cam, plot_grad_cams
 from mmevit.checkpoint import forbid_code_in_checkpoints
@@ -35,7 +39,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @one_sentence_errors()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw a row for each image."""
+    """Plot one row per image."""
     args = parse_args(argv)
     check_ending(args.out, PICTURES)
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
@@ -44,25 +48,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     backbone = cfg.get('model', {}).get('backbone', {})
     if type_name(backbone) != 'EfficientViT' or cfg.get('default_scope') != 'mmpretrain':
         raise ConfigError(
-            f'{args.config} has no EfficientViT classifier: give one such as evit_m0_in1k.py.'
+            f'{args.config} is not an EfficientViT classifier. '
+            'Pass a config such as evit_m0_in1k.py.'
         )
     inferencer = ImageClassificationInferencer(cfg, args.checkpoint)
-    classifier = inferencer.model
+    classifier = cast(ImageClassifier, inferencer.model)
     check_fit(classifier, CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu'))
-    # The inferencer's own reading of images always gives three channels.
+    # The pipeline of the config, since that of the inferencer always loads three channels.
     init_default_scope('mmpretrain')
     pipeline = Compose(find_test_pipeline(cfg))
     inputs = torch.cat([preprocess(pipeline, classifier, image) for image in args.images])
-    maps, scores = grad_cam(classifier, inputs, stages=range(len(classifier.backbone.stages)))
-    titles = [describe(inferencer.classes, image_scores) for image_scores in scores]
+    num_stages = len(cast(Any, classifier.backbone).stages)
+    maps, logits = grad_cam(classifier, inputs, stages=range(num_stages))
+    titles = [describe(inferencer.classes, image_logits) for image_logits in logits]
     figure = plot_grad_cams(plain_images(classifier, inputs), maps, titles)
     with atomic_write(args.out) as path:
         figure.savefig(path, dpi=120)
-    print(f'The maps of {len(inputs)} images: {args.out}')
+    print(f'Grad-CAM maps of {len(inputs)} images: {args.out}')
 
 
-def preprocess(pipeline: Compose, classifier: torch.nn.Module, image: str) -> torch.Tensor:
-    """Read an image file as a test image, (1, C, H, W).
+def preprocess(pipeline: Compose, classifier: ImageClassifier, image: str) -> torch.Tensor:
+    """Load and preprocess an image file, (1, C, H, W).
 
     Raises:
         ConfigError: If the image cannot be read.
@@ -71,20 +77,21 @@ def preprocess(pipeline: Compose, classifier: torch.nn.Module, image: str) -> to
         data = pipeline(dict(img_path=image))
     # mmcv asserts that OpenCV has decoded an image.
     except (OSError, ValueError, AssertionError, cv2.error) as error:
-        raise ConfigError(f'The image {image} cannot be read ({type(error).__name__}).') from error
-    return classifier.data_preprocessor(pseudo_collate([data]))['inputs']
+        raise ConfigError(f'Cannot read the image {image} ({type(error).__name__}).') from error
+    preprocessor = cast(Any, classifier.data_preprocessor)
+    return preprocessor(pseudo_collate([data]))['inputs']
 
 
-def describe(classes, scores):
-    """Name the class with the highest score and its probability."""
-    probability, label = scores.softmax(0).max(0)
-    return f'{classes[label] if classes else int(label)} ({probability:.0%})'
+def describe(classes: Sequence[str] | None, logits: torch.Tensor) -> str:
+    """Format the predicted class and its probability."""
+    probability, label = logits.softmax(0).max(0)
+    return f'{classes[int(label)] if classes else int(label)} ({probability:.0%})'
 
 
-def plain_images(classifier: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """Undo the normalisation: (N, 3, H, W), RGB from 0 to 1; the mean of other than 3 channels."""
-    preprocessor = classifier.data_preprocessor
-    # A preprocessor that does not normalise has neither.
+def plain_images(classifier: ImageClassifier, inputs: torch.Tensor) -> torch.Tensor:
+    """Undo the normalization: RGB from 0 to 1, (N, 3, H, W); grey unless there are 3 channels."""
+    preprocessor = cast(Any, classifier.data_preprocessor)
+    # A preprocessor without normalization has neither.
     std, mean = getattr(preprocessor, 'std', 1), getattr(preprocessor, 'mean', 0)
     images = (inputs * std + mean) / 255
     if images.shape[1] != 3:

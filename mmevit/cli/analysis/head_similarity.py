@@ -1,8 +1,11 @@
-"""Show how much alike the heads of attention are, over a data set (Figure 4)."""
+"""Measure the similarity of attention heads on a data set (Figure 4)."""
+
+from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.runner import CheckpointLoader, load_checkpoint
@@ -32,10 +35,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         'models',
         nargs='+',
         metavar='MODEL=CHECKPOINT',
-        help='a config, a name of mmpretrain or timm::NAME, see tools/benchmark.py, and its '
-        'weights; without =CHECKPOINT they are random',
+        help='a config, a name of mmpretrain or timm::NAME (see tools/benchmark.py), and its '
+        'weights (default: random)',
     )
-    parser.add_argument('--images', type=int, default=1000, help='images to look at, at most')
+    parser.add_argument('--images', type=int, default=1000, help='maximum number of images')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument('--trust-checkpoint', action='store_true', help='see tools/test.py')
     add_output_arguments(parser)
@@ -44,7 +47,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @one_sentence_errors()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compare heads, print, and write what was asked for."""
+    """Compare heads, and print, write and plot the table."""
     args = parse_args(argv)
     check_outputs(args)
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
@@ -52,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for _, checkpoint in names:
         check_checkpoint(checkpoint)
     if args.images < 1:
-        raise ConfigError('--images is 1 or more.')
+        raise ConfigError(f'--images {args.images} is too small. Pass at least 1.')
     check_arguments([], ['eager'], Setting(device=args.device), baseline=None)
     cfg = read_config(args.data, None, needs=['test_dataloader', 'model'])
     check_data(cfg, 'test')
@@ -79,11 +82,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f'{note}\n\n{format_table(rows, COLUMNS)}\n')
     for name in similarities:
         means = [row['mean'] for row in rows if row['model'] == name]
-        print(f'{name}: {sum(means) / len(means):.3f}, the mean over {len(means)} blocks.')
+        print(f'{name}: {sum(means) / len(means):.3f}, mean over {len(means)} blocks.')
     write_outputs(args, rows, COLUMNS, note, lambda: plot_similarity(similarities))
 
 
-def make_row(name, block, heads):
+def make_row(name: str, block: str, heads: torch.Tensor) -> dict[str, Any]:
     """Make the row of one attention block."""
     each = ' '.join(f'{value:.2f}' for value in heads.tolist())
     return dict(model=name, block=block, mean=heads.mean().item(), heads=each)

@@ -1,15 +1,19 @@
-"""Show where the time of networks goes: what memory bounds, and what computation (Figure 2)."""
+"""Profile the runtime of networks: memory-bound and compute-bound operators (Figure 2)."""
+
+from __future__ import annotations
 
 import argparse
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from rich.progress import track
 
 from mmevit.analysis import memory_bound_share, plot_shares, profile_runtime, sum_rows
-from mmevit.benchmark import find_models
+from mmevit.benchmark import Setting, find_models
 from mmevit.benchmark.folding import fold_all
 from mmevit.benchmark.measuring import check_arguments, prepare_network, process_settings
+from mmevit.benchmark.models import Model
 from mmevit.benchmark.report import describe
 from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
 from mmevit.cli.benchmark_arguments import add_arguments, make_setting
@@ -21,15 +25,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument('--deploy', action='store_true', help='fold what can be folded first')
-    parser.add_argument('--rows', type=int, default=12, help='operators and modules to print')
+    parser.add_argument('--deploy', action='store_true', help='fold batch norms first')
+    parser.add_argument(
+        '--rows', type=int, default=12, help='number of operators and modules to print'
+    )
     add_output_arguments(parser)
     return parser.parse_args(argv)
 
 
 @one_sentence_errors()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Profile, print, and write what was asked for."""
+    """Profile networks, and print, write and plot the tables."""
     args = parse_args(argv)
     check_outputs(args)
     setting = make_setting(args)
@@ -37,13 +43,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_arguments(models, ['eager'], setting, baseline=None)
     with process_settings(setting):
         profiles = {
-            model.label: run(model, setting, args.deploy)
+            model.label: profile(model, setting, args.deploy)
             for model in track(models, 'Profiling', transient=True)
         }
     note = describe(setting)
     print(note)
     for name, rows in profiles.items():
-        print(f'\n{name}: memory bounds {memory_bound_share(rows):.1%} of the time in operators.')
+        share = memory_bound_share(rows)
+        print(f'\n{name}: {share:.1%} of the time in operators is memory-bound.')
         for key in ('kind', 'operator', 'module'):
             shown = [in_units(row) for row in sum_rows(rows, key)[: args.rows]]
             print(f'\n{format_table(shown, {key: (key, "{}"), **COLUMNS})}')
@@ -53,17 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_outputs(args, rows, words | numbers, note, lambda: plot_shares(profiles))
 
 
-def run(model, setting, deploy):
-    """Profile one network.
-
-    Args:
-        model (Model): The network.
-        setting (Setting): How it is run.
-        deploy (bool): Whether to fold it first.
-
-    Returns:
-        list[dict]: See :func:`profile_runtime`.
-    """
+def profile(model: Model, setting: Setting, deploy: bool) -> list[dict[str, Any]]:
+    """Profile one network with :func:`profile_runtime`, folded if ``deploy``."""
     network, images = prepare_network(model, setting)
     if deploy:
         network = fold_all(network, images[:1])
@@ -71,8 +69,8 @@ def run(model, setting, deploy):
     return [dict(row, module=re.sub(r'^model\.?', '', row['module'])) for row in rows]
 
 
-def in_units(row):
-    """Add to a row what is printed of it."""
+def in_units(row: dict[str, Any]) -> dict[str, Any]:
+    """Add the units of the tables to a row."""
     return dict(row, ms=row['seconds'] * 1e3, mib=row['bytes'] / 2**20, mflops=row['flops'] / 1e6)
 
 
@@ -80,6 +78,6 @@ COLUMNS = dict(
     share=('time', '{:.1%}'),
     ms=('ms', '{:.2f}'),
     mib=('MiB moved', '{:.1f}'),
-    mflops=('million operations', '{:.0f}'),
-    intensity=('operations a byte', '{:.1f}'),
+    mflops=('MFLOPs', '{:.0f}'),
+    intensity=('FLOPs per byte', '{:.1f}'),
 )
