@@ -155,7 +155,7 @@ def prepare_config(cfg: Config) -> Config:
     # As in the configs that the test command saves.
     if load := find_step(dataset.pipeline, 'LoadReadableImage'):
         load.pop('on_error', None)
-        load.type = 'LoadImageFromFile'
+        load['type'] = 'LoadImageFromFile'
     cfg.test_dataloader.dataset = dataset
     return cfg
 

@@ -9,7 +9,6 @@ from typing import Any
 import mmengine
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from torch import Tensor, nn
@@ -107,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f'Wrote {args.out}, inputs {metadata["input"]["shape"]}.')
 
 
-def load_model(cfg: Config, path: str) -> tuple[BaseModel, dict[str, Any]]:
+def load_model(cfg: Config, path: str) -> tuple[nn.Module, dict[str, Any]]:
     """Build the model of a config, load a checkpoint, and return both."""
     init_default_scope(cfg.default_scope)
     cfg.model.backbone.pop('init_cfg', None)
@@ -166,7 +165,7 @@ def make_inputs(is_detector: bool, shape: tuple[int, ...]) -> tuple[Tensor, ...]
 
 
 def calibration_batches(
-    cfg: Config, model: BaseModel, num_images: int, is_detector: bool
+    cfg: Config, model: nn.Module, num_images: int, is_detector: bool
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yield training images (1, C, H, W), normalised, and for detectors their sizes (1, 2)."""
     for batch in sample_images(cfg, model, 'train', num_images):

@@ -1,24 +1,24 @@
 """Sample images of a data set as the network receives them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import mmengine
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.model import BaseModel
 from mmengine.registry import DATASETS
 
 from mmevit.datasets.loading import load_readable_images
 from mmevit.utils.configs import default_scope, find_datasets
 
 
-def find_test_pipeline(cfg: Config) -> list[dict]:
+def find_test_pipeline(cfg: Config) -> list[Any]:
     """Find the pipeline of ``cfg.test_dataloader``."""
-    return next(find_datasets(cfg.test_dataloader.dataset)).pipeline  # pyright: ignore[reportAttributeAccessIssue]
+    return next(find_datasets(cfg.test_dataloader.dataset)).pipeline
 
 
-def sample_images(cfg: Config, model: BaseModel, split: str, num_images: int) -> Iterator[dict]:
+def sample_images(cfg: Config, model: Any, split: str, num_images: int) -> Iterator[dict]:
     """Read evenly spaced images with the test pipeline; shows progress.
 
     Args:

@@ -117,7 +117,7 @@ def find_step(pipeline: Sequence[dict], name: str) -> dict | None:
     return next((step for step in pipeline if type_name(step) == name), None)
 
 
-def find_datasets(dataset: dict) -> Iterator[dict]:
+def find_datasets(dataset: Any) -> Iterator[Any]:
     """Yield the configs of the data sets inside wrappers such as ``RepeatDataset``.
 
     Example:
