@@ -89,7 +89,7 @@ class AtomicCheckpointHook(CheckpointHook):
         """Restore accumulated gradients."""
         parameters = dict(unwrap(runner.model).named_parameters())
         for name, gradient in checkpoint.pop('gradients', {}).items():
-            if runner.cfg.get('resume'):
+            if runner._resume:
                 parameters[name].grad = gradient.to(parameters[name])
 
     # These two are private, but the public methods do not tell whether a checkpoint is saved.

@@ -44,7 +44,7 @@ class TrainingWeightsHook(Hook):
             return
         # mmengine would execute this config, only to read the number of GPUs.
         (checkpoint.get('meta') or {}).pop('config', None)
-        if runner.cfg.get('resume'):
+        if runner._resume:
             check_resumable(checkpoint)
             check_fit(runner.model, checkpoint)
             check_checkpoint_classes(checkpoint, runner.train_dataloader.dataset)

@@ -41,7 +41,7 @@ class ResumableRandomnessHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Restart the epoch if its length has changed, at the iteration where it then begins."""
         is_by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        if not runner.cfg.get('resume') or not is_by_epoch:
+        if not runner._resume or not is_by_epoch:
             return
         meta, length = checkpoint['meta'], len(runner.train_dataloader)
         begin, saved_length = meta['epoch'] * length, meta.get('batches_per_epoch')

@@ -42,7 +42,7 @@ class ConfigScheduleHook(Hook):
         Raises:
             CheckpointError: If the checkpoint is of another optimizer or other parameter groups.
         """
-        is_resuming = isinstance(runner, Runner) and runner.cfg.get('resume')
+        is_resuming = isinstance(runner, Runner) and runner._resume
         if not is_resuming or 'optimizer' not in checkpoint:
             return
         wrappers = wrappers_by_name(runner.optim_wrapper)
