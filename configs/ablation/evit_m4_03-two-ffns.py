@@ -1,4 +1,4 @@
-# Table 6, (3): two FFNs before the attention and two after it, in fewer blocks.
+# Table 6, (3): two FFNs before and after the attention, in fewer blocks.
 _base_ = '../evit_m4_in1k.py'
 
 model = dict(

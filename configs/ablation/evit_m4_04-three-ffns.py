@@ -1,4 +1,4 @@
-# Table 6, (4): three FFNs before the attention and three after it, in fewer blocks.
+# Table 6, (4): three FFNs before and after the attention, in fewer blocks.
 _base_ = '../evit_m4_in1k.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# Table 6, (6): heads that do not see the output of the head before.
+# Table 6, (6): no cascade between heads.
 _base_ = '../evit_m4_in1k.py'
 
 model = dict(

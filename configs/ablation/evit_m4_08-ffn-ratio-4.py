@@ -1,4 +1,4 @@
-# Table 6, (8): FFNs four times as wide inside, in fewer blocks.
+# Table 6, (8): FFN ratio 4 instead of 2, in fewer blocks.
 _base_ = '../evit_m4_in1k.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# Figure 7: queries and keys of 24 channels a head instead of 16.
+# Figure 7: 24 query and key channels per head instead of 16.
 _base_ = '../evit_m4_in1k.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# Figure 7: values 0.4 times as wide as a head's split.
+# Figure 7: value ratio 0.4 instead of 1.
 _base_ = '../evit_m4_in1k.py'
 
 model = dict(

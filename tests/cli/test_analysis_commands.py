@@ -89,7 +89,7 @@ def test_ablation(run_analysis, tmp_path, capsys):
     run_analysis('ablation', *configs, *QUICK, '--out', tmp_path / 'table.json')
     printed = capsys.readouterr().out
     assert '| 8.80 | 299.3 |' in printed and '15914' in printed
-    assert 'Table 6, (10): layer normalisation of the channels of each pixel' in printed
+    assert 'Table 6, (10): layer normalization over channels instead of batch norm' in printed
 
 
 def test_ablation_compares_all_configs_by_default(run_analysis, monkeypatch):
