@@ -4,15 +4,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mmengine
 import mmengine.hub
 import mmpretrain
 import pytest
 import torch
 import yaml
+from mmcv.transforms import Compose
+from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.apis.model import ModelHub
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmevit.apis import DetInferencer
+from mmevit.models import EfficientViT
 from mmevit.utils.configs import MIM_FOLDER
 from mmevit.utils.errors import ConfigError
 
@@ -113,6 +117,18 @@ def make_inferencer():
 def test_unknown_config_name_lists_the_known_ones():
     with pytest.raises(ConfigError, match='mmevit::efficientvit/no.py is not one of .* retinanet_'):
         make_inferencer()._load_model_from_metafile('mmevit::efficientvit/no.py')
+
+
+@pytest.mark.parametrize('name', ['evit_m0_digits', 'semantic-fpn_evit_m4_digits'])
+def test_model_and_pipelines_of_an_inherited_config_are_built(name, tmp_path):
+    path = tmp_path / 'child.py'
+    path.write_text(f"_base_ = 'mmevit::efficientvit/{name}.py'\n")
+    cfg = mmengine.Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    assert type(MODELS.build(cfg.model).backbone) is EfficientViT
+    for split in ('train', 'test'):
+        pipeline = cfg[f'{split}_dataloader'].dataset.pipeline
+        assert len(Compose(pipeline).transforms) == len(pipeline)
 
 
 @pytest.fixture(scope='module')
