@@ -115,7 +115,7 @@ def make_inferencer():
 
 
 def test_unknown_config_name_lists_the_known_ones():
-    with pytest.raises(ConfigError, match='mmevit::efficientvit/no.py is not one of .* retinanet_'):
+    with pytest.raises(ConfigError, match='mmevit::efficientvit/no.py does not exist.*retinanet_'):
         make_inferencer()._load_model_from_metafile('mmevit::efficientvit/no.py')
 
 

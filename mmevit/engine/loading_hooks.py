@@ -2,7 +2,7 @@
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from mmevit.checkpoint.matching import (
     check_fit,
@@ -38,9 +38,9 @@ class TrainingWeightsHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare the checkpoint with the model and, to resume, with the data."""
-        # The config in a work directory has this hook, and may be used for evaluation too, in which
-        # no optimizer is built.
-        if isinstance(runner.optim_wrapper, dict | None):
+        # The config in a work directory has this hook, and may be used for evaluation too. Private,
+        # since `runner.test_loop` builds the loop.
+        if isinstance(runner._test_loop, BaseLoop):
             return
         # mmengine would execute this config, only to read the number of GPUs.
         (checkpoint.get('meta') or {}).pop('config', None)

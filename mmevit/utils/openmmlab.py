@@ -10,7 +10,8 @@ Private names of OpenMMLab that are used elsewhere, with the reason there:
   engine.adaptive_clipping, engine.runner, engine.invalid_loss
 - ``BaseInferencer._load_model_from_metafile``, ``_inputs_to_list``: apis.inferencers
 - ``Config._to_lazy_dict``: cli.test
-- ``Runner._resume``, since a runner may be built without a config: engine
+- ``Runner._resume``, since a runner may be built without a config, and ``Runner._test_loop``, since
+  ``test_loop`` builds it: engine
 """
 
 from importlib.util import find_spec

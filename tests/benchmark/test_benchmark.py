@@ -247,7 +247,7 @@ def test_number_of_threads_is_restored():
         (dict(name='timm::magic'), 'timm::magic cannot be built'),
         (dict(name='magic'), 'Unknown model magic'),
         (dict(name='magic::m0'), 'The library of model magic::m0 is unknown'),
-        (dict(name='backbone::m9'), 'choose from m0'),
+        (dict(name='backbone::m9'), 'Choose from m0'),
         (dict(name='configs/magic.py'), 'configs/magic.py is missing'),
         (dict(name='configs/_base_/digits_detection.py'), 'missing model'),
         (dict(setting=Setting(rounds=0)), '1 or more'),

@@ -18,7 +18,7 @@ def make_runner(model, folder, resume=False):
         model=model,
         work_dir=str(folder),
         custom_hooks=[dict(type='TrainingWeightsHook')],
-        cfg=dict(resume=resume),
+        resume=resume,
         # A log of its own for each test.
         experiment_name=folder.name,
     )
