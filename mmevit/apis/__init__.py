@@ -1,16 +1,16 @@
 """Prediction on images, folders and videos."""
 
-from importlib.util import find_spec
+from mmevit.utils.versions import can_import
 
 from .inference import infer
 
 __all__ = ['infer']
 
-if find_spec('mmdet'):
+if can_import('mmdet'):
     from .inferencers import DetInferencer
 
     __all__ += ['DetInferencer']
-if find_spec('mmseg'):
+if can_import('mmseg'):
     from .inferencers import MMSegInferencer
 
     __all__ += ['MMSegInferencer']

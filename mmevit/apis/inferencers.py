@@ -1,7 +1,6 @@
 """OpenMMLab's inferencers for models of mmevit and for videos."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from mmengine.config import Config
@@ -9,6 +8,7 @@ from mmengine.infer import BaseInferencer
 
 from mmevit.utils.configs import MIM_FOLDER
 from mmevit.utils.errors import ConfigError
+from mmevit.utils.versions import can_import
 
 from .video import VIDEO_SUFFIXES, Frames
 
@@ -55,14 +55,14 @@ class EfficientViTInferencer(BaseInferencer):
         return frames
 
 
-if find_spec('mmdet'):
+if can_import('mmdet'):
     import mmdet.apis
 
     class DetInferencer(EfficientViTInferencer, mmdet.apis.DetInferencer):
         """:class:`mmdet.apis.DetInferencer` for models of mmevit and for videos."""
 
 
-if find_spec('mmseg'):
+if can_import('mmseg'):
     import mmseg.apis
 
     class MMSegInferencer(EfficientViTInferencer, mmseg.apis.MMSegInferencer):
@@ -70,7 +70,7 @@ if find_spec('mmseg'):
 
 
 CLASSIFIERS = MIM_FOLDER / 'configs/efficientvit/classification_metafile.yml'
-if find_spec('mmpretrain') and CLASSIFIERS.exists():
+if can_import('mmpretrain') and CLASSIFIERS.exists():
     from mmpretrain.apis import ModelHub
 
     # mmpretrain's own inferencer and `get_model` find our classifiers here.

@@ -124,7 +124,7 @@ def check_seg_maps(dataset: dict, split: str, num_classes: int | None, ignored: 
     """Check that all segmentation maps exist, and the pixels of some of them.
 
     Raises:
-        ConfigError: If there are none, or a map is missing or does not fit its image or the model.
+        ConfigError: If a map is missing or does not fit its image or the model.
     """
     if 'seg_map_path' not in (dataset.get('data_prefix') or {}):
         return

@@ -1,6 +1,7 @@
 """Export a classifier, a detector or a backbone for another runtime, and verify the file."""
 
 import argparse
+import math
 import platform
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -229,6 +230,11 @@ def verify(
         with torch.no_grad():
             count = int((network(*inputs)[2] >= 0).sum())
         print(f'Compared {count} boxes, detected in an image of noise.')
+    if math.isnan(difference):
+        raise ConfigError(
+            'The file was not written, since its outputs are NaN. Use float32, or another version '
+            'of the runtime.'
+        )
     tolerance = TOLERANCES.get(args.dtype)
     if tolerance is None or (is_detector and args.dtype != 'float32'):
         print(f'Evaluate its accuracy with: tools/test.py {args.config} {args.out}')

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 # The module of each command.
@@ -18,11 +19,12 @@ COMMANDS = {
 }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run a command with the arguments that follow its name."""
+    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog='mmevit', description='EfficientViT for OpenMMLab.')
     parser.add_argument('command', choices=COMMANDS, help='see mmevit COMMAND --help')
-    command = parser.parse_args(sys.argv[1:2]).command
+    command = parser.parse_args(argv[:1]).command
     # argparse shows this name in usage messages.
-    sys.argv = [f'mmevit {command}', *sys.argv[2:]]
-    import_module(f'mmevit.cli.{COMMANDS[command]}').main()
+    sys.argv[0] = f'mmevit {command}'
+    import_module(f'mmevit.cli.{COMMANDS[command]}').main(argv[1:])

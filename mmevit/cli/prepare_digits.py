@@ -28,11 +28,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the data, or exit with a message."""
     args = parse_args(argv)
     # Clean up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit('error: Terminated; nothing was written.'))
+    handler = signal.signal(signal.SIGTERM, exit_terminated)
     try:
         prepare_digits(**vars(args))
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
         sys.exit('error: Interrupted; nothing was written.')
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     print(f'The digits are in {args.root}.')
+
+
+def exit_terminated(*_: object) -> None:
+    """Exit on a signal."""
+    sys.exit('error: Terminated; nothing was written.')

@@ -3,6 +3,7 @@
 The exit status is 0 if all checks pass, else 1.
 """
 
+import argparse
 import importlib
 import platform
 import sys
@@ -41,6 +42,7 @@ M0_SHAPES = [(1, 64, 14, 14), (1, 128, 7, 7), (1, 192, 4, 4)]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the versions and a line for each check, and exit."""
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
     print(f'mmevit {__version__}, Python {platform.python_version()}, {platform.platform()}')
     for line in list_versions():
         print(line)

@@ -1,6 +1,6 @@
 """Training and evaluation: hooks, optimizer wrappers, checkpoints and resuming."""
 
-from importlib.util import find_spec
+from mmevit.utils.versions import can_import
 
 from .acceleration import ChannelsLastHook, CompileHook
 from .adaptive_clipping import (
@@ -39,11 +39,11 @@ __all__ = [
     'UnreadableImagesHook',
 ]
 
-if find_spec('mmdet'):
+if can_import('mmdet'):
     from .det_visualization import IntervalDetVisualizationHook
 
     __all__ += ['IntervalDetVisualizationHook']
-if find_spec('mmseg'):
+if can_import('mmseg'):
     from .seg_visualization import IntervalSegVisualizationHook
 
     __all__ += ['IntervalSegVisualizationHook']

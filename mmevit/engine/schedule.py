@@ -87,7 +87,7 @@ def wrappers_by_name(wrapper: Any) -> dict[str, OptimWrapper]:
 def by_name(values: Any, names: Collection[str]) -> dict[str, Any]:
     """Return schedulers or states by the names of the optimizers."""
     if '' in names:
-        return {'': values or []}
+        return {'': [] if values is None else values}
     return values or {name: [] for name in names}
 
 

@@ -1,6 +1,6 @@
 """The network: backbone, neck, heads and distillation."""
 
-from importlib.util import find_spec
+from mmevit.utils.versions import can_import
 
 from .attention import CascadedGroupAttention
 from .efficientvit import EfficientViT, SandwichBlock
@@ -8,15 +8,15 @@ from .efficientvit import EfficientViT, SandwichBlock
 __all__ = ['CascadedGroupAttention', 'EfficientViT', 'SandwichBlock']
 
 # The backbone needs mmengine and mmcv only; the rest extends a library that may not be installed.
-if find_spec('mmdet') or find_spec('mmseg'):
+if can_import('mmdet') or can_import('mmseg'):
     from .fpn import EfficientViTFPN
 
     __all__ += ['EfficientViTFPN']
-if find_spec('mmdet'):
+if can_import('mmdet'):
     from .retina_head import SyncedRetinaHead
 
     __all__ += ['SyncedRetinaHead']
-if find_spec('mmpretrain'):
+if can_import('mmpretrain'):
     from .ablation import PlainWindowAttention, SwinLayoutBlock
     from .cls_head import EfficientViTClsHead
     from .distillation import DistilledImageClassifier

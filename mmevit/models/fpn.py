@@ -1,17 +1,18 @@
 """The neck for dense prediction: FPN with levels that are finer than the backbone's."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mmevit.utils.versions import can_import
+
 from .layers import fold_norm
 
 # mmsegmentation has a copy of mmdet's FPN, for an installation without mmdet.
-if find_spec('mmdet'):
+if can_import('mmdet'):
     from mmdet.models.necks import FPN
 else:
     from mmseg.models.necks import FPN

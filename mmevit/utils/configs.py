@@ -51,9 +51,8 @@ def read_config(path: str | Path, options: dict | None, needs: Sequence[str] = (
             ) from error
     if missing := [name for name in needs if cfg.get(name) is None]:
         raise ConfigError(f'Incomplete config {path}: missing {", ".join(missing)}.')
-    with (
-        reraise_as_config_error()
-    ):  # Config._cfg_dict imports the classes of a Python-style config.
+    # Config._cfg_dict imports the classes of a Python-style config.
+    with reraise_as_config_error():
         convert_sizes(cfg._cfg_dict)
         if cfg.get('default_scope') is None:
             cfg.default_scope = find_library(cfg.get('model') or {}) or 'mmengine'

@@ -1,6 +1,9 @@
 """Check the installed versions of PyTorch and OpenMMLab."""
 
+import functools
+import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -56,6 +59,29 @@ def check_libraries(libraries: Sequence[Library] = LIBRARIES) -> None:
             found = f'{name} {installed} is installed' if installed else f'{name} is not installed'
             needed = f'{name}>={library.minimum},<{library.below}'
             raise ImportError(f'{found}, but mmevit needs {needed}. Run pip install "{needed}".')
+
+
+@functools.cache
+def can_import(library: str) -> bool:
+    """Whether an optional library of OpenMMLab is installed; warns if it cannot be imported.
+
+    Example:
+        >>> can_import('no_such_library')
+        False
+    """
+    if find_spec(library) is None:
+        return False
+    try:
+        import_module(f'{library}.models')
+    # A library whose dependencies do not fit may raise anything.
+    except Exception as error:
+        warnings.warn(
+            f'{library} is installed, but cannot be imported ({type(error).__name__}: {error}). '
+            f'What mmevit has for {library} is not available.',
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def installed_distribution(library: Library) -> tuple[str, str | None]:

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmevit.checks import check_config
@@ -328,8 +327,8 @@ def test_evaluation_and_resuming_with_other_classes_are_refused(hook, is_resumed
     dataloader = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=REVERSED)))
     runner = SimpleNamespace(
         model=model,
-        cfg=dict(resume=is_resumed),
-        optim_wrapper=OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)),
+        _resume=is_resumed,
+        _test_loop=None,
         train_dataloader=dataloader,
         test_dataloader=dataloader,
     )

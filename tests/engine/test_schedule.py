@@ -250,7 +250,7 @@ def test_several_optimizers_without_schedulers_can_be_resumed(make_runner):
         for name, parameter in runner.model.layer.named_parameters()
     }
     runner.optim_wrapper, runner.param_schedulers = OptimWrapperDict(**wrappers), None
-    runner.cfg.resume = True
+    runner._resume = True
     checkpoint = dict(meta=dict(epoch=1, iter=5), optimizer=runner.optim_wrapper.state_dict())
     ConfigScheduleHook().after_load_checkpoint(runner, checkpoint)
     assert checkpoint['optimizer'] == runner.optim_wrapper.state_dict()

@@ -1,4 +1,4 @@
-"""Run the commands of Markdown pages, as they are written there, and tell how long each takes.
+"""Run the commands of Markdown pages, as they are written there, and print how long each takes.
 
     python tools/dev/run_commands.py README.md
 
