@@ -135,7 +135,7 @@ def test_paths_in_the_pages_exist():
 def test_readme_config_replaces_the_backbone_of_a_stock_detector(tmp_path):
     code = re.search(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)[1]
     path = tmp_path / 'config.py'
-    path.write_text("_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n" + code)
+    path.write_text(code)
     detector = MMDET_MODELS.build(Config.fromfile(path).model)
     assert type(detector.backbone).__name__ == 'EfficientViT'
     assert type(detector.neck).__name__ == 'EfficientViTFPN'

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mmevit.models.attention import relative_index
+from mmevit.models.attention import relative_position_index
 from mmevit.utils.errors import CheckpointError, list_problems, shorten
 
 FORMATS = ('mmevit', 'released', 'timm')
@@ -145,7 +145,7 @@ def convert_backbone(weights: dict[str, Tensor], source: str, target: str) -> di
         module, _, tensor = name.rpartition('.')
         converted[f'{names[module]}.{tensor}'] = value
         if tensor == 'attention_biases' and target == 'released':
-            index = relative_index(round(value.shape[1] ** 0.5))
+            index = relative_position_index(round(value.shape[1] ** 0.5))
             converted[f'{names[module]}.{INDEX}'] = index
     return converted
 

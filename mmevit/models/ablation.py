@@ -1,4 +1,4 @@
-"""Parts of Swin Transformer in place of ours, for the ablation study (Table 6)."""
+"""Swin Transformer's parts for the ablations (Table 6 of the EfficientViT paper)."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,11 @@ from .attention import WindowAttention
 
 @MODELS.register_module()
 class SwinLayoutBlock(nn.Module):
-    """Swin's layout instead of the sandwich: one attention, then one FFN four times as wide.
+    """Swin's layout instead of the sandwich: one attention, then one FFN.
 
-    Its windows are not shifted. It has Swin's norm layers and activations: what every block gets
-    in ``kernel_sizes``, ``norm_cfg``, ``act_cfg`` and ``deploy`` is ignored.
+    The FFN has four times as many hidden channels. The windows are not shifted. The norm layers and
+    activations are Swin's: ``kernel_sizes``, ``norm_cfg``, ``act_cfg`` and ``deploy`` are accepted
+    for compatibility and ignored.
 
     Example:
         >>> import torch
@@ -50,7 +51,7 @@ class SwinLayoutBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` (N, channels, H, W) to the same shape."""
+        """Apply to ``x`` (N, channels, H, W). The shape is unchanged."""
         tokens = self.norm1(x.permute(0, 2, 3, 1))
         x = x + self.drop_path(self.attention(tokens.permute(0, 3, 1, 2)))
         x = x.permute(0, 2, 3, 1)
@@ -59,9 +60,9 @@ class SwinLayoutBlock(nn.Module):
 
 @MODELS.register_module()
 class PlainWindowAttention(nn.Module):
-    """Swin's attention inside a window: every head sees all channels, and no other head.
+    """Swin's attention inside a window, without channel splits or cascade.
 
-    What every attention gets in ``kernel_sizes``, ``norm_cfg``, ``act_cfg`` and ``deploy`` is
+    ``kernel_sizes``, ``norm_cfg``, ``act_cfg`` and ``deploy`` are accepted for compatibility and
     ignored.
 
     Example:
@@ -84,6 +85,9 @@ class PlainWindowAttention(nn.Module):
         self.attention = WindowMSA(channels, (window_size, window_size), num_heads)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map windows ``x`` (N, channels, window_size, window_size) to the same shape."""
+        """Apply to windows ``x`` (N, channels, window_size, window_size).
+
+        The shape is unchanged.
+        """
         output = self.attention(x.flatten(2).transpose(1, 2))
         return output.transpose(1, 2).unflatten(2, x.shape[2:])

@@ -12,14 +12,14 @@ class EfficientViTArch:
         embed_dims: Channels of each stage. The first is a multiple of 8, for the stem.
         depths: Number of blocks in each stage.
         num_heads: Number of attention heads in each stage.
-        kernel_sizes: Kernel size of the depthwise convolution on the queries of each head, for at
-            least as many heads as any stage has.
+        kernel_sizes: Kernel size of the depthwise convolution on the queries. One per head; at
+            least max(num_heads) values.
 
     Raises:
         ValueError: If the values are inconsistent.
 
     Example:
-        >>> EfficientViTArch.of('m0').embed_dims
+        >>> EfficientViTArch.from_config('m0').embed_dims
         (64, 128, 192)
     """
 
@@ -29,7 +29,7 @@ class EfficientViTArch:
     kernel_sizes: tuple[int, ...]
 
     @classmethod
-    def of(cls, arch: str | dict) -> 'EfficientViTArch':
+    def from_config(cls, arch: str | dict) -> 'EfficientViTArch':
         """Return the arch of a name, or of a dict with the fields of this class."""
         names = [field.name for field in fields(cls)]
         if isinstance(arch, dict):
@@ -71,8 +71,9 @@ class EfficientViTArch:
             )
 
 
-# In this order: embed_dims, depths, num_heads, kernel_sizes. The kernel
-# sizes of m0 are those of the released classifier; the released detection code has others.
+# In this order: embed_dims, depths, num_heads, kernel_sizes. The kernel sizes of m0 are those of
+# the released classifier; the released detection code uses 7, 5, 3, 3, with which the released m0
+# weights do not load.
 ARCHS = {
     'm0': EfficientViTArch((64, 128, 192), (1, 2, 3), (4, 4, 4), (5, 5, 5, 5)),
     'm1': EfficientViTArch((128, 144, 192), (1, 2, 3), (2, 3, 3), (7, 5, 3, 3)),

@@ -1,4 +1,4 @@
-"""Cascaded group attention (Section 3.1, Equations 2 to 4) and the windows that it works in."""
+"""Cascaded group attention in windows (Section 3.1 of the EfficientViT paper)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +13,10 @@ from .layers import ConvNorm, add_load_hook
 
 
 class WindowAttention(nn.Module):
-    """Cascaded group attention inside windows that do not overlap.
+    """Attention in non-overlapping windows.
 
-    A map that the window does not divide, or that is smaller than the window, is padded with zeros
-    at the bottom and the right. There is no mask, since the released weights were trained without.
+    A feature map that the window does not divide, or that is smaller than the window, is padded
+    with zeros at the bottom and the right. Padding is not masked, as in the original.
 
     Args:
         window_size: Height and width of a window.
@@ -44,7 +44,7 @@ class WindowAttention(nn.Module):
         self.attention = MODELS.build(dict(attention, window_size=window_size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` (N, C, H, W), of any height and width, to the same shape."""
+        """Apply to ``x`` (N, C, H, W), of any height and width. The shape is unchanged."""
         if self.channels_first and is_one_window(x.shape, self.window_size):
             return self.attention(x)
         windows = partition_windows(x, self.window_size, self.channels_first)
@@ -63,7 +63,9 @@ class WindowAttention(nn.Module):
 
 @MODELS.register_module()
 class CascadedGroupAttention(nn.Module):
-    """Attention whose heads each see one split of the channels plus the previous head's output.
+    """Attention with cascaded heads on splits of the channels (Equations 2 to 4).
+
+    The input of each head is its split of the channels plus the output of the previous head.
 
     Args:
         channels: Channels of the input and the output.
@@ -108,7 +110,7 @@ class CascadedGroupAttention(nn.Module):
         split_channels = channels // num_heads
         self.key_channels = key_channels or split_channels
         self.value_channels = round(value_ratio * split_channels)
-        self.padding = split_channels - self.value_channels
+        self.num_missing_channels = split_channels - self.value_channels
         self.scale = self.key_channels**-0.5
         self.cascade = cascade
         self.deploy = deploy
@@ -137,18 +139,22 @@ class CascadedGroupAttention(nn.Module):
             self.register_buffer('expanded_biases', torch.zeros(num_heads, area, area))
         else:
             self.attention_biases = nn.Parameter(torch.zeros(num_heads, area))
-            self.register_buffer('bias_index', relative_index(window_size), persistent=False)
+            index = relative_position_index(window_size)
+            self.register_buffer('bias_index', index, persistent=False)
             add_load_hook(self, resize_loaded_biases)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map windows ``x`` (N, C, window_size, window_size) to the same shape."""
+        """Apply to windows ``x`` (N, C, window_size, window_size).
+
+        The shape is unchanged.
+        """
         # The table is expanded in every call: a cached expansion would be stale after
-        # load_state_dict() or a swap for averaged weights.
+        # load_state_dict() or when EMAHook swaps the weights.
         biases = self.expanded_biases if self.deploy else self.attention_biases[:, self.bias_index]
         outputs = []
         for head, split in enumerate(x.chunk(self.num_heads, dim=1)):
             if head > 0 and self.cascade:
-                split = add_output(split, outputs[-1], self.padding)
+                split = add_output(split, outputs[-1], self.num_missing_channels)
             query, key, value = self._project(split, head)
             output = attend(query, key, value, biases[head], self.channels_first)
             outputs.append(output.unflatten(2, x.shape[2:]))
@@ -167,7 +173,10 @@ class CascadedGroupAttention(nn.Module):
         return (query if self.deploy else query * self.scale), key, value
 
     def switch_to_deploy(self) -> None:
-        """Fold the scale into the queries' convolutions and expand the bias table once."""
+        """Fold the scale into the queries' convolutions and expand the bias table once.
+
+        :meth:`EfficientViT.switch_to_deploy` folds the other convolutions.
+        """
         if self.deploy:
             return
         with torch.no_grad():
@@ -180,7 +189,7 @@ class CascadedGroupAttention(nn.Module):
         self.deploy = True
 
     def put_channels_first(self) -> None:
-        """Give queries, keys and values a convolution each, where channels come first in memory.
+        """Use separate convolutions for queries, keys and values, channels first.
 
         No output then has to be copied to be split, and the depthwise convolution follows the
         queries' without a change of layout. Only for the folded form.
@@ -194,10 +203,10 @@ class CascadedGroupAttention(nn.Module):
 def attend(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, channels_first: bool = False
 ) -> Tensor:
-    """Compute softmax(q k + bias) v of flattened windows of L positions.
+    """Apply softmax(query^T key + bias) to the values of windows of L positions.
 
     Args:
-        query: (N, key_channels, L), scaled.
+        query: (N, key_channels, L), already scaled.
         key: (N, key_channels, L).
         value: (N, value_channels, L).
         bias: (L, L).
@@ -219,7 +228,7 @@ def add_output(split: Tensor, output: Tensor, padding: int) -> Tensor:
         split: (N, C, H, W).
         output: (N, C - padding, H, W). If it is wider than the split, its last channels are
             ignored.
-        padding: Number of channels that the split has more, negative if fewer.
+        padding: Channels of the split minus channels of the output (may be negative).
 
     Returns:
         (N, C, H, W).
@@ -238,14 +247,14 @@ def split_conv(conv: nn.Conv2d, widths: Sequence[int]) -> nn.ModuleList:
     return convs
 
 
-def relative_index(window_size: int) -> Tensor:
+def relative_position_index(window_size: int) -> Tensor:
     """Index each (query, key) pair of a window into a head's row of the bias table.
 
     Returns:
         int64, (window_size^2, window_size^2), ``|dy| * window_size + |dx|``.
 
     Example:
-        >>> relative_index(2).tolist()
+        >>> relative_position_index(2).tolist()
         [[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1], [3, 2, 1, 0]]
     """
     position = torch.arange(window_size**2)
@@ -288,8 +297,12 @@ def resize_bias_table(table: Tensor, window_size: int) -> Tensor:
     return table.view(num_heads, window_size**2)
 
 
+# Windows are copied by clone() and view(): reshape() branches on the strides, which would tie a
+# traced program to its sizes.
+
+
 def partition_windows(x: Tensor, size: int, channels_first: bool = False) -> Tensor:
-    """Cut a map into windows, padded with zeros at the bottom and the right.
+    """Cut a feature map into windows, padded with zeros at the bottom and the right.
 
     Args:
         x: (N, C, H, W).
@@ -298,7 +311,7 @@ def partition_windows(x: Tensor, size: int, channels_first: bool = False) -> Ten
             is contiguous, and convolutions are faster.
 
     Returns:
-        (N * rows * columns, C, size, size), the windows of a map in row-major order.
+        (N * rows * columns, C, size, size), the windows of a feature map in row-major order.
 
     Example:
         >>> partition_windows(torch.rand(2, 8, 9, 30), 7).shape
@@ -306,26 +319,26 @@ def partition_windows(x: Tensor, size: int, channels_first: bool = False) -> Ten
     """
     batch, channels, height, width = x.shape
     rows, columns = count_windows(height, width, size)
-    x = pad(x, rows * size - height, columns * size - width, skip_zero=channels_first)
+    x = pad_or_crop(x, rows * size - height, columns * size - width, skip_zero=channels_first)
     if channels_first:
         x = x.view(batch, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
         return x.clone(memory_format=torch.contiguous_format).view(-1, channels, size, size)
     x = x.permute(0, 2, 3, 1).view(batch, rows, size, columns, size, channels).transpose(2, 3)
     x = x.clone(memory_format=torch.contiguous_format)
     windows = x.view(-1, size, size, channels).permute(0, 3, 1, 2)
-    return fix_layout(windows, batch * rows * columns)
+    return make_contiguous_if_dynamic(windows, batch * rows * columns)
 
 
 def reverse_windows(
     windows: Tensor, shape: Sequence[int], size: int, channels_first: bool = False
 ) -> Tensor:
-    """Put windows together to maps, without the padding: undo :func:`partition_windows`.
+    """Undo :func:`partition_windows`, and remove the padding.
 
     Args:
         windows: (N * rows * columns, C, size, size).
         shape: (N, C, H, W).
         size: Height and width of a window.
-        channels_first: Memory layout of the maps.
+        channels_first: Memory layout of the feature maps.
 
     Returns:
         (N, C, H, W).
@@ -341,7 +354,7 @@ def reverse_windows(
         x = windows.view(batch, rows, columns, channels, size, size).permute(0, 3, 1, 4, 2, 5)
         x = x.clone(memory_format=torch.contiguous_format)
         x = x.view(batch, channels, rows * size, columns * size)
-        return pad(x, height - rows * size, width - columns * size, skip_zero=True)
+        return pad_or_crop(x, height - rows * size, width - columns * size, skip_zero=True)
     x = windows.permute(0, 2, 3, 1).view(batch, rows, columns, size, size, channels)
     x = x.transpose(2, 3).clone(memory_format=torch.contiguous_format)
     x = x.view(batch, rows * size, columns * size, channels).permute(0, 3, 1, 2)
@@ -349,27 +362,26 @@ def reverse_windows(
 
 
 def count_windows(height: int, width: int, size: int) -> tuple[int, int]:
-    """Return the number of rows and of columns of windows that cover a map."""
+    """Return the number of rows and of columns of windows that cover a feature map."""
     return (height + size - 1) // size, (width + size - 1) // size
 
 
 # Everything that depends on how a program is traced is below. torch.export() passes dynamic sizes
 # as torch.SymInt, torch.jit.trace() passes all sizes as tensors. A branch on the value of either
-# ties the program to that value, so that these functions look at the type first. For the same
-# reason the functions above use view(): reshape() branches on the strides.
+# ties the program to that value, so that these functions look at the type first.
 
 
 def is_one_window(shape: Sequence[int], size: int) -> bool:
-    """Whether a map of a shape (N, C, H, W) is known to be exactly one window."""
+    """Whether a feature map of shape (N, C, H, W) is known to be exactly one window."""
     height, width = shape[2:]
     return isinstance(height, int) and isinstance(width, int) and height == width == size
 
 
-def pad(x: Tensor, bottom: int, right: int, skip_zero: bool) -> Tensor:
+def pad_or_crop(x: Tensor, bottom: int, right: int, skip_zero: bool) -> Tensor:
     """Pad with zeros, or crop where negative.
 
-    Padding of zero width makes a copy, which an exported file for one size does without
-    (``skip_zero``). torch.compile() shows dynamic sizes as plain numbers and has to keep it.
+    ``skip_zero`` avoids the copy of a zero-width pad at static sizes. torch.compile() shows dynamic
+    sizes as plain numbers, so that it would tie the program to the traced size with ``skip_zero``.
     """
     if skip_zero and isinstance(bottom * right, int) and bottom == right == 0:
         return x
@@ -379,15 +391,15 @@ def pad(x: Tensor, bottom: int, right: int, skip_zero: bool) -> Tensor:
 def crop(x: Tensor, height: int, width: int) -> Tensor:
     """Crop at the bottom and the right, by a view where that is possible."""
     if isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt):
-        # torch.export() would compare the sizes for a slice.
-        return pad(x, height - x.shape[2], width - x.shape[3], skip_zero=False)
+        # Slicing makes torch.export() guard on the sizes.
+        return pad_or_crop(x, height - x.shape[2], width - x.shape[3], skip_zero=False)
     return x[:, :, :height, :width]
 
 
-def fix_layout(windows: Tensor, num_windows: int) -> Tensor:
+def make_contiguous_if_dynamic(windows: Tensor, num_windows: int) -> Tensor:
     """Make windows contiguous if torch.export() does not know their number.
 
-    It would otherwise assume more than one window to tell which layout this is.
+    It would otherwise assume more than one window to infer the memory format from the strides.
     """
     if isinstance(num_windows, torch.SymInt):
         return windows.clone(memory_format=torch.contiguous_format)

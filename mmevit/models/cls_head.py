@@ -73,10 +73,10 @@ class EfficientViTClsHead(LeViTClsHead):
         return self.head(pooled), self.head_dist(pooled)
 
     def switch_to_deploy(self) -> None:
-        """Fold batch norm and the second head into one linear layer, for inference.
+        """Fold batch norm and the second head into one linear layer.
 
-        The folded head returns the same logits as this one in evaluation mode. It cannot be
-        trained.
+        The folded head returns the same logits as this one in evaluation mode. It is for
+        inference only.
         """
         if self.deploy:
             return

@@ -103,7 +103,7 @@ class DistilledImageClassifier(ImageClassifier):
 
         Args:
             inputs: Images, normalized for the student, (N, C, H, W).
-            data_samples: Their labels, or soft labels after mixing.
+            data_samples: Their labels, or soft labels after Mixup or CutMix.
 
         Returns:
             ``loss_cls`` and ``loss_distillation``, weighted, to be summed.
@@ -119,7 +119,7 @@ class DistilledImageClassifier(ImageClassifier):
                 f'{distillation_logits.shape[1]}. Use a teacher of the same classes.'
             )
         losses = self.head._get_loss(logits, data_samples)
-        # The log shows the sum as 'loss'.
+        # parse_losses() logs the sum of all losses as 'loss'.
         losses['loss_cls'] = (1 - self.distillation_weight) * losses.pop('loss')
         losses['loss_distillation'] = self.distillation_weight * self.distillation_loss(
             distillation_logits, teacher_logits
@@ -142,10 +142,11 @@ class DistilledImageClassifier(ImageClassifier):
     def compute_teacher_logits(self, inputs: Tensor) -> Tensor:
         """Return the teacher's logits of images that are normalized for the student."""
         teacher = self.teacher.to(inputs.device)
-        own: Any = self.data_preprocessor
-        other: Any = teacher.data_preprocessor
-        if hasattr(own, 'mean') and hasattr(other, 'mean'):
-            inputs = (inputs * own.std + own.mean - other.mean) / other.std
+        student_preprocessor: Any = self.data_preprocessor
+        teacher_preprocessor: Any = teacher.data_preprocessor
+        if hasattr(student_preprocessor, 'mean') and hasattr(teacher_preprocessor, 'mean'):
+            images = inputs * student_preprocessor.std + student_preprocessor.mean
+            inputs = (images - teacher_preprocessor.mean) / teacher_preprocessor.std
         return teacher(inputs, mode='tensor')
 
     # Cached in __dict__, where torch.nn.Module does not look for submodules.

@@ -1,4 +1,4 @@
-"""EfficientViT: Memory Efficient Vision Transformer with Cascaded Group Attention (CVPR 2023)."""
+"""The EfficientViT backbone. Sections and equations are those of the paper."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -31,20 +31,22 @@ class EfficientViT(BaseModule):
 
     From `EfficientViT: Memory Efficient Vision Transformer with Cascaded Group Attention
     <https://arxiv.org/abs/2305.07027>`_. Its stages have strides 16, 32 and 64. The input may have
-    any height and width from 32 pixels up, in training and in evaluation.
+    any height and width from 32 pixels up, in training and in evaluation; smaller images are not
+    supported. In training, batch norm needs a batch size of 2 or more up to 64x64 pixels.
 
     Args:
         arch: ``'m0'`` to ``'m5'``, or a dict with the fields of :class:`EfficientViTArch`.
         in_channels: Channels of the image.
-        window_sizes: Size of the attention windows of each stage, in pixels of that stage's map.
-            Weights made for other windows are resized when they are loaded. Classifiers use
-            (7, 7, 4) at 224, (12, 12, 6) at 384 and (16, 16, 8) at 512 pixels, dense prediction
-            the default.
-        out_indices: Stages whose maps are returned, counted from 0 and in order. Stages after the
-            last of them are not built.
-        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages. Frozen
-            parameters are not trained, and frozen norm layers stay in evaluation mode.
-        norm_eval: Whether all batch norm layers keep their running statistics in training.
+        window_sizes: Size of the attention windows of each stage, in pixels of its feature map.
+            Attention bias tables of another window size are resized on loading (not in the folded
+            form). Classifiers use (7, 7, 4) at 224, (12, 12, 6) at 384 and (16, 16, 8) at 512
+            pixels, dense prediction the default.
+        out_indices: Stages whose feature maps are returned, counted from 0 and in order. Stages
+            after the last of them are not built.
+        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages. A stage
+            includes the subsampling before it. Frozen parameters are not trained, and frozen norm
+            layers stay in evaluation mode.
+        norm_eval: Whether batch norm is in evaluation mode in training (frozen running statistics).
         with_cp: Whether to recompute each block's activations in the backward pass, which saves
             memory and costs time. As everywhere in PyTorch, batch norm then sees each batch twice,
             unless ``norm_eval`` is set.
@@ -52,7 +54,7 @@ class EfficientViT(BaseModule):
             first.
         norm_cfg: Config of the norm layers.
         act_cfg: Config of the activations.
-        block_cfg: Config of the blocks, such as other arguments of :class:`SandwichBlock`.
+        block_cfg: Type and extra arguments of the blocks, such as those of :class:`SandwichBlock`.
         deploy: Whether to build the folded form, to load the weights of a model after
             :meth:`switch_to_deploy`.
         init_cfg: Config of the initialization.
@@ -61,8 +63,8 @@ class EfficientViT(BaseModule):
         ValueError: If the arch is unknown or inconsistent, or another argument is out of range.
         CheckpointError: From :meth:`init_weights` with pretrained weights, and from loading
             ``evit://`` with mmengine, if there are missing or unexpected keys or size mismatches.
-            Bias tables of other windows are resized. ``load_state_dict()`` behaves as in any
-            PyTorch module.
+            ``load_state_dict()`` also resizes bias tables; for other mismatches it behaves as in
+            any PyTorch module.
 
     Example:
         >>> import torch
@@ -80,7 +82,7 @@ class EfficientViT(BaseModule):
     # Pre-hooks of load_state_dict() that every backbone gets. mmevit.checkpoint adds the check
     # that pretrained weights fit.
     load_hooks: ClassVar[list[Callable[..., None]]] = []
-    is_initializing = False
+    is_initializing = False  # read by that check
 
     def __init__(
         self,
@@ -99,7 +101,7 @@ class EfficientViT(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        settings = EfficientViTArch.of(arch)
+        settings = EfficientViTArch.from_config(arch)
         num_stages = len(settings.depths)
         check_stage_arguments(num_stages, window_sizes, out_indices, frozen_stages, drop_path_rate)
         self.out_indices = tuple(out_indices)
@@ -138,7 +140,7 @@ class EfficientViT(BaseModule):
 
     @property
     def out_channels(self) -> tuple[int, ...]:
-        """Channels of each returned map: the ``in_channels`` of a neck."""
+        """Channels of each returned feature map: the ``in_channels`` of a neck."""
         return tuple(self.embed_dims[index] for index in self.out_indices)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -148,15 +150,15 @@ class EfficientViT(BaseModule):
             x: Images, (N, in_channels, H, W).
 
         Returns:
-            One (N, embed_dims[i], ceil(H / s), ceil(W / s)) map for each index i, with
-            s = 16, 32, 64.
+            One feature map (N, embed_dims[i], ceil(H / s), ceil(W / s)) for each index i, with
+            s = 16 * 2**i.
 
         Raises:
             UserError: If a side is below 32 pixels, in bfloat16 on a CPU.
         """
         height, width = x.shape[2:]
         x = self.stem(x)
-        # Not the dtype of the images, which is float32 under autocast.
+        # Checked after the stem: under autocast, images are float32.
         if x.dtype == torch.bfloat16 and x.device.type == 'cpu':
             check_bfloat16_size(height, width)
         outputs = []
@@ -168,6 +170,7 @@ class EfficientViT(BaseModule):
         return tuple(outputs)
 
     def _run(self, layer: nn.Module, x: Tensor) -> Tensor:
+        # As in mmdet. x requires no gradient under no_grad() and right after frozen layers.
         if self.with_cp and x.requires_grad:
             return checkpoint(layer, x, use_reentrant=False)  # pyright: ignore[reportReturnType]
         return layer(x)
@@ -184,7 +187,7 @@ class EfficientViT(BaseModule):
 
     def init_weights(self) -> None:
         """Initialize the weights. Pretrained weights must fit completely."""
-        # mmengine would load the part that fits, and log the rest.
+        # mmevit.checkpoint reads this and raises; mmengine would only log mismatches.
         self.is_initializing = True
         try:
             super().init_weights()
@@ -220,10 +223,11 @@ class EfficientViT(BaseModule):
         return 1 + sum(num_layers[:stage]) + layer, total
 
     def switch_to_deploy(self) -> None:
-        """Fold every norm layer, identity and constant into the convolutions, for inference.
+        """Fold batch norm, shortcuts and query scale, and expand the bias tables.
 
-        The folded model returns the same maps as this one in evaluation mode. It cannot be
-        trained. Its maps are in channels-last memory format, whatever format the images have.
+        Batch norm, the depthwise shortcuts and the query scale become part of the convolutions.
+        The feature maps are those of this model in evaluation mode, but always in channels-last
+        memory format. The folded model is for inference only.
         """
         for module in list(self.modules())[1:]:
             if fold := getattr(module, 'switch_to_deploy', None):
@@ -232,8 +236,8 @@ class EfficientViT(BaseModule):
         self.deploy = True
 
     def _put_channels_last(self) -> None:
-        # Convolutions pass the memory format of their weights on to their output. This one is up
-        # to a quarter faster, and windows are then copied in contiguous rows.
+        # Convolutions pass the memory format of their weights on to their output. Channels
+        # last is up to a quarter faster, and windows are then copied in contiguous rows.
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def _freeze_stages(self) -> None:
@@ -247,12 +251,12 @@ class EfficientViT(BaseModule):
 def build_stem(
     in_channels: int, out_channels: int, norm_cfg: dict, act_cfg: dict, deploy: bool
 ) -> nn.Sequential:
-    """Build the overlapping patch embedding: four 3x3 convolutions of stride 2 (Section 3.2).
+    """Build the overlapping patch embedding: four 3x3 convolutions of stride 2.
 
     An activation follows each convolution but the last. ``out_channels`` is a multiple of 8.
 
     Returns:
-        (N, in_channels, H, W) to (N, out_channels, H / 16, W / 16).
+        A module that maps (N, in_channels, H, W) to (N, out_channels, H / 16, W / 16).
     """
     widths = (in_channels, *(out_channels // divisor for divisor in (8, 4, 2, 1)))
     layers = []
@@ -262,8 +266,11 @@ def build_stem(
     return nn.Sequential(*layers[:-1])
 
 
-class Subsample(nn.Sequential):
-    """Subsampling between two stages: an inverted residual between two light FFNs (Section 3.2)."""
+class Subsample(nn.Sequential):  # runs the submodules in the order of assignment
+    """Inverted residual without shortcut, with squeeze-excite (Section 3.2).
+
+    It has stride 2 and is between two pairs of depthwise convolution and FFN.
+    """
 
     def __init__(
         self, in_channels: int, out_channels: int, norm_cfg: dict, act_cfg: dict, deploy: bool
@@ -284,8 +291,8 @@ class Subsample(nn.Sequential):
 
 
 @MODELS.register_module()
-class SandwichBlock(nn.Sequential):
-    """Sandwich layout: attention between token mixing and FFNs (Section 3.1, Equation 1).
+class SandwichBlock(nn.Sequential):  # runs the submodules in the order of assignment
+    """Sandwich layout: attention between token mixing and FFNs (Equation 1).
 
     Args:
         channels: Channels of the input and the output.
@@ -323,25 +330,20 @@ class SandwichBlock(nn.Sequential):
         if num_ffns < 1:
             raise ValueError(f'num_ffns={num_ffns} is out of range. Pass at least 1.')
         norm: dict[str, Any] = dict(norm_cfg=norm_cfg, deploy=deploy)
-
-        def add_ffn(index: int) -> None:
+        for index in range(2 * num_ffns):
+            if index == num_ffns:
+                attention = WindowAttention(
+                    channels,
+                    num_heads,
+                    window_size,
+                    kernel_sizes=kernel_sizes,
+                    act_cfg=act_cfg,
+                    **norm,
+                    **attention_cfg,
+                )
+                self.attention = Residual(attention, drop_path_rate)
             if token_mixing:
                 depthwise = ResidualDepthwise(channels, drop_path_rate, norm_weight=0.0, **norm)
                 self.add_module(f'depthwise{index}', depthwise)
             ffn = FFN(channels, act_cfg=act_cfg, ratio=ffn_ratio, **norm)
             self.add_module(f'ffn{index}', Residual(ffn, drop_path_rate))
-
-        for index in range(num_ffns):
-            add_ffn(index)
-        attention = WindowAttention(
-            channels,
-            num_heads,
-            window_size,
-            kernel_sizes=kernel_sizes,
-            act_cfg=act_cfg,
-            **norm,
-            **attention_cfg,
-        )
-        self.attention = Residual(attention, drop_path_rate)
-        for index in range(num_ffns, 2 * num_ffns):
-            add_ffn(index)

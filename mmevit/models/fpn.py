@@ -1,4 +1,4 @@
-"""The neck for dense prediction: FPN with levels that are finer than the backbone's."""
+"""The neck for dense prediction: FPN with levels finer than the backbone's."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,17 +22,17 @@ else:
 class EfficientViTFPN(FPN):  # pyright: ignore[reportGeneralTypeIssues]
     """FPN with additional finer levels, since the backbone starts at stride 16.
 
-    From the finest lateral, after the top-down sum, chained transposed convolutions make finer
-    laterals. Each of them is followed by its own 3x3 convolution. The rest is mmdet's FPN.
+    Each finer level is a 2x2 transposed convolution of the next coarser lateral, followed by a 3x3
+    convolution. The first one starts from the finest lateral of FPN, after the top-down sum. The
+    rest is mmdet's FPN.
 
-    It can also imitate another backbone, for a neck or head that is made for it:
-    ``out_channels=[512, 1024, 2048], num_outs=3`` gives the maps of a ResNet at strides 8, 16
-    and 32.
+    The outputs can match the channels and strides of another backbone:
+    ``out_channels=[512, 1024, 2048], num_outs=3`` are those of a ResNet at strides 8, 16 and 32.
 
     Args:
         in_channels: Channels of each backbone map, finest first, of at least two maps.
-        out_channels: Channels of every output, or of each output. The pyramid itself has the
-            smallest of these widths.
+        out_channels: One int, or one per output. The pyramid has min(out_channels) channels; 1x1
+            convolutions project to wider outputs.
         num_outs: Number of outputs, finest first: the finer levels, then those of the backbone's
             maps, then coarser ones. If it is too small for all of the backbone's maps, the coarsest
             are only used in the top-down sum.
@@ -113,7 +113,7 @@ class EfficientViTFPN(FPN):  # pyright: ignore[reportGeneralTypeIssues]
         )
 
     def switch_to_deploy(self) -> None:
-        """Fold the norm layers, if there are any, into the convolutions; see :func:`fold_norm`."""
+        """Fold the norm layers, if any, into the convolutions; see :func:`fold_norm`."""
         for module in self.modules():
             if isinstance(module, ConvModule) and module.with_norm:
                 fold_norm(module.conv, module.norm)  # pyright: ignore[reportArgumentType]
@@ -188,7 +188,12 @@ class FinestLevels(ConvModule):
         )
 
     def forward(self, lateral: Tensor) -> list[Tensor]:
-        """Map a lateral (N, C, H, W) to a list of maps, from (N, C, 2^n H, 2^n W) to its own."""
+        """Compute the levels from a lateral (N, C, H, W).
+
+        Returns:
+            ``num_upsample_levels + 1`` feature maps, finest first. The last is (N, C, H, W), and
+            each of the others is twice as high and wide as the next.
+        """
         levels = [super().forward(lateral)]
         for upsample, conv in zip(self.upsamples, self.finer_convs, strict=True):
             lateral = upsample(lateral)

@@ -1,4 +1,4 @@
-"""Layers of the network, each of which knows its own folded form."""
+"""Layers of EfficientViT. Sections are those of the paper."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,11 +14,11 @@ from mmevit.utils.errors import UserError
 
 
 class ConvNorm(nn.Module):
-    """A convolution without bias and a norm layer; once folded, one convolution with bias.
+    """Convolution without bias and a norm layer. Folded: one convolution with bias.
 
     Args:
-        kernel_size: Odd size of the kernel. The padding keeps the size of the map.
-        norm_weight: Initial weight of the norm layer. Zero makes a residual branch start as the
+        kernel_size: Odd size of the kernel. The padding keeps the size of the feature map.
+        norm_weight: Initial weight of the norm layer. Zero makes a residual block start as the
             identity.
         deploy: Whether to build the folded form.
 
@@ -54,7 +54,11 @@ class ConvNorm(nn.Module):
             nn.init.constant_(weight, norm_weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        """Apply to ``x`` (N, in_channels, H, W).
+
+        Returns:
+            (N, out_channels, H / stride, W / stride).
+        """
         return self.norm(self.conv(x))
 
     def switch_to_deploy(self) -> None:
@@ -65,7 +69,7 @@ class ConvNorm(nn.Module):
 
 
 def fold_norm(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.Module) -> None:
-    """Fold a batch norm, with its running statistics, into the preceding convolution, in place.
+    """Fold a batch norm into the preceding convolution, in place.
 
     Raises:
         UserError: If the norm layer depends on its input in evaluation mode too (GN, LN, ...).
@@ -90,7 +94,7 @@ def fold_norm(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.Module) -> None:
 class ResidualDepthwise(ConvNorm):
     """``x + DropPath(norm(conv(x)))`` with a 3x3 depthwise convolution.
 
-    Once folded, the identity is part of the centre of the kernel.
+    In the folded form, the shortcut is added to the kernel (1 at its centre).
 
     Args:
         drop_path_rate: Probability that the branch is dropped for a sample in training.
@@ -107,12 +111,12 @@ class ResidualDepthwise(ConvNorm):
         self.is_folded = isinstance(self.norm, nn.Identity)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` (N, channels, H, W) to the same shape."""
+        """Apply to ``x`` (N, channels, H, W). The shape is unchanged."""
         branch = super().forward(x)
         return branch if self.is_folded else x + self.drop_path(branch)
 
     def switch_to_deploy(self) -> None:
-        """Fold the norm layer, then the identity, into the convolution."""
+        """Fold the norm layer, then the shortcut, into the convolution."""
         super().switch_to_deploy()
         if not self.is_folded:
             with torch.no_grad():
@@ -134,11 +138,11 @@ class Residual(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` (N, C, H, W) to the same shape."""
+        """Apply to ``x`` (N, C, H, W). The shape is unchanged."""
         return x + self.drop_path(self.branch(x))
 
 
-class FFN(nn.Sequential):
+class FFN(nn.Sequential):  # runs the submodules in the order of assignment
     """Pointwise feed-forward network: 1x1, activation, 1x1 (Section 3.1).
 
     Args:
@@ -179,15 +183,16 @@ class SqueezeExcite(nn.Module):
         self.expand = nn.Conv2d(channels // 4, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale each channel of ``x`` (N, C, H, W) by a gate from its mean over the map."""
+        """Scale each channel of ``x`` (N, C, H, W) by a gate from its mean."""
         gate = self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True))))
         return x * gate.sigmoid()
 
 
 def add_load_hook(module: nn.Module, hook: Callable[..., None]) -> None:
-    """Call ``hook(module, state_dict, prefix, ...)`` before weights are loaded into a module.
+    """Call a hook before weights are loaded into a module.
 
-    The other arguments are those of :meth:`torch.nn.Module.register_load_state_dict_pre_hook`.
+    It is called as ``hook(module, state_dict, prefix, ...)``. The other arguments are those of
+    :meth:`torch.nn.Module.register_load_state_dict_pre_hook`.
     """
     if hasattr(module, 'register_load_state_dict_pre_hook'):  # private in older PyTorch
         module.register_load_state_dict_pre_hook(hook)
@@ -196,7 +201,8 @@ def add_load_hook(module: nn.Module, hook: Callable[..., None]) -> None:
 
 
 def check_bfloat16_size(height: int, width: int) -> None:
-    """Refuse small images: PyTorch's bfloat16 convolutions give NaN there on CPUs with AMX."""
+    """Refuse images below 32 pixels in bfloat16 on a CPU."""
+    # There, PyTorch's convolutions give NaN on CPUs with AMX.
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return
     if height < 32 or width < 32:

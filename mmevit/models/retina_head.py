@@ -10,18 +10,18 @@ from mmengine.registry import MODELS
 
 @MODELS.register_module()
 class SyncedRetinaHead(RetinaHead):
-    """:class:`mmdet.models.RetinaHead` whose losses are normalized over all processes.
+    """:class:`mmdet.models.RetinaHead` with losses normalized over all processes.
 
-    mmdet divides the losses of each process by its own number of matched anchors, so that an object
-    has more weight in a process with few of them. Here, as in mmdet's FCOS and ATSS, the gradients
-    of several processes equal those of one process with all images.
+    mmdet divides the losses of each process by its own number of positive anchors, so that an
+    object has more weight in a process with few of them. Here, as in mmdet's FCOS and ATSS, the
+    gradients of several processes equal those of one process with all images.
     """
 
     def get_targets(self, *args: Any, **kwargs: Any) -> tuple:
-        """Compute the targets of the anchors, and the number of matched anchors last.
+        """Compute the targets of the anchors, and the number of positive anchors last.
 
         That number is the mean over the processes.
         """
-        *targets, num_matched = super().get_targets(*args, **kwargs)
+        *targets, num_positive = super().get_targets(*args, **kwargs)
         device = targets[0][0].device
-        return *targets, reduce_mean(torch.tensor(float(num_matched), device=device)).item()
+        return *targets, reduce_mean(torch.tensor(float(num_positive), device=device)).item()

@@ -8,7 +8,7 @@ from mmevit.models.attention import (
     CascadedGroupAttention,
     WindowAttention,
     partition_windows,
-    relative_index,
+    relative_position_index,
     reverse_windows,
 )
 
@@ -92,7 +92,7 @@ def test_indivisible_maps_are_zero_padded_without_a_mask(size):
 
 
 def test_bias_table_is_indexed_by_row_and_column_distance():
-    index = relative_index(7)
+    index = relative_position_index(7)
     assert index[0].tolist() == list(range(49))
     assert index.equal(index.T)
     assert index[8, 20] == 1 * 7 + 5  # (1, 1) and (2, 6)
