@@ -9,8 +9,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# Importing these takes longer than most runs do. A test of each command starts Python anew, so that
-# a command that fails to import what its config names fails there.
+# Importing these takes longer than most runs do. `make test-readme` and
+# tests/test_one_library.py start Python anew, and so find what a command fails to import.
 PRELOADED = [
     'imgaug',
     'matplotlib.pyplot',

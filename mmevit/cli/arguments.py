@@ -112,7 +112,7 @@ def load_config(args: argparse.Namespace, splits: Sequence[str], needs: Sequence
         needs: Required settings.
 
     Raises:
-        ConfigError: If the config is missing or invalid, or lacks one of ``needs``.
+        ConfigError: If the config is missing or invalid, or a required setting is missing.
     """
     # mmengine sets it too late for the checks.
     local_rank = LOCAL_RANKS.get(args.launcher, 'LOCAL_RANK')

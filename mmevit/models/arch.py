@@ -29,8 +29,10 @@ class EfficientViTArch:
     kernel_sizes: tuple[int, ...]
 
     @classmethod
-    def from_config(cls, arch: str | dict) -> 'EfficientViTArch':
+    def from_config(cls, arch: 'str | dict | EfficientViTArch') -> 'EfficientViTArch':
         """Return the arch of a name, or of a dict with the fields of this class."""
+        if isinstance(arch, cls):
+            return arch
         names = [field.name for field in fields(cls)]
         if isinstance(arch, dict):
             if set(arch) != set(names):

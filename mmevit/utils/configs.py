@@ -154,7 +154,7 @@ def find_class(registry: Registry, cfg: dict) -> type | None:
 
 
 def find_library(model: dict) -> str | None:
-    """Name the OpenMMLab library of a model, None if its type does not tell.
+    """Name the OpenMMLab library of a model, None if it is unknown.
 
     A class of the user belongs to the library of its base class.
 

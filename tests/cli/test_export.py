@@ -129,6 +129,17 @@ def test_file_that_differs_does_not_replace_the_previous_one(classifier, tmp_pat
     assert file.read_text() == 'the one before'
 
 
+def test_file_with_nan_outputs_is_refused_without_a_tolerance_too(
+    classifier, tmp_path, run_export, monkeypatch
+):
+    monkeypatch.setattr('mmevit.cli.export.compare', lambda *_: float('nan'))
+    monkeypatch.delitem(TOLERANCES, 'float32')  # as for int8
+    arguments = ['configs/evit_m0_digits.py', classifier, '--to', 'torchscript']
+    with pytest.raises(SystemExit, match='not written, since its outputs are NaN'):
+        run_export(*arguments, '--out', tmp_path / 'model.torchscript')
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def save_classifier(tmp_path):
     """Make a checkpoint, and the options of the config, of images of other channels than three."""

@@ -254,3 +254,12 @@ def test_several_optimizers_without_schedulers_can_be_resumed(make_runner):
     checkpoint = dict(meta=dict(epoch=1, iter=5), optimizer=runner.optim_wrapper.state_dict())
     ConfigScheduleHook().after_load_checkpoint(runner, checkpoint)
     assert checkpoint['optimizer'] == runner.optim_wrapper.state_dict()
+
+
+def test_empty_state_of_an_optimizer_is_refused(make_runner):
+    runner = make_runner('new')
+    runner.optim_wrapper = OptimWrapper(torch.optim.SGD(runner.model.parameters(), lr=0.1))
+    runner._resume = True
+    checkpoint = dict(meta=dict(epoch=1, iter=5), optimizer={}, param_schedulers=[])
+    with pytest.raises(CheckpointError, match='load_from=CHECKPOINT'):
+        ConfigScheduleHook().after_load_checkpoint(runner, checkpoint)

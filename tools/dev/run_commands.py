@@ -2,7 +2,7 @@
 
     python tools/dev/run_commands.py README.md
 
-A time that a command is said to take, in a comment behind it, is shown beside the measured one.
+A comment after a command may state its time, which is printed next to the measured one.
 """
 
 import argparse
