@@ -53,7 +53,7 @@ def run_with(tmp_path, run_tool):
     return run
 
 
-def test_the_backbone_needs_none_of_them(run_with, tmp_path):
+def test_backbone_needs_no_other_library(run_with, tmp_path):
     script = tmp_path / 'use.py'
     script.write_text("""
 import torch
@@ -97,7 +97,7 @@ assert len(backbone(torch.rand(1, 3, 64, 64))) == 3
         ),
     ],
 )
-def test_one_library_alone_trains_evaluates_and_infers(
+def test_commands_work_with_only_one_library(
     library, config, public, options, digits, run_with, tmp_path
 ):
     options = [

@@ -27,7 +27,7 @@ def check_batch_sizes(runner: Runner) -> None:
     loop: Any = runner.train_loop
     problem = find_single_images(loop)
     model: Any = unwrap(runner.model)
-    # Of several processes, synchronised layers see the images of all.
+    # Of several processes, synchronized layers see the images of all.
     norm_types = _BatchNorm if runner.world_size == 1 else LOCAL_NORMS
     norms = [module for module in model.train().modules() if isinstance(module, norm_types)]
     if problem is None or not any(norm.training for norm in norms):

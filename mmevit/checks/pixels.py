@@ -1,4 +1,4 @@
-"""Check the normalisation of images and the statistics of batch norm."""
+"""Check the normalization of images and the statistics of batch norm."""
 
 import logging
 
@@ -49,7 +49,7 @@ def warn_of_random_statistics(cfg: Config) -> None:
 
 
 def warn_of_other_pixels(cfg: Config) -> None:
-    """Warn if images are not normalised as for training the loaded weights.
+    """Warn if images are not normalized as for training the loaded weights.
 
     This is so with mmdet's own configs of FCOS, SSD, YOLOX and RTMDet.
     """

@@ -168,7 +168,7 @@ def make_inputs(is_detector: bool, shape: tuple[int, ...]) -> tuple[Tensor, ...]
 def calibration_batches(
     cfg: Config, model: nn.Module, num_images: int, is_detector: bool
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield training images (1, C, H, W), normalised, and for detectors their sizes (1, 2)."""
+    """Yield training images (1, C, H, W), normalized, and for detectors their sizes (1, 2)."""
     for batch in sample_images(cfg, model, 'train', num_images):
         sizes = torch.tensor([sample.img_shape[:2] for sample in batch['data_samples']]).float()
         yield (batch['inputs'], sizes) if is_detector else (batch['inputs'],)

@@ -219,8 +219,8 @@ def draw_scene(
             continue
         taken[window] = True
         opacity = enlarge(digits[index], size)[..., None]
-        colour = rng.uniform(150, 255, 3)
-        scene[window] = scene[window] * (1 - opacity) + colour * opacity
+        color = rng.uniform(150, 255, 3)
+        scene[window] = scene[window] * (1 - opacity) + color * opacity
         mask = np.zeros_like(taken)
         mask[window] = opacity[..., 0] > 0.5
         category_id = int(labels[index]) + 1
@@ -230,7 +230,7 @@ def draw_scene(
 
 
 def draw_background(rng: np.random.Generator, image_size: int) -> np.ndarray:
-    """Draw a gradient of two dark colours with noise, (size, size, 3)."""
+    """Draw a gradient of two dark colors with noise, (size, size, 3)."""
     start, end = rng.uniform(0, 110, (2, 3))
     ramp = np.linspace(0, 1, image_size)
     angle = rng.uniform(0, np.pi / 2)

@@ -17,7 +17,7 @@ MISSING_FILE = FaultType('missing file', STOPS, 'fatal')
 UNREADABLE_FILE = FaultType('file that cannot be read', ENDS, 'fatal')
 EMPTY_FILE = FaultType('empty file', REPLACED)
 CORRUPT_IMAGE = FaultType('corrupt image', REPLACED)
-TRUNCATED = FaultType('truncated image', f'{REPLACED}; older OpenCV fills it with grey')
+TRUNCATED = FaultType('truncated image', f'{REPLACED}; older OpenCV fills it with gray')
 HUGE = FaultType(f'image of more than {MAX_PIXELS // 1_000_000} million pixels', REPLACED)
 OTHER_SIZE = FaultType(
     'image of another size than annotated', 'left out if smaller, else misplaced'

@@ -28,7 +28,7 @@ def sample_images(cfg: Config, model: Any, split: str, num_images: int) -> Itera
         num_images: Maximum number of images.
 
     Yields:
-        ``inputs``, one normalised image, (1, 3, H, W), and its ``data_samples``.
+        ``inputs``, one normalized image, (1, 3, H, W), and its ``data_samples``.
     """
     config = next(find_datasets(cfg[f'{split}_dataloader'].dataset)).copy()
     config['pipeline'] = find_test_pipeline(cfg)

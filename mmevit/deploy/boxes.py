@@ -36,7 +36,7 @@ def select_best_boxes(
 def empty_selection(
     boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, max_num: int
 ) -> Tensor:
-    """Return an uninitialised result of :func:`select_best_boxes`, for shape inference."""
+    """Return an uninitialized result of :func:`select_best_boxes`, for shape inference."""
     return boxes.new_empty((boxes.shape[0], max_num), dtype=torch.int64)
 
 

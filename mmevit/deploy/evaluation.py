@@ -54,7 +54,7 @@ class ExportedModel(BaseModel):
 
     Args:
         file: The file, see :func:`mmevit.deploy.load_exported`.
-        data_preprocessor: Config of the data preprocessor, which normalises and stacks images.
+        data_preprocessor: Config of the data preprocessor, which normalizes and stacks images.
         trust: Whether to load a file that contains native code.
     """
 
@@ -112,7 +112,7 @@ class ExportedClassifier(ExportedModel):
     def forward(
         self, inputs: Tensor, data_samples: list[Any] | None = None, mode: str = 'predict'
     ) -> list[Any]:
-        """Classify normalised images (N, C, H, W)."""
+        """Classify normalized images (N, C, H, W)."""
         (logits,) = self.run(inputs)
         # The public predict() would first apply the layers of the head, which are in the file.
         return self.head._get_predictions(logits, data_samples)
@@ -123,7 +123,7 @@ class ExportedDetector(ExportedModel):
     """An exported detector of mmdet, see :class:`ExportedModel`."""
 
     def forward(self, inputs: Tensor, data_samples: list[Any], mode: str = 'predict') -> list[Any]:
-        """Detect objects in normalised images (N, C, H, W)."""
+        """Detect objects in normalized images (N, C, H, W)."""
         sizes = inputs.new_tensor([sample.img_shape[:2] for sample in data_samples])
         if None not in self.size:
             # Smaller images are padded, like those of a batch.

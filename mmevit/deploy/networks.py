@@ -59,7 +59,7 @@ class Classifier(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (N, C, H, W) to logits (N, num_classes)."""
+        """Map normalized images (N, C, H, W) to logits (N, num_classes)."""
         return self.model(images, mode='tensor')
 
 
@@ -76,7 +76,7 @@ class Backbone(nn.Module):
         self.output_names = tuple(f'stage_{index}' for index in backbone.out_indices)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map normalised images (N, C, H, W) to maps (N, C_i, H_i, W_i)."""
+        """Map normalized images (N, C, H, W) to maps (N, C_i, H_i, W_i)."""
         return self.backbone(images)
 
 
@@ -134,7 +134,7 @@ class AnchorDetector(nn.Module):
         """Detect objects.
 
         Args:
-            images: (N, C, H, W), normalised, padded at the bottom and right.
+            images: (N, C, H, W), normalized, padded at the bottom and right.
             image_sizes: (N, 2), float, height and width without padding.
 
         Returns:

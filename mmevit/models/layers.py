@@ -94,7 +94,7 @@ def fold_norm(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.Module) -> None:
 class ResidualDepthwise(ConvNorm):
     """``x + DropPath(norm(conv(x)))`` with a 3x3 depthwise convolution.
 
-    In the folded form, the shortcut is added to the kernel (1 at its centre).
+    In the folded form, the shortcut is added to the kernel (1 at its center).
 
     Args:
         drop_path_rate: Probability that the branch is dropped for a sample in training.

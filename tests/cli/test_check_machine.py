@@ -11,19 +11,19 @@ def find_problem():
     return runpy.run_path('tools/dev/check_machine.py')['find_problem']
 
 
-def test_this_machine_has_what_is_needed_but_for_disk_maybe(find_problem, tmp_path, monkeypatch):
+def test_this_machine_passes_all_checks_except_disk_space(find_problem, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=100 * 2**30))
     assert find_problem(str(tmp_path / 'venv')) == ''
 
 
-def test_a_full_disk_is_told_with_what_is_needed(find_problem, tmp_path, monkeypatch):
+def test_full_disk_is_reported_with_the_space_needed(find_problem, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=3.5 * 2**30))
     sentence = find_problem(str(tmp_path / 'no/such/venv'))
     assert sentence.startswith(f'{tmp_path} has 3.5 GiB free') and 'VENV=' in sentence
 
 
 @pytest.mark.parametrize('version', [(3, 9, 0), (3, 14, 0)])
-def test_a_python_that_does_not_fit_is_told(find_problem, monkeypatch, version):
+def test_unsupported_python_is_reported(find_problem, monkeypatch, version):
     monkeypatch.setattr(sys, 'version_info', version)
     assert '3.10 to 3.13' in find_problem('venv')
 

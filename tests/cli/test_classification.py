@@ -99,7 +99,7 @@ def test_tta_of_the_digits_averages_the_scores_of_three_sizes(digits, run_tool, 
         assert (views[1] - views[2]).abs().max() > 1e-3
 
 
-def test_pictures_of_every_so_many_images_are_saved(trained, run_tool):
+def test_every_nth_picture_is_saved(trained, run_tool):
     work_dir, config, _ = trained
     result = run_tool(
         'tools/test.py',
@@ -116,7 +116,7 @@ def test_pictures_of_every_so_many_images_are_saved(trained, run_tool):
     assert len(list((work_dir / 'pictures').iterdir())) == 3
 
 
-def test_pictures_of_several_views_are_refused_in_one_sentence(trained, run_tool):
+def test_drawing_with_tta_is_refused(trained, run_tool):
     work_dir, config, _ = trained
     result = run_tool(
         'tools/test.py', config, work_dir / 'epoch_1.pth', '--tta', '--show-dir', work_dir / 'tta'
@@ -126,7 +126,7 @@ def test_pictures_of_several_views_are_refused_in_one_sentence(trained, run_tool
     assert "mmpretrain's visualization hook does not support --tta" in result.stdout
 
 
-def test_evaluating_from_the_kept_config_leaves_it_as_it_was(trained, run_tool):
+def test_evaluation_does_not_change_the_saved_config(trained, run_tool):
     work_dir, config, _ = trained
     kept = work_dir / config.name
     before = kept.read_text()

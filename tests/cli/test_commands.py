@@ -72,7 +72,7 @@ def test_training_leaves_checkpoint_log_and_curve(trained):
     assert Image.open(work_dir / 'curves.png').size == (1440, 540)
 
 
-def test_resume_goes_on_where_training_was_with_averages_optimizer_and_log(trained):
+def test_resuming_restores_averages_optimizer_and_log(trained):
     work_dir, _, first, second = trained
     assert 'Epoch(train) [1]' in first and 'Epoch(train) [2]' not in first
     assert 'Epoch(train) [1]' not in second and 'resumed epoch: 1' in second
@@ -168,9 +168,7 @@ def test_evaluation_prints_the_figures_of_pycocotools(predictions, digits, evalu
         assert f'coco/{name}: {wanted:.3f}' in output
 
 
-def test_pictures_of_every_so_many_images_are_saved_and_corrupt_ones_left_out(
-    trained, evaluate, tmp_path
-):
+def test_every_nth_picture_is_saved_without_corrupt_images(trained, evaluate, tmp_path):
     _, root, _, _ = trained
     output = evaluate('--show-dir', tmp_path, '--interval', 3, root=root)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -186,9 +184,7 @@ def test_pictures_of_every_so_many_images_are_saved_and_corrupt_ones_left_out(
     assert f'{root}/val/000002.png cannot be read and is not drawn' in output
 
 
-def test_tta_of_a_config_that_says_nothing_merges_the_image_and_its_mirror_image(
-    predictions, digits, evaluate, tmp_path
-):
+def test_tta_by_default_merges_the_image_and_its_flip(predictions, digits, evaluate, tmp_path):
     mirrored = tmp_path / 'digits'
     shutil.copytree(digits, mirrored, ignore=shutil.ignore_patterns('classification'))
     for path in (mirrored / 'val').iterdir():
@@ -202,7 +198,7 @@ def test_tta_of_a_config_that_says_nothing_merges_the_image_and_its_mirror_image
 
 
 @pytest.mark.slow
-def test_tta_of_the_digits_merges_three_sizes_and_no_mirror_image(predictions, evaluate, tmp_path):
+def test_tta_of_the_digits_merges_three_sizes_without_flip(predictions, evaluate, tmp_path):
     views = [predictions]
     for side in (160, 224):
         path = tmp_path / f'{side}.pkl'
@@ -297,7 +293,7 @@ def test_flags_of_training_reach_the_config(digits, tmp_path, run_tool):
     ],
     ids=lambda value: ' '.join(value)[:60],
 )
-def test_what_is_missing_or_torn_ends_a_command_with_one_sentence(run_tool, command, parts):
+def test_missing_or_corrupt_inputs_are_one_line_errors(run_tool, command, parts):
     result = run_tool(*command, timeout=60)
     assert result.returncode == 1
     (sentence,) = [line for line in result.stdout.splitlines() if line.startswith('error: ')]
@@ -313,7 +309,7 @@ def test_what_is_missing_or_torn_ends_a_command_with_one_sentence(run_tool, comm
         ("model = dict(type='RetinaNet')", 'missing train_dataloader, optim_wrapper, train_cfg'),
     ],
 )
-def test_a_config_that_is_not_whole_ends_with_one_sentence(run_tool, tmp_path, content, sentence):
+def test_incomplete_config_is_a_one_line_error(run_tool, tmp_path, content, sentence):
     config = tmp_path / 'config.py'
     config.write_text(content)
     result = run_tool('tools/train.py', config)
@@ -323,7 +319,7 @@ def test_a_config_that_is_not_whole_ends_with_one_sentence(run_tool, tmp_path, c
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
-def test_scripts_without_arguments_say_how_they_are_used(run_tool, script):
+def test_scripts_without_arguments_print_their_usage(run_tool, script):
     result = run_tool(f'tools/{script}')
     assert result.returncode == 2
     assert f'Usage: tools/{script}' in result.stdout
@@ -357,7 +353,7 @@ def test_two_processes_on_cpus_train_and_evaluate(trained, digits, tmp_path, run
     run('tools/dist_test.sh', (tmp_path / 'last_checkpoint').read_text(), 2)
 
 
-def test_a_failure_of_two_processes_ends_in_a_sentence(tmp_path, run_tool):
+def test_failure_of_two_processes_is_a_one_line_error(tmp_path, run_tool):
     options = [
         '--work-dir',
         tmp_path,
@@ -372,7 +368,7 @@ def test_a_failure_of_two_processes_ends_in_a_sentence(tmp_path, run_tool):
     assert any(line.startswith('error: ') and 'no/such' in line for line in lines)
 
 
-def test_slurm_script_hands_its_arguments_to_srun(tmp_path, run_tool):
+def test_slurm_script_passes_its_arguments_to_srun(tmp_path, run_tool):
     srun = tmp_path / 'srun'
     srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     srun.chmod(0o755)
@@ -384,7 +380,7 @@ def test_slurm_script_hands_its_arguments_to_srun(tmp_path, run_tool):
     assert arguments[-6:] == ['a.py', '--work-dir', 'w d', '--launcher', 'slurm', '--amp']
 
 
-def test_a_checkpoint_of_another_model_is_not_evaluated_in_part(trained, digits, run_tool):
+def test_checkpoint_of_another_model_is_not_evaluated(trained, digits, run_tool):
     work_dir, _, _, _ = trained
     checkpoint = (work_dir / 'last_checkpoint').read_text()
     options = [*TINY, *data_options(digits), 'model.bbox_head.stacked_convs=3']
@@ -394,7 +390,7 @@ def test_a_checkpoint_of_another_model_is_not_evaluated_in_part(trained, digits,
     assert 'missing keys bbox_head.cls_convs.2' in sentence
 
 
-def test_what_convert_writes_gives_the_same_predictions_by_evit(
+def test_converted_checkpoint_gives_the_same_predictions(
     trained, predictions, evaluate, run_tool, tmp_path
 ):
     work_dir, _, _, _ = trained
@@ -413,7 +409,7 @@ def test_what_convert_writes_gives_the_same_predictions_by_evit(
         assert instances['scores'].equal(predictions[name]['scores'])
 
 
-def test_trust_lets_a_checkpoint_load_that_holds_more_than_weights(trained, run_tool, tmp_path):
+def test_trusted_checkpoint_with_more_than_weights_is_loaded(trained, run_tool, tmp_path):
     work_dir, root, _, _ = trained
     own = read_checkpoint((work_dir / 'last_checkpoint').read_text())
     torch.save(own | dict(note=PurePosixPath('x')), tmp_path / 'odd.pth')

@@ -53,12 +53,12 @@ def test_images_are_predicted_by_a_config_in_python_style(
     assert len(prediction['scores']) == 100
 
 
-def test_a_detector_of_a_config_in_python_style_is_exported_whole(python_config):
+def test_detector_of_a_python_style_config_is_exportable(python_config):
     network = make_exportable(build_model(read_config(python_config, None)).eval())
     assert 'boxes' in network.output_names
 
 
-def test_a_config_in_python_style_can_be_kept_and_read_again(python_config, tmp_path):
+def test_python_style_config_can_be_saved_and_read(python_config, tmp_path):
     cfg = read_config(python_config, None)
     kept = read_config(dumped(python_config, tmp_path), None)
     assert cfg.to_dict() == kept.to_dict()
@@ -66,7 +66,7 @@ def test_a_config_in_python_style_can_be_kept_and_read_again(python_config, tmp_
 
 
 @pytest.mark.slow
-def test_every_command_takes_a_config_in_python_style(python_config, tmp_path, run_tool, digits):
+def test_every_command_accepts_a_python_style_config(python_config, tmp_path, run_tool, digits):
     work_dir = tmp_path / 'work'
     weights = work_dir / 'epoch_1.pth'
     commands = [
@@ -82,7 +82,7 @@ def test_every_command_takes_a_config_in_python_style(python_config, tmp_path, r
         assert result.returncode == 0, result.stdout
 
 
-def test_a_name_that_a_config_in_python_style_cannot_import_is_named(python_config):
+def test_import_error_of_a_python_style_config_names_the_import(python_config):
     python_config.write_text(python_config.read_text().replace('FocalLoss', 'NoLoss'))
     with pytest.raises(ConfigError, match='Failed to import NoLoss from mmdet.models'):
         read_config(python_config, None)
@@ -128,7 +128,7 @@ def test_only_sizes_in_pipelines_become_tuples():
     ]
 
 
-def test_characters_that_the_console_does_not_have_end_no_command(tmp_path, run_tool):
+def test_characters_that_the_console_does_not_support_are_escaped(tmp_path, run_tool):
     script = tmp_path / 'say.py'
     script.write_text(
         'from mmevit.cli.errors import one_sentence_errors\n'

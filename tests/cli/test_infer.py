@@ -160,7 +160,7 @@ def classify(models):
     return run
 
 
-def test_files_that_cannot_be_read_are_named_and_left_out(classify, digits, video, tmp_path, log):
+def test_unreadable_files_are_named_and_skipped(classify, digits, video, tmp_path, log):
     folder = tmp_path / 'in'
     folder.mkdir()
     shutil.copy(digits / 'val/000001.png', folder / 'whole.png')
@@ -178,13 +178,15 @@ def test_files_that_cannot_be_read_are_named_and_left_out(classify, digits, vide
     assert 'cut.mp4: 0 of' in warnings and 'empty.avi: 0 of 0 frames' in warnings
 
 
-def test_pictures_are_left_out_where_none_are_wanted(classify, digits, video, tmp_path):
+def test_no_save_vis_writes_no_pictures(classify, digits, video, tmp_path):
     assert classify([digits / 'val/000001.png', video], tmp_path, draw=False) == (6, 0)
     assert {path.name for path in tmp_path.rglob('*')} == {'preds', '000001.json', 'clip.json'}
 
 
 @pytest.mark.parametrize('batch_size', [1, 4])
-def test_images_of_other_sizes_do_not_change_what_is_found(models, digits, batch_size, tmp_path):
+def test_predictions_do_not_depend_on_the_other_images_of_a_batch(
+    models, digits, batch_size, tmp_path
+):
     # In a batch with a larger image, one is padded, and other windows would be attended to.
     folder = tmp_path / 'in'
     folder.mkdir()
@@ -210,7 +212,7 @@ def test_detections_below_the_threshold_are_not_drawn(models, digits, tmp_path):
     assert found[0] == found[1]
 
 
-def test_images_for_a_classifier_of_arrays_come_as_rgb(tmp_path):
+def test_classifier_of_arrays_gets_rgb_images(tmp_path):
     cfg = save_model('evit_m0_cifar10', tmp_path / 'cifar.pth')
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     image[..., 0] //= 8
@@ -235,7 +237,7 @@ def test_images_for_a_classifier_of_arrays_come_as_rgb(tmp_path):
         (['a/1.png', 'b/1.png'], 'have the same output file'),
     ],
 )
-def test_inputs_that_cannot_be_used_are_told_in_one_sentence(inputs, sentence, tmp_path):
+def test_invalid_inputs_are_one_line_errors(inputs, sentence, tmp_path):
     for name in ('empty', 'a', 'b'):
         (tmp_path / name).mkdir()
     for name in ('notes.txt', 'a/1.png', 'b/1.png'):
@@ -244,7 +246,7 @@ def test_inputs_that_cannot_be_used_are_told_in_one_sentence(inputs, sentence, t
         name_inputs([tmp_path / name for name in inputs])
 
 
-def test_names_keep_their_suffix_where_they_differ_in_that_alone(tmp_path):
+def test_names_that_differ_only_in_their_suffix_keep_it(tmp_path):
     for name in ('1.jpg', '1.mov', '2.png'):
         (tmp_path / name).touch()
     named = name_inputs([tmp_path, tmp_path / '2.png'])
@@ -255,7 +257,7 @@ def test_names_keep_their_suffix_where_they_differ_in_that_alone(tmp_path):
     }
 
 
-def test_a_wrapped_test_set_and_one_of_a_kept_config_serve(models, digits, tmp_path):
+def test_wrapped_data_sets_and_saved_configs_are_supported(models, digits, tmp_path):
     cfg = Config.fromfile('configs/evit_m0_digits.py')
     dataset = cfg.test_dataloader.dataset
     dataset.pipeline[0] = dict(type='LoadReadableImage', on_error='blank')
@@ -294,7 +296,7 @@ def test_config_without_visualizer(name, models, digits, tmp_path):
     assert pictures[0] == pictures[1]
 
 
-def test_a_panoptic_model_is_refused_in_one_sentence(digits, tmp_path):
+def test_panoptic_model_is_refused(digits, tmp_path):
     path = tmp_path / 'panoptic.py'
     name = 'mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py'
     cfg = Config.fromfile(write_config(path, name, NECKS[name]))
@@ -302,7 +304,7 @@ def test_a_panoptic_model_is_refused_in_one_sentence(digits, tmp_path):
         infer(cfg, 'none.pth', [str(digits / 'val/000001.png')], tmp_path)
 
 
-def test_a_config_of_another_library_or_without_data_is_told(digits, tmp_path):
+def test_config_of_another_library_or_without_data_is_refused(digits, tmp_path):
     inputs = [str(digits / 'val/000001.png')]
     with pytest.raises(ConfigError, match='missing test_dataloader'):
         infer(Config(dict(default_scope='mmdet')), 'x.pth', inputs, tmp_path)
@@ -330,9 +332,7 @@ def test_a_checkpoint_of_another_model_is_refused(models, digits, tmp_path):
         (['a', 'b', 'c', '--device', 'cuda:99'], 'device cuda:99 is not available'),
     ],
 )
-def test_command_line_that_cannot_work_is_told_in_one_sentence(
-    flags, sentence, capsys, own_loading
-):
+def test_invalid_command_lines_are_one_line_errors(flags, sentence, capsys, own_loading):
     with pytest.raises(SystemExit) as caught:
         main(flags)
     assert sentence in f'{caught.value.code} {capsys.readouterr().err}'

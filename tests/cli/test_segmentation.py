@@ -85,7 +85,7 @@ def test_tta_averages_the_probabilities_of_the_views(views, options, evaluate, t
         assert (found != probabilities[0].argmax(0)).float().mean() > 0.01
 
 
-def test_pictures_of_every_so_many_images_are_saved_truth_on_the_left(evaluate, digits, tmp_path):
+def test_every_nth_picture_is_saved_with_the_ground_truth(evaluate, digits, tmp_path):
     evaluate('--show-dir', tmp_path, '--interval', 3)
     names = ['000001.png', '000004.png', '000007.png']
     assert sorted(path.name for path in tmp_path.iterdir()) == names

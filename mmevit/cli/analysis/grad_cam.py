@@ -89,7 +89,7 @@ def describe(classes: Sequence[str] | None, logits: torch.Tensor) -> str:
 
 
 def plain_images(classifier: ImageClassifier, inputs: torch.Tensor) -> torch.Tensor:
-    """Undo the normalization: RGB from 0 to 1, (N, 3, H, W); grey unless there are 3 channels."""
+    """Undo the normalization: RGB from 0 to 1, (N, 3, H, W); gray unless there are 3 channels."""
     preprocessor = cast(Any, classifier.data_preprocessor)
     # A preprocessor without normalization has neither.
     std, mean = getattr(preprocessor, 'std', 1), getattr(preprocessor, 'mean', 0)
