@@ -173,7 +173,7 @@ def select_weights(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]
     }
 
 
-def leave_out_other_heads(model: nn.Module, checkpoint: dict) -> None:
+def drop_mismatched_weights(model: nn.Module, checkpoint: dict) -> None:
     """Remove weights with size mismatches, such as those of a head for other classes.
 
     The model's own keep their initialization, and a warning lists them. Weights of a backbone stay.

@@ -16,7 +16,7 @@ from mmevit.benchmark.forms import FORMS
 from mmevit.benchmark.report import describe
 from mmevit.cli.arguments import check_outputs
 from mmevit.cli.benchmark_arguments import add_arguments, make_setting
-from mmevit.cli.errors import one_sentence_errors
+from mmevit.cli.errors import report_errors
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -54,7 +54,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@one_sentence_errors()
+@report_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the networks, and print and write the results."""
     args = parse_args(argv)

@@ -22,7 +22,7 @@ from mmevit.checks.classes import check_classes, list_classes
 from mmevit.checks.coco import loads_masks, reads_coco
 from mmevit.checks.labels import find_wrong_labels, refuse_empty_datasets
 from mmevit.cli.arguments import add_settings_argument
-from mmevit.cli.errors import one_sentence_errors
+from mmevit.cli.errors import report_errors
 from mmevit.datasets.coco import read_coco
 from mmevit.datasets.coco_faults import NOTHING_TO_LEARN, find_coco_faults
 from mmevit.datasets.faults import STOPS, Faults, FaultType
@@ -80,7 +80,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@one_sentence_errors()
+@report_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Check each data set once, print its faults, and write the table."""
     args = parse_args(argv)

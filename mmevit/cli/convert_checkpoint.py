@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from mmevit.checkpoint import convert_checkpoint
 from mmevit.checkpoint.names import FORMATS
-from mmevit.cli.errors import one_sentence_errors
+from mmevit.cli.errors import report_errors
 
 
-@one_sentence_errors()
+@report_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert a checkpoint and print what was written."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -13,7 +13,7 @@ from mmevit.utils.files import DISK_FULL
 
 
 @contextlib.contextmanager
-def one_sentence_errors() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """Exit with the message of a :class:`UserError`, and with a traceback for other errors."""
     for stream in (sys.stdout, sys.stderr):
         # Class and file names may have characters that the console does not support.

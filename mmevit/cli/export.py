@@ -20,7 +20,7 @@ from mmevit.checkpoint.matching import check_fit
 from mmevit.checks import check_config
 from mmevit.checks.data import check_data
 from mmevit.cli.arguments import SizeAction, add_config_arguments
-from mmevit.cli.errors import one_sentence_errors
+from mmevit.cli.errors import report_errors
 from mmevit.datasets.sampling import find_test_pipeline, sample_images
 from mmevit.deploy import TARGETS, export, load_exported, try_to_fold
 from mmevit.deploy.evaluation import TASKS
@@ -70,7 +70,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-@one_sentence_errors()
+@report_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Build the model, write the file, and compare their outputs."""
     args = parse_args(argv)

@@ -13,7 +13,7 @@ from mmevit.checkpoint import forbid_code_in_checkpoints, load_from_evit
 from mmevit.checkpoint.matching import infer_arch, infer_window_sizes, select_weights
 from mmevit.checks import check_config
 from mmevit.cli.arguments import common_parser, load_config
-from mmevit.cli.errors import one_sentence_errors
+from mmevit.cli.errors import report_errors
 from mmevit.datasets import split_class_folders
 from mmevit.engine.runner import build_trainer
 from mmevit.models import EfficientViT
@@ -66,7 +66,7 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
-@one_sentence_errors()
+@report_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Complete the config, check it, then train."""
     args = parse_args(argv)

@@ -10,7 +10,7 @@ from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.checkpoint.loader import check_checkpoint
 from mmevit.checks import check_config
 from mmevit.cli.arguments import add_config_arguments
-from mmevit.cli.errors import one_sentence_errors
+from mmevit.cli.errors import report_errors
 from mmevit.utils.configs import read_config
 from mmevit.utils.errors import ConfigError
 
@@ -51,7 +51,7 @@ def device(name: str) -> str:
     return name
 
 
-@one_sentence_errors()
+@report_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Validate config, device and checkpoint, then predict."""
     args = parse_args(argv)

@@ -17,7 +17,7 @@ from mmevit.checkpoint.loader import check_checkpoint
 from mmevit.checks import check_config
 from mmevit.checks.labels import refuse_empty_datasets
 from mmevit.cli.arguments import common_parser, load_config
-from mmevit.cli.errors import one_sentence_errors
+from mmevit.cli.errors import report_errors
 from mmevit.datasets.loading import load_readable_images
 from mmevit.deploy import TARGETS
 from mmevit.deploy.evaluation import evaluate_exported
@@ -76,7 +76,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-@one_sentence_errors()
+@report_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Validate config, devices and data, then evaluate."""
     args = parse_args(argv)

@@ -9,7 +9,7 @@ from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.checkpoint.loader import check_checkpoint
 from mmevit.checks import check_config
 from mmevit.cli.arguments import common_parser, load_config
-from mmevit.cli.errors import one_sentence_errors
+from mmevit.cli.errors import report_errors
 from mmevit.engine.checkpointing import resume_from
 from mmevit.engine.runner import build_trainer
 from mmevit.utils.configs import type_name
@@ -43,7 +43,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@one_sentence_errors()
+@report_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Validate config, devices and data, then train."""
     args = parse_args(argv)

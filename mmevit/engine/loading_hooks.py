@@ -7,7 +7,7 @@ from mmengine.runner import BaseLoop, Runner
 from mmevit.checkpoint.matching import (
     check_fit,
     check_resumable,
-    leave_out_other_heads,
+    drop_mismatched_weights,
     require_fit,
 )
 from mmevit.checks.classes import check_checkpoint_classes
@@ -49,7 +49,7 @@ class TrainingWeightsHook(Hook):
             check_fit(runner.model, checkpoint)
             check_checkpoint_classes(checkpoint, runner.train_dataloader.dataset)
             return
-        leave_out_other_heads(unwrap(runner.model), checkpoint)
+        drop_mismatched_weights(unwrap(runner.model), checkpoint)
         marked = require_fit(checkpoint)
         if 'state_dict' not in checkpoint:  # EMAHook needs it.
             checkpoint.clear()

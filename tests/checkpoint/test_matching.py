@@ -8,7 +8,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from mmevit.checkpoint import convert_names
-from mmevit.checkpoint.matching import leave_out_other_heads
+from mmevit.checkpoint.matching import drop_mismatched_weights
 from mmevit.models import EfficientViT
 from mmevit.utils.errors import CheckpointError
 
@@ -111,12 +111,12 @@ def test_checkpoint_without_backbone_weights_raises(tmp_path):
 def test_weights_of_a_model_that_is_a_backbone_are_found(tmp_path):
     backbone = EfficientViT('m0')
     weights = EfficientViT('m0').state_dict()
-    leave_out_other_heads(backbone, dict(state_dict=dict(weights)))
+    drop_mismatched_weights(backbone, dict(state_dict=dict(weights)))
     mismatched = dict(weights, **{'stem.0.conv.weight': torch.zeros(8, 4, 3, 3)})
-    leave_out_other_heads(backbone, mismatched)
+    drop_mismatched_weights(backbone, mismatched)
     assert mismatched.keys() == weights.keys()
     with pytest.raises(CheckpointError, match='no weights of the backbone'):
-        leave_out_other_heads(backbone, {})
+        drop_mismatched_weights(backbone, {})
 
 
 def test_plain_weights_start_training_but_cannot_resume(tmp_path):

@@ -131,9 +131,7 @@ def test_only_sizes_in_pipelines_become_tuples():
 def test_characters_that_the_console_does_not_support_are_escaped(tmp_path, run_tool):
     script = tmp_path / 'say.py'
     script.write_text(
-        'from mmevit.cli.errors import one_sentence_errors\n'
-        'with one_sentence_errors():\n'
-        "    print('\\u732b')\n"
+        "from mmevit.cli.errors import report_errors\nwith report_errors():\n    print('\\u732b')\n"
     )
     result = run_tool(sys.executable, script, env=dict(PYTHONIOENCODING='cp1252'))
     # The libraries print when they are imported.

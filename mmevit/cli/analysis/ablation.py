@@ -17,7 +17,7 @@ from mmevit.benchmark import benchmark, find_model
 from mmevit.benchmark.report import describe
 from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
 from mmevit.cli.benchmark_arguments import add_arguments, make_setting
-from mmevit.cli.errors import one_sentence_errors
+from mmevit.cli.errors import report_errors
 from mmevit.utils.configs import MIM_FOLDER, read_config
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.tables import format_table
@@ -45,7 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@one_sentence_errors()
+@report_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure speed and accuracy, and print, write and plot the table."""
     args = parse_args(argv)

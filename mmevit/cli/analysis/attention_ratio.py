@@ -16,7 +16,7 @@ from mmevit.benchmark.measuring import check_arguments, process_settings
 from mmevit.benchmark.report import describe
 from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
 from mmevit.cli.benchmark_arguments import add_arguments, make_setting
-from mmevit.cli.errors import one_sentence_errors
+from mmevit.cli.errors import report_errors
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.tables import format_table
 
@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@one_sentence_errors()
+@report_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Find and profile the networks, and print, write and plot the table."""
     args = parse_args(argv)

@@ -26,7 +26,7 @@ from mmevit.cli.arguments import (
     load_config,
     write_outputs,
 )
-from mmevit.cli.errors import one_sentence_errors
+from mmevit.cli.errors import report_errors
 from mmevit.datasets.sampling import sample_images
 from mmevit.deploy import TARGETS, export, try_to_fold
 from mmevit.deploy.networks import make_exportable
@@ -62,7 +62,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-@one_sentence_errors()
+@report_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Prune and evaluate, and print, write, plot and export the results."""
     args = parse_args(argv)

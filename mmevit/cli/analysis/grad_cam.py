@@ -19,7 +19,7 @@ from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.checkpoint.loader import check_checkpoint
 from mmevit.checkpoint.matching import check_fit
 from mmevit.cli.arguments import add_config_arguments
-from mmevit.cli.errors import one_sentence_errors
+from mmevit.cli.errors import report_errors
 from mmevit.datasets.sampling import find_test_pipeline
 from mmevit.utils.configs import read_config, type_name
 from mmevit.utils.errors import ConfigError
@@ -37,7 +37,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@one_sentence_errors()
+@report_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Plot one row per image."""
     args = parse_args(argv)

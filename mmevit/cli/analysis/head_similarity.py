@@ -20,7 +20,7 @@ from mmevit.checkpoint.loader import check_checkpoint
 from mmevit.checkpoint.matching import check_fit
 from mmevit.checks.data import check_data
 from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
-from mmevit.cli.errors import one_sentence_errors
+from mmevit.cli.errors import report_errors
 from mmevit.datasets.sampling import sample_images
 from mmevit.utils.configs import build_model, read_config
 from mmevit.utils.errors import ConfigError
@@ -45,7 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@one_sentence_errors()
+@report_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare heads, and print, write and plot the table."""
     args = parse_args(argv)

@@ -17,7 +17,7 @@ from mmevit.benchmark.models import Model
 from mmevit.benchmark.report import describe
 from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
 from mmevit.cli.benchmark_arguments import add_arguments, make_setting
-from mmevit.cli.errors import one_sentence_errors
+from mmevit.cli.errors import report_errors
 from mmevit.utils.tables import format_table
 
 
@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@one_sentence_errors()
+@report_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Profile networks, and print, write and plot the tables."""
     args = parse_args(argv)
