@@ -8,9 +8,10 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from mmevit.engine.acceleration import ChannelsLastHook, CompileHook
+from mmevit.engine.invalid_loss import InvalidLossHook
 from mmevit.engine.training_curve import plot_curves
 from mmevit.models import EfficientViT
-from mmevit.utils.errors import ConfigError
+from mmevit.utils.errors import ConfigError, UserError
 
 
 @pytest.fixture
@@ -117,3 +118,16 @@ def test_metrics_of_a_resumed_run_are_plotted_at_the_last_evaluations():
         {'val/accuracy/top1': np.array([7.0]), 'curves/val_iter': np.array([5, 10])}
     )
     assert lines(figure.axes[1]) == {'accuracy/top1': [[10], [7]]}
+
+
+def test_one_nan_loss_among_finite_ones_stops_training():
+    runner = SimpleNamespace(
+        iter=0,
+        epoch=0,
+        logger=SimpleNamespace(error=lambda message: None),
+        message_hub=SimpleNamespace(runtime_info={}),
+        optim_wrapper=None,
+    )
+    losses = dict(loss_cls=torch.tensor(1.0), loss_bbox=torch.tensor(float('nan')))
+    with pytest.raises(UserError, match='loss_cls 1, loss_bbox nan'):
+        InvalidLossHook().after_train_iter(runner, 0, {}, losses)
