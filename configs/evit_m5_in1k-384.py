@@ -34,7 +34,7 @@ train_pipeline = [
     ),
     dict(type='PackInputs'),
 ]
-# The released script evaluates fine-tuned models on the whole image, resized to a square.
+# The released script evaluates fine-tuned models without cropping, on images resized to a square.
 test_pipeline = [
     dict(
         type='LoadImageFromFile',

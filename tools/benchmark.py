@@ -1,4 +1,4 @@
-"""Measure the speed of networks of mmevit, mmpretrain, timm and mmdet."""
+"""Script for a checkout; the command is in mmevit/cli/benchmark.py."""
 
 from mmevit.cli.benchmark import main
 

@@ -1,4 +1,4 @@
-"""Check the data set of a config and list its faults."""
+"""Script for a checkout; the command is in mmevit/cli/check_dataset.py."""
 
 from mmevit.cli.check_dataset import main
 

@@ -1,4 +1,4 @@
-"""Convert a checkpoint between mmevit's, the released and timm's format."""
+"""Script for a checkout; the command is in mmevit/cli/convert_checkpoint.py."""
 
 from mmevit.cli.convert_checkpoint import main
 

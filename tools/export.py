@@ -1,4 +1,4 @@
-"""Export a classifier, detector or backbone to another runtime and check the file."""
+"""Script for a checkout; the command is in mmevit/cli/export.py."""
 
 from mmevit.cli.export import main
 

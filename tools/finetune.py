@@ -1,4 +1,4 @@
-"""Fine-tune a classifier on your own images, one folder per class."""
+"""Script for a checkout; the command is in mmevit/cli/finetune.py."""
 
 from mmevit.cli.finetune import main
 

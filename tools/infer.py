@@ -1,4 +1,4 @@
-"""Predict on images, folders and videos; save JSON and pictures."""
+"""Script for a checkout; the command is in mmevit/cli/infer.py."""
 
 from mmevit.cli.infer import main
 

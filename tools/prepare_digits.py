@@ -1,4 +1,4 @@
-"""Create the digits data sets for detection, segmentation and classification."""
+"""Script for a checkout; the command is in mmevit/cli/prepare_digits.py."""
 
 from mmevit.cli.prepare_digits import main
 

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint or an exported file with an OpenMMLab config."""
+"""Script for a checkout; the command is in mmevit/cli/test.py."""
 
 from mmevit.cli.test import main
 

@@ -1,4 +1,4 @@
-"""Train a model with an OpenMMLab config."""
+"""Script for a checkout; the command is in mmevit/cli/train.py."""
 
 from mmevit.cli.train import main
 

@@ -5,7 +5,7 @@ model = dict(
     backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='evit://m5', prefix='backbone.'))
 )
 
-# The released script evaluates fine-tuned models on the whole image, resized to a square.
+# The released script evaluates fine-tuned models without cropping, on images resized to a square.
 test_pipeline = [
     dict(
         type='LoadImageFromFile',

@@ -75,7 +75,7 @@ def channel_importance(
                 for kind, change in prunable.loss_changes().items():
                     sums[name][kind] = sums[name].get(kind, 0) + change.detach().square()
     if not num_batches:
-        raise ConfigError('There are no batches. Pass at least one image.')
+        raise ConfigError('Got no batches. Pass at least one.')
     return {
         name: {kind: total / num_batches for kind, total in kinds.items()}
         for name, kinds in sums.items()

@@ -23,7 +23,7 @@ Run = Callable[[], Sequence[Tensor] | None]
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What is measured in each form.
+    """A network and a batch to measure in each form.
 
     Args:
         network: The network, in evaluation mode.

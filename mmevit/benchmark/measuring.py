@@ -293,8 +293,8 @@ def peak_memory() -> int:
 def keep_freed_memory() -> None:
     """Make the allocator of a Linux process keep freed memory, for the rest of the process.
 
-    By default, whether freed memory is returned after each call depends on what is at the top of
-    the heap, and makes PyTorch up to a quarter slower.
+    By default, glibc may return freed memory to the system after each call, depending on the layout
+    of the heap. PyTorch is then up to 25 % slower.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

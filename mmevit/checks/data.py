@@ -76,7 +76,7 @@ def check_dataset(dataset: dict, split: str) -> str | None:
     # mmengine only warns, and takes each letter for a class.
     if isinstance(classes, str) and not Path(classes).is_file():
         raise ConfigError(
-            f'metainfo.classes of the {split} data is {classes!r}, but there is no such file. '
+            f'metainfo.classes of the {split} data is {classes!r}, but this file does not exist. '
             "Correct the path, or write a tuple such as ('cat',) for a single class."
         )
     prefixes = dataset.get('data_prefix') or {}

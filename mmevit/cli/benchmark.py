@@ -14,7 +14,7 @@ from mmevit.benchmark import (
 )
 from mmevit.benchmark.forms import FORMS
 from mmevit.benchmark.report import describe
-from mmevit.cli.arguments import check_outputs
+from mmevit.cli.arguments import add_output_arguments, check_outputs
 from mmevit.cli.benchmark_arguments import add_arguments, make_setting
 from mmevit.cli.errors import report_errors
 
@@ -49,8 +49,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help='measure all or the given networks of Tables 2 and 3 of the paper, and show the '
         'fastest form of each',
     )
-    parser.add_argument('--out', help='table to write, .md, .csv or .json')
-    parser.add_argument('--plot', help='plot of speed against published accuracy to write')
+    add_output_arguments(parser)
     return parser.parse_args(argv)
 
 

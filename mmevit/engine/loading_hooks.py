@@ -16,7 +16,7 @@ from mmevit.utils.models import unwrap
 
 @HOOKS.register_module()
 class StrictLoadHook(Hook):
-    """Evaluate only checkpoints that fit the whole model; mmengine loads what fits."""
+    """Require checkpoints to fit the complete model; mmengine loads those that fit in part."""
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare the checkpoint with the model, and its classes with those of the data."""
@@ -28,9 +28,9 @@ class StrictLoadHook(Hook):
 class TrainingWeightsHook(Hook):
     """Check the weights that training starts from.
 
-    To resume, the checkpoint must fit the whole model and have the classes of the data. Otherwise
-    the weights of the backbone must fit; weights of a head for other classes are not loaded, with a
-    warning.
+    To resume, the checkpoint must fit the complete model and have the classes of the data.
+    Otherwise the weights of the backbone must fit; weights of a head for other classes are not
+    loaded, with a warning.
     """
 
     # Before hooks that use the checkpoint, such as EMAHook.

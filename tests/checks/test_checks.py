@@ -139,12 +139,12 @@ def test_wrapped_and_concatenated_data_sets_are_checked(cfg, copy):
 
 def test_classes_may_be_in_a_file_and_a_string_is_not_a_class(cfg, tmp_path):
     cfg.train_dataloader.dataset.metainfo = dict(classes=str(tmp_path / 'classes.txt'))
-    expect_sentence(cfg, 'classes.txt', 'there is no such file')
+    expect_sentence(cfg, 'classes.txt', 'this file does not exist')
     check_config(cfg, splits=['val'])
     (tmp_path / 'classes.txt').write_text('\n'.join('0123456789'))
     check_config(cfg, splits=['train'])
     cfg.train_dataloader.dataset.metainfo = dict(classes=('cat'))
-    expect_sentence(cfg, "is 'cat', but there is no such file", "('cat',) for a single class")
+    expect_sentence(cfg, "is 'cat', but this file does not exist", "('cat',) for a single class")
 
 
 def test_a_category_that_mmdet_would_confuse_with_another_class_is_reported(copy):

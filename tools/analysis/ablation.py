@@ -1,4 +1,4 @@
-"""Compare the ablations of Table 6 and Figure 7 of the paper."""
+"""Script for a checkout; the command is in mmevit/cli/analysis/ablation.py."""
 
 from mmevit.cli.analysis.ablation import main
 

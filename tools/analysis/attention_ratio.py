@@ -1,4 +1,4 @@
-"""Compare networks of equal speed with 0 to 60 % attention layers (Figure 3)."""
+"""Script for a checkout; the command is in mmevit/cli/analysis/attention_ratio.py."""
 
 from mmevit.cli.analysis.attention_ratio import main
 

@@ -1,4 +1,4 @@
-"""Measure channel importance and prune the least important (Figure 5)."""
+"""Script for a checkout; the command is in mmevit/cli/analysis/channel_importance.py."""
 
 from mmevit.cli.analysis.channel_importance import main
 

@@ -1,4 +1,4 @@
-"""Draw the Grad-CAM heat maps of a classifier, stage by stage."""
+"""Script for a checkout; the command is in mmevit/cli/analysis/grad_cam.py."""
 
 from mmevit.cli.analysis.grad_cam import main
 

@@ -1,4 +1,4 @@
-"""Measure the similarity of attention heads over a data set (Figure 4)."""
+"""Script for a checkout; the command is in mmevit/cli/analysis/head_similarity.py."""
 
 from mmevit.cli.analysis.head_similarity import main
 

@@ -1,4 +1,4 @@
-"""Profile networks: memory-bound and compute-bound operators (Figure 2)."""
+"""Script for a checkout; the command is in mmevit/cli/analysis/profile_runtime.py."""
 
 from mmevit.cli.analysis.profile_runtime import main
 
