@@ -8,6 +8,9 @@ import traceback
 from collections.abc import Iterator
 from urllib.error import URLError
 
+from mmengine.dist import is_distributed
+from torch import distributed
+
 from mmevit.utils.errors import UserError, one_line
 from mmevit.utils.files import DISK_FULL
 
@@ -21,6 +24,9 @@ def report_errors() -> Iterator[None]:
             stream.reconfigure(errors='backslashreplace')
     try:
         yield
+        if is_distributed():
+            # Otherwise one of gloo's threads may abort the process when Python exits.
+            distributed.destroy_process_group()
     except UserError as error:
         sys.exit(f'error: {error}')
     except URLError as error:
