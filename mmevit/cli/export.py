@@ -156,7 +156,7 @@ def make_metadata(
         classes=find_dataset_meta(checkpoint.get('meta')).get('classes'),
         input=dict(
             shape=axes,
-            channels={1: 'GRAY', 3: 'RGB' if is_rgb else 'BGR'}.get(axes[1]),
+            channels={1: 'GRAY', 3: 'RGB' if is_rgb else 'BGR'}.get(axes[1] or 0),
             mean=preprocessor.get('mean'),
             std=preprocessor.get('std'),
             pad_size_divisor=preprocessor.get('pad_size_divisor', 1),
