@@ -16,6 +16,7 @@ PRELOADED = [
     'imgaug',
     'matplotlib.pyplot',
     'mmdet.datasets',
+    'mmdet.engine',
     'mmevit.cli.check_dataset',
     'mmevit.cli.export',
     'mmevit.cli.finetune',
@@ -23,7 +24,10 @@ PRELOADED = [
     'mmevit.cli.test',
     'mmevit.cli.train',
     'mmpretrain.datasets',
+    'mmpretrain.engine',
+    'mmpretrain.visualization',
     'mmseg.datasets',
+    'mmseg.engine',
     'onnxruntime',
     'onnxscript',
     'scipy.stats',
@@ -31,6 +35,7 @@ PRELOADED = [
     'timm',
     'torch._dynamo',
     'torch.distributed.optim',
+    'yapf.yapflib.yapf_api',
 ]
 
 forkserver = get_context('forkserver')

@@ -5,6 +5,7 @@ import os
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
@@ -118,7 +119,7 @@ def set_batch_size(dataloader: ConfigDict, args: Namespace, num_images: int) -> 
         ConfigError: If a batch would have one image, on which batch norm cannot train.
     """
     num_processes = int(os.environ.get(WORLD_SIZES.get(args.launcher, 'WORLD_SIZE'), 1))
-    requested: int = args.batch_size or dataloader.batch_size
+    requested: Any = args.batch_size or dataloader.batch_size
     batch_size = min(requested, num_images // num_processes)
     if batch_size < 2:
         raise ConfigError(
