@@ -63,13 +63,8 @@ def main(args: Namespace) -> None:
     check_config(cfg, splits=())
     if args.dtype == 'int8':
         check_data(cfg, 'train')
-    init_default_scope(cfg.default_scope)
-    cfg.model.backbone.pop('init_cfg', None)
-    model = build_model(cfg)
-    checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu')
-    check_fit(model, checkpoint)
-    load_checkpoint(model, args.checkpoint, map_location='cpu')
-    network = make_exportable(try_to_fold(model.eval()), args.part)
+    model, checkpoint = load_model(cfg, args.checkpoint)
+    network = make_exportable(try_to_fold(model), args.part)
     is_detector = 'boxes' in network.output_names
     dynamic = choose_axes(args, is_detector)
     size = args.size or infer_size(cfg)
@@ -89,6 +84,17 @@ def main(args: Namespace) -> None:
         export(network, inputs, file, args.to, dynamic, args.dtype, metadata, batches)
         verify(args, network, file, inputs, axes)
     print(f'Wrote {args.out}, inputs {axes}.')
+
+
+def load_model(cfg: Config, path: str) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the model of a config, load a checkpoint, and return both."""
+    init_default_scope(cfg.default_scope)
+    cfg.model.backbone.pop('init_cfg', None)
+    model = build_model(cfg)
+    checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
+    check_fit(model, checkpoint)
+    load_checkpoint(model, path, map_location='cpu')
+    return model.eval(), checkpoint
 
 
 def choose_axes(args: Namespace, is_detector: bool) -> set[str]:
