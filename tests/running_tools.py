@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ PRELOADED = [
     'imgaug',
     'matplotlib.pyplot',
     'mmdet.datasets',
+    'mmdet.engine',
     'mmevit.cli.check_dataset',
     'mmevit.cli.export',
     'mmevit.cli.finetune',
@@ -22,7 +24,10 @@ PRELOADED = [
     'mmevit.cli.test',
     'mmevit.cli.train',
     'mmpretrain.datasets',
+    'mmpretrain.engine',
+    'mmpretrain.visualization',
     'mmseg.datasets',
+    'mmseg.engine',
     'onnxruntime',
     'onnxscript',
     'scipy.stats',
@@ -30,36 +35,62 @@ PRELOADED = [
     'timm',
     'torch._dynamo',
     'torch.distributed.optim',
+    'yapf.yapflib.yapf_api',
 ]
 
 forkserver = get_context('forkserver')
 forkserver.set_forkserver_preload(PRELOADED)
 
 
-def run_tool(*command, cwd=ROOT, env=None, timeout=900):
-    """Run a command in a process of its own, a Python file in one that has the libraries."""
+def run_tool(*command, cwd=ROOT, env=None, timeout=900, processes=1):
+    """Run a command in a process of its own, a Python file in one that has the libraries.
+
+    Several processes get the variables that torchrun sets.
+    """
     command = [str(part) for part in command]
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ['PATH']))
-    environment = os.environ | dict(PATH=path, PYTHONPATH=str(ROOT)) | (env or {})
+    env = os.environ | dict(PATH=path, PYTHONPATH=str(ROOT)) | (env or {})
     with tempfile.NamedTemporaryFile('w+') as output:
-        options = dict(cwd=cwd, env=environment, timeout=timeout)
         if command[0].endswith('.py'):
-            exit_code = run_in_fork(command, output, **options)
+            envs = [env | rank for rank in ranks(processes)]
+            exit_code = run_in_forks(command, output.name, cwd, envs, timeout)
         else:
+            options = dict(cwd=cwd, env=env, timeout=timeout)
             streams = dict(stdout=output, stderr=subprocess.STDOUT)
             exit_code = subprocess.run(command, **options, **streams).returncode
         output.seek(0)
         return subprocess.CompletedProcess(command, exit_code, output.read())
 
 
-def run_in_fork(command, output, cwd, env, timeout):
-    process = forkserver.Process(target=run_script, args=(command, output.name, cwd, env))
-    process.start()
-    process.join(timeout)
-    if process.exitcode is None:
-        process.kill()
+def free_port():
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return str(free.getsockname()[1])
+
+
+def ranks(count):
+    """The variables of each process of a distributed run."""
+    if count == 1:
+        return [{}]
+    shared = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port(), WORLD_SIZE=str(count))
+    return [dict(shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(count)]
+
+
+def run_in_forks(command, output, cwd, envs, timeout):
+    """Run a script in a process for each environment; return the largest of their exit codes."""
+    processes = [
+        forkserver.Process(target=run_script, args=(command, output, cwd, env)) for env in envs
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout)
+    if any(process.exitcode is None for process in processes):
+        for process in processes:
+            process.kill()
         raise subprocess.TimeoutExpired(command, timeout)
-    return process.exitcode
+    # Negative for a process that a signal has killed.
+    return max((process.exitcode for process in processes), key=abs)
 
 
 def run_script(command, output, cwd, env):

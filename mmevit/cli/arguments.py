@@ -1,76 +1,85 @@
-"""Arguments shared by several commands, and loading of configs with them."""
+"""Declaration of commands, and the arguments that several of them share."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
+import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, DictAction
 
+from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.datasets.loading import load_readable_images
 from mmevit.utils.configs import find_datasets, read_config
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import PICTURES, atomic_write, check_ending
 from mmevit.utils.tables import TABLES, write_table
 
+from .errors import report_errors
+
 if TYPE_CHECKING:  # the smallest build of mmengine comes without matplotlib
     from matplotlib.figure import Figure
 
 # Variables of the local rank, for launchers other than torchrun.
 LOCAL_RANKS = dict(slurm='SLURM_LOCALID', mpi='OMPI_COMM_WORLD_LOCAL_RANK')
+# Adds arguments to a parser.
+Adder = Callable[[ArgumentParser], Any]
 
 
-def common_parser(description: str | None) -> argparse.ArgumentParser:
-    """Create a parser with the common arguments of mmdet's and mmpretrain's tools."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('--work-dir', help='directory for logs, checkpoints and metrics')
-    add_config_arguments(parser)
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='job launcher of a distributed run',
-    )
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument(
-        '--no-pin-memory', action='store_true', help='do not use pinned memory in data loaders'
-    )
-    return parser
+def argument(name: str, help: str, **options: Any) -> Adder:
+    """Declare an argument, see :meth:`argparse.ArgumentParser.add_argument`."""
+    return lambda parser: parser.add_argument(name, help=help, **options)
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of commands with a config and a checkpoint."""
-    add_settings_argument(parser)
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='load .pt2 files and checkpoints with more than weights; this runs their code',
-    )
+def flag(name: str, help: str) -> Adder:
+    """Declare an argument without a value."""
+    return argument(name, help, action='store_true')
 
 
-def add_settings_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cfg-options``."""
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=SettingsAction,
-        help='override settings of the config, in the format key=value, for example '
-        'model.backbone.arch=m0. Write lists as key="[a,b]", without spaces',
-    )
+def group(*adders: Adder) -> Adder:
+    """Join declarations."""
+    return lambda parser: [add(parser) for add in adders]
+
+
+def command(*adders: Adder) -> Callable[[Callable[[Namespace], None]], Callable[..., None]]:
+    """Make ``main(argv=None)`` of a function of the parsed arguments.
+
+    The docstring of its module describes the command. An :class:`argparse.ArgumentError` is printed
+    with the usage, other errors by :func:`report_errors`.
+    """
+
+    def decorate(run: Callable[[Namespace], None]) -> Callable[..., None]:
+        @functools.wraps(run)
+        @report_errors()
+        def main(argv: Sequence[str] | None = None) -> None:
+            parser = ArgumentParser(
+                description=sys.modules[run.__module__].__doc__,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            group(*adders)(parser)
+            args = parser.parse_args(argv)
+            if 'trust_checkpoint' in args:
+                forbid_code_in_checkpoints(trust=args.trust_checkpoint)
+            try:
+                run(args)
+            except argparse.ArgumentError as error:
+                parser.error(error.message)
+
+        return main
+
+    return decorate
 
 
 class SettingsAction(DictAction):
     """:class:`mmengine.config.DictAction` with a clear error message."""
 
     def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str = '',
+        self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: str = ''
     ) -> None:
         """Parse the settings."""
         try:
@@ -90,11 +99,7 @@ class SizeAction(argparse.Action):
         super().__init__(*args, **kwargs, type=int, nargs='+', metavar=('H', 'W'))
 
     def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
+        self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: Any = None
     ) -> None:
         """Check and store the size."""
         if len(values) > 2 or min(values) < 1:
@@ -102,17 +107,49 @@ class SizeAction(argparse.Action):
         setattr(namespace, self.dest, (values[0], values[-1]))
 
 
-def load_config(args: argparse.Namespace, splits: Sequence[str], needs: Sequence[str]) -> Config:
-    """Read the config, and apply the arguments of :func:`common_parser`.
+add_settings_argument = argument(
+    '--cfg-options',
+    'override settings of the config, in the format key=value, for example '
+    'model.backbone.arch=m0. Write lists as key="[a,b]", without spaces',
+    nargs='+',
+    action=SettingsAction,
+)
+# Arguments of commands with a config and a checkpoint.
+add_config_arguments = group(
+    add_settings_argument,
+    flag(
+        '--trust-checkpoint',
+        'load .pt2 files and checkpoints with more than weights; this runs their code',
+    ),
+)
+# The common arguments of mmdet's and mmpretrain's tools.
+add_run_arguments = group(
+    argument('--work-dir', 'directory for logs, checkpoints and metrics'),
+    add_config_arguments,
+    argument(
+        '--launcher',
+        'job launcher of a distributed run',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+    ),
+    argument('--local_rank', argparse.SUPPRESS, type=int, default=0),
+    argument('--local-rank', argparse.SUPPRESS, type=int, default=0),
+    flag('--no-pin-memory', 'do not use pinned memory in data loaders'),
+)
+add_output_arguments = group(
+    argument('--out', 'file for the table: .md, .csv or .json'),
+    argument('--plot', 'file for the plot'),
+)
+
+
+def load_config(args: Namespace, splits: Sequence[str], needs: Sequence[str]) -> Config:
+    """Read the config, and apply :data:`add_run_arguments`.
 
     Args:
         args: The parsed arguments.
         splits: Those of ``'train'``, ``'val'`` and ``'test'`` that the command uses. The others are
             not changed, since the config is saved in the work directory.
         needs: Required settings.
-
-    Raises:
-        ConfigError: If the config is missing or invalid, or a required setting is missing.
     """
     # mmengine sets it too late for the checks.
     local_rank = LOCAL_RANKS.get(args.launcher, 'LOCAL_RANK')
@@ -143,25 +180,15 @@ def load_config(args: argparse.Namespace, splits: Sequence[str], needs: Sequence
     return cfg
 
 
-def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--out`` and ``--plot``."""
-    parser.add_argument('--out', help='file for the table: .md, .csv or .json')
-    parser.add_argument('--plot', help='file for the plot')
-
-
-def check_outputs(args: argparse.Namespace) -> None:
-    """Check the suffixes of ``--out`` and ``--plot``.
-
-    Raises:
-        UserError: If one is not supported.
-    """
+def check_outputs(args: Namespace) -> None:
+    """Raise UserError if the suffix of ``--out`` or ``--plot`` is not supported."""
     for path, endings in ((args.out, TABLES), (args.plot, PICTURES)):
         if path:
             check_ending(path, endings)
 
 
 def write_outputs(
-    args: argparse.Namespace,
+    args: Namespace,
     rows: Sequence[dict],
     columns: Mapping[str, tuple[str, str]],
     note: str,

@@ -3,10 +3,10 @@
 The exit status is 1 if data would be lost or training would not start, else 0.
 """
 
-import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from argparse import Namespace
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
@@ -21,8 +21,7 @@ from mmevit.checks.class_counts import count_classes
 from mmevit.checks.classes import check_classes, list_classes
 from mmevit.checks.coco import loads_masks, reads_coco
 from mmevit.checks.labels import find_wrong_labels, refuse_empty_datasets
-from mmevit.cli.arguments import add_settings_argument
-from mmevit.cli.errors import report_errors
+from mmevit.cli.arguments import add_settings_argument, argument, command
 from mmevit.datasets.coco import read_coco
 from mmevit.datasets.coco_faults import NOTHING_TO_LEARN, find_coco_faults
 from mmevit.datasets.faults import STOPS, Faults, FaultType
@@ -48,6 +47,7 @@ COLUMNS = dict(
     consequence=('in training', '{}'),
     examples=('examples', '{}'),
 )
+# The path of an image, and its annotated height and width.
 Image = tuple[str, tuple[float, float] | None]
 
 
@@ -66,24 +66,16 @@ class CheckedDataset:
         return '+'.join(self.splits)
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='config file of mmdet, mmpretrain or mmsegmentation')
-    add_settings_argument(parser)
-    parser.add_argument(
-        '--splits', nargs='+', choices=SPLITS, default=SPLITS, help='splits to check (default: all)'
-    )
-    parser.add_argument('--out', help='output table, .md, .csv or .json')
-    return parser.parse_args(argv)
-
-
-@report_errors()
-def main(argv: Sequence[str] | None = None) -> None:
+@command(
+    argument('config', 'config file of mmdet, mmpretrain or mmsegmentation'),
+    add_settings_argument,
+    argument(
+        '--splits', 'splits to check (default: all)', nargs='+', choices=SPLITS, default=SPLITS
+    ),
+    argument('--out', 'output table, .md, .csv or .json'),
+)
+def main(args: Namespace) -> None:
     """Check each data set once, print its faults, and write the table."""
-    args = parse_args(argv)
     if args.out:
         check_ending(args.out, TABLES)
     cfg = read_config(args.config, args.cfg_options)
@@ -94,10 +86,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         for dataset in datasets:
             check_dataset(dataset, cfg.get('model') or {})
     require_annotations(datasets)
-    rows = []
-    for dataset in datasets:
-        rows += make_rows(f'{dataset.name}, {dataset.num_images} images', dataset.faults)
-    rows += compare_classes(cfg, args.splits)
+    found = [(f'{each.name}, {each.num_images} images', each.faults) for each in datasets]
+    try:
+        check_classes(cfg, args.splits)
+    except ConfigError as error:
+        differing = Faults()
+        differing.add(OTHER_CLASSES, error)
+        found.append(('all data', differing))
+    rows = [row for data, faults in found for row in make_rows(data, faults)]
     note = f'Faults in the data of {args.config}.'
     print(f'{note}\n\n{format_table(rows, COLUMNS)}')
     if args.out:
@@ -111,7 +107,7 @@ def list_datasets(cfg: Config, splits: Sequence[str]) -> list[CheckedDataset]:
     for split in splits:
         dataloader = cfg.get(f'{split}_dataloader')
         for dataset in find_datasets(dataloader.dataset) if dataloader else ():
-            config = dataset.to_dict()  # pyright: ignore[reportAttributeAccessIssue]
+            config = dataset.to_dict()
             files = {key: value for key, value in config.items() if key not in NOT_OF_FILES}
             datasets.setdefault(repr(files), CheckedDataset(config)).splits.append(split)
     return list(datasets.values())
@@ -119,13 +115,15 @@ def list_datasets(cfg: Config, splits: Sequence[str]) -> list[CheckedDataset]:
 
 def check_dataset(dataset: CheckedDataset, model: dict) -> None:
     """Find the faults of a data set and count its images; shows progress."""
-    config = dataset.config
-    entries = []
+    config, entries = dataset.config, []
     try:
         if reads_coco(config):
             images = check_coco(dataset)
         else:
-            entries = list_entries(config, dataset.splits[0])
+            with refuse_empty_datasets(dataset.splits[0]):
+                built = DATASETS.build({**config, 'pipeline': []})
+            # Images inside other files, as in CIFAR, have no path.
+            entries = [built.get_data_info(index) for index in range(len(built))]
             images = [(entry['img_path'], None) for entry in entries if entry.get('img_path')]
     # What a data set raises depends on its library.
     except Exception as error:
@@ -133,7 +131,11 @@ def check_dataset(dataset: CheckedDataset, model: dict) -> None:
         return
     dataset.num_images = len(images)
     num_classes, ignored = count_classes(model)
-    dataset.faults.add_all(find_label_faults(entries, num_classes))
+    labelled = [entry for entry in entries if 'gt_label' in entry]
+    paths = [entry.get('img_path', '') for entry in labelled]
+    labels = [np.asarray(entry['gt_label']).tolist() for entry in labelled]
+    for example in find_wrong_labels(paths, labels, num_classes):
+        dataset.faults.add(WRONG_LABEL, example)
     seg_maps = [entry for entry in entries if entry.get('seg_map_path')]
     pipeline = config.get('pipeline') or []
     color_type = (find_step(pipeline, 'LoadImageFromFile') or {}).get('color_type', 'color')
@@ -169,51 +171,17 @@ def check_coco(dataset: CheckedDataset) -> list[Image]:
     ]
 
 
-def list_entries(config: dict, split: str) -> list[dict]:
-    """List the data info of each image of a data set of any library.
-
-    It may have ``img_path`` (not if images are inside other files, as in CIFAR), ``seg_map_path``
-    and ``gt_label``.
-    """
-    with refuse_empty_datasets(split):
-        built = DATASETS.build({**config, 'pipeline': []})
-    return [built.get_data_info(index) for index in range(len(built))]
-
-
-def find_label_faults(
-    entries: Sequence[dict], num_classes: int | None
-) -> Iterator[tuple[FaultType, str]]:
-    """Find the labels that a classifier has no class for."""
-    labelled = [entry for entry in entries if 'gt_label' in entry]
-    paths = [entry.get('img_path', '') for entry in labelled]
-    labels = [np.asarray(entry['gt_label']).tolist() for entry in labelled]
-    for example in find_wrong_labels(paths, labels, num_classes):
-        yield WRONG_LABEL, example
-
-
 def require_annotations(datasets: Sequence[CheckedDataset]) -> None:
     """Add a fault to unlabelled data sets of a split without any annotations.
 
     In semi-supervised training some data sets have no annotations on purpose.
     """
-    empty = (UNLABELLED, NOTHING_TO_LEARN)
     for split in ('train', 'val'):
         used = [dataset.faults for dataset in datasets if split in dataset.splits]
-        if all(any(fault in faults.counts for fault in empty) for faults in used):
+        if all({UNLABELLED, NOTHING_TO_LEARN} & faults.counts.keys() for faults in used):
             for faults in used:
                 if faults.counts.pop(UNLABELLED, 0):
                     faults.add(NOTHING_TO_LEARN, 'no annotations')
-
-
-def compare_classes(cfg: Config, splits: Sequence[str]) -> list[dict]:
-    """Compare the classes of all data sets, and make a row if they differ."""
-    faults = Faults()
-    try:
-        check_classes(cfg, splits)
-    except ConfigError as error:
-        faults.add(OTHER_CLASSES, error)
-        return make_rows('all data', faults)
-    return []
 
 
 def make_rows(data: str, faults: Faults) -> list[dict]:

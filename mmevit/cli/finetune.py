@@ -1,19 +1,19 @@
 """Fine-tune a classifier on your own images, with one folder per class."""
 
-import argparse
 import json
 import os
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from mmevit.checkpoint import forbid_code_in_checkpoints, load_from_evit
+from mmevit.checkpoint import load_from_evit
 from mmevit.checkpoint.matching import infer_arch, infer_window_sizes, select_weights
 from mmevit.checks import check_config
-from mmevit.cli.arguments import common_parser, load_config
-from mmevit.cli.errors import report_errors
+from mmevit.cli.arguments import add_run_arguments, argument, command, flag, load_config
 from mmevit.datasets import split_class_folders
 from mmevit.engine.runner import build_trainer
 from mmevit.models import EfficientViT
@@ -26,51 +26,36 @@ from mmevit.utils.files import atomic_write
 WORLD_SIZES = dict(slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = common_parser(__doc__)
-    parser.add_argument(
-        'data', help='folder of class folders, or folder with train/ and val/ of class folders'
-    )
-    parser.add_argument(
-        '--weights',
-        default='evit://m5',
-        help='evit://m0 to evit://m5, or a checkpoint. The arch is inferred from it',
-    )
-    parser.add_argument('--epochs', type=positive_int, help='number of epochs (default: 20)')
-    parser.add_argument(
-        '--batch-size', type=positive_int, help='images per step and process (default: 32)'
-    )
-    parser.add_argument('--image-size', type=positive_int, help='side in pixels (default: 224)')
-    parser.add_argument(
-        '--no-flip',
-        action='store_true',
-        help='do not flip images, for classes that a flip changes, such as text',
-    )
-    parser.add_argument(
-        '--val-fraction',
-        type=float,
-        default=0.2,
-        help='fraction of each class for validation, without a folder val (default: 0.2)',
-    )
-    args = parser.parse_args(argv)
-    args.config = MIM_FOLDER / 'configs/efficientvit/evit_m5_finetune.py'
-    args.work_dir = args.work_dir or f'work_dirs/{Path(args.data).resolve().name}'
-    return args
-
-
 def positive_int(text: str) -> int:
     """Parse an integer above 0."""
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f'{text} is not an integer above 0')
+        raise ArgumentTypeError(f'{text} is not an integer above 0')
     return int(text)
 
 
-@report_errors()
-def main(argv: Sequence[str] | None = None) -> None:
+@command(
+    add_run_arguments,
+    argument('data', 'folder of class folders, or folder with train/ and val/ of class folders'),
+    argument(
+        '--weights',
+        'evit://m0 to evit://m5, or a checkpoint. The arch is inferred from it',
+        default='evit://m5',
+    ),
+    argument('--epochs', 'number of epochs (default: 20)', type=positive_int),
+    argument('--batch-size', 'images per step and process (default: 32)', type=positive_int),
+    argument('--image-size', 'side in pixels (default: 224)', type=positive_int),
+    flag('--no-flip', 'do not flip images, for classes that a flip changes, such as text'),
+    argument(
+        '--val-fraction',
+        'fraction of each class for validation, without a folder val (default: 0.2)',
+        type=float,
+        default=0.2,
+    ),
+)
+def main(args: Namespace) -> None:
     """Complete the config, check it, then train."""
-    args = parse_args(argv)
-    forbid_code_in_checkpoints(trust=args.trust_checkpoint)
+    args.config = MIM_FOLDER / 'configs/efficientvit/evit_m5_finetune.py'
+    args.work_dir = args.work_dir or f'work_dirs/{Path(args.data).resolve().name}'
     splits = ('train', 'val')
     cfg = load_config(args, splits, needs=())
     classes = set_data(cfg, args)
@@ -90,44 +75,33 @@ def main(argv: Sequence[str] | None = None) -> None:
         report(runner, classes)
 
 
-def set_data(cfg: Config, args: argparse.Namespace) -> Sequence[str]:
-    """Write lists of images to the work directory, and set the data in the config.
-
-    Returns:
-        The names of the classes.
-
-    Raises:
-        ConfigError: If the data cannot be used.
-    """
+def set_data(cfg: Config, args: Namespace) -> Sequence[str]:
+    """Write lists of images to the work directory, set them in the config; return the classes."""
     root, work_dir = Path(args.data).resolve(), Path(cfg.work_dir).resolve()
     if work_dir.is_relative_to(root):
         raise ConfigError(
             f'The work directory {work_dir} is inside the data {root}. Set another with --work-dir.'
         )
     classes, train, val = split_class_folders(root, args.val_fraction)
-    for name, images in dict(train=train, val=val).items():
-        items = [dict(img_path=path, gt_label=label) for path, label in images]
-        with atomic_write(work_dir / f'{name}_images.json') as path:
-            path.write_text(json.dumps(dict(metainfo=dict(classes=classes), data_list=items)))
     # The saved config is also used for inference. Its test data are the validation data.
-    for split, name in dict(train='train', val='val', test='val').items():
-        dataset = cfg[f'{split}_dataloader'].dataset
-        dataset.update(
-            data_root=str(root),
-            ann_file=str(work_dir / f'{name}_images.json'),
-            metainfo=dict(classes=classes),
-        )
-        dataset.pipeline = adapt_pipeline(dataset.pipeline, args)
-    cfg.tta_pipeline[-1].transforms = [
-        steps
-        for steps in (adapt_pipeline(steps, args) for steps in cfg.tta_pipeline[-1].transforms)
-        if steps
-    ]
-    set_batch_size(cfg.train_dataloader, args.batch_size, len(train), args.launcher)
+    for name, images, splits in (('train', train, ['train']), ('val', val, ['val', 'test'])):
+        ann_file = work_dir / f'{name}_images.json'
+        items = [dict(img_path=path, gt_label=label) for path, label in images]
+        with atomic_write(ann_file) as path:
+            path.write_text(json.dumps(dict(metainfo=dict(classes=classes), data_list=items)))
+        for split in splits:
+            dataset = cfg[f'{split}_dataloader'].dataset
+            dataset.update(data_root=str(root), ann_file=str(ann_file))
+            dataset.metainfo = dict(classes=classes)
+            dataset.pipeline = adapt_pipeline(dataset.pipeline, args)
+    views = cfg.tta_pipeline[-1]
+    adapted = [adapt_pipeline(steps, args) for steps in views.transforms]
+    views.transforms = [steps for steps in adapted if steps]
+    set_batch_size(cfg.train_dataloader, args, len(train))
     return classes
 
 
-def adapt_pipeline(pipeline: list[ConfigDict], args: argparse.Namespace) -> list[ConfigDict]:
+def adapt_pipeline(pipeline: list[ConfigDict], args: Namespace) -> list[ConfigDict]:
     """Set the image size in a pipeline in place, and return it without disabled flips."""
     size = args.image_size
     for step in pipeline:
@@ -138,22 +112,14 @@ def adapt_pipeline(pipeline: list[ConfigDict], args: argparse.Namespace) -> list
     return [step for step in pipeline if not (args.no_flip and type_name(step) == 'RandomFlip')]
 
 
-def set_batch_size(
-    dataloader: ConfigDict, batch_size: int | None, num_images: int, launcher: str
-) -> None:
+def set_batch_size(dataloader: ConfigDict, args: Namespace, num_images: int) -> None:
     """Limit the batch size to the number of images, since incomplete batches are dropped.
-
-    Args:
-        dataloader: Config of the data loader, which is changed.
-        batch_size: The requested size.
-        num_images: Number of images of all processes together.
-        launcher: Launcher of the processes.
 
     Raises:
         ConfigError: If a batch would have one image, on which batch norm cannot train.
     """
-    num_processes = int(os.environ.get(WORLD_SIZES.get(launcher, 'WORLD_SIZE'), 1))
-    requested: int = batch_size or dataloader.batch_size  # pyright: ignore[reportAssignmentType]
+    num_processes = int(os.environ.get(WORLD_SIZES.get(args.launcher, 'WORLD_SIZE'), 1))
+    requested: Any = args.batch_size or dataloader.batch_size
     batch_size = min(requested, num_images // num_processes)
     if batch_size < 2:
         raise ConfigError(
@@ -165,17 +131,7 @@ def set_batch_size(
 
 
 def set_model(cfg: Config, weights: str, num_classes: int) -> None:
-    """Set the arch and the windows that weights are of, and the number of classes.
-
-    Args:
-        cfg: The config, which is changed.
-        weights: Name or path of the weights.
-        num_classes: Number of classes.
-
-    Raises:
-        ConfigError: If they are not weights of one of the archs, unfolded.
-        CheckpointError: If they cannot be found or read.
-    """
+    """Set the arch and the windows that weights are of, and the number of classes."""
     if '://' not in weights:
         weights = f'evit://{Path(weights).expanduser().resolve()}'
     backbone = select_weights(load_from_evit(weights, 'cpu')['state_dict'], 'backbone.')
@@ -197,11 +153,12 @@ def report(runner: Runner, classes: Sequence[str]) -> None:
     last = Path(runner.work_dir, 'last_checkpoint').read_text()
     checkpoint = runner.message_hub.runtime_info.get('best_ckpt') or last
     print(
-        f'The network:    EfficientViT-{runner.cfg.model.backbone.arch}, inferred from the weights'
+        f"""\
+The network:    EfficientViT-{runner.cfg.model.backbone.arch}, inferred from the weights
+The classes:    {json.dumps(classes, ensure_ascii=False)}
+The checkpoint: {checkpoint}
+To classify an image in Python:
+    from mmpretrain import ImageClassificationInferencer
+    classify = ImageClassificationInferencer({config!r}, {checkpoint!r})
+    classify('picture.jpg')[0]['pred_class'], classify('picture.jpg')[0]['pred_score']"""
     )
-    print(f'The classes:    {json.dumps(classes, ensure_ascii=False)}')
-    print(f'The checkpoint: {checkpoint}')
-    print('To classify an image in Python:')
-    print('    from mmpretrain import ImageClassificationInferencer')
-    print(f'    classify = ImageClassificationInferencer({config!r}, {checkpoint!r})')
-    print("    classify('picture.jpg')[0]['pred_class'], classify('picture.jpg')[0]['pred_score']")

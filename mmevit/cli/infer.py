@@ -1,44 +1,15 @@
 """Run inference on images, videos and directories, and write JSON and pictures."""
 
-import argparse
-from collections.abc import Sequence
+from argparse import ArgumentError, ArgumentTypeError, Namespace
 
 import torch
 
 from mmevit.apis.inference import infer
-from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.checkpoint.loader import check_checkpoint
 from mmevit.checks import check_config
-from mmevit.cli.arguments import add_config_arguments
-from mmevit.cli.errors import report_errors
+from mmevit.cli.arguments import add_config_arguments, argument, command, flag
 from mmevit.utils.configs import read_config
 from mmevit.utils.errors import ConfigError
-
-
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        'config', help='config file, or a name such as mmevit::efficientvit/retinanet_evit_m4.py'
-    )
-    parser.add_argument('checkpoint', help='checkpoint file, or evit://NAME')
-    parser.add_argument('inputs', nargs='+', help='images, videos or directories')
-    parser.add_argument(
-        '--out-dir', default='outputs', help='directory for vis/ and preds/ (default: outputs)'
-    )
-    parser.add_argument('--batch-size', type=int, default=1, help='batch size (default: 1)')
-    parser.add_argument(
-        '--pred-score-thr', type=float, default=0.3, help='minimum score to draw (default: 0.3)'
-    )
-    parser.add_argument(
-        '--device', type=device, help='device, such as cpu or cuda:0 (default: the best one)'
-    )
-    parser.add_argument('--no-save-vis', action='store_true', help='do not write pictures')
-    add_config_arguments(parser)
-    args = parser.parse_args(argv)
-    if args.batch_size < 1:
-        parser.error(f'--batch-size {args.batch_size} must be at least 1.')
-    return args
 
 
 def device(name: str) -> str:
@@ -47,15 +18,25 @@ def device(name: str) -> str:
         torch.empty(0, device=name)
     # An AssertionError or a RuntimeError.
     except Exception as error:
-        raise argparse.ArgumentTypeError(f'device {name} is not available') from error
+        raise ArgumentTypeError(f'device {name} is not available') from error
     return name
 
 
-@report_errors()
-def main(argv: Sequence[str] | None = None) -> None:
+@command(
+    argument('config', 'config file, or a name such as mmevit::efficientvit/retinanet_evit_m4.py'),
+    argument('checkpoint', 'checkpoint file, or evit://NAME'),
+    argument('inputs', 'images, videos or directories', nargs='+'),
+    argument('--out-dir', 'directory for vis/ and preds/ (default: outputs)', default='outputs'),
+    argument('--batch-size', 'batch size (default: 1)', type=int, default=1),
+    argument('--pred-score-thr', 'minimum score to draw (default: 0.3)', type=float, default=0.3),
+    argument('--device', 'device, such as cpu or cuda:0 (default: the best one)', type=device),
+    flag('--no-save-vis', 'do not write pictures'),
+    add_config_arguments,
+)
+def main(args: Namespace) -> None:
     """Validate config, device and checkpoint, then predict."""
-    args = parse_args(argv)
-    forbid_code_in_checkpoints(trust=args.trust_checkpoint)
+    if args.batch_size < 1:
+        raise ArgumentError(None, f'--batch-size {args.batch_size} must be at least 1.')
     cfg = read_config(args.config, args.cfg_options, needs=['model'])
     check_config(cfg, splits=())
     check_checkpoint(args.checkpoint)

@@ -11,9 +11,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
+import torch
+from mmengine.fileio import load
+from mmengine.hub import get_config
+
 import mmevit
 from mmevit.utils.configs import MIM_FOLDER
 from mmevit.utils.errors import UserError, one_line
+from mmevit.utils.pytorch import cpu_capability
 from mmevit.utils.versions import LIBRARIES, Library, check_libraries, installed_distribution
 from mmevit.version import __version__
 
@@ -38,47 +43,36 @@ CONFIGS = dict(
 )
 # Shapes of the maps of m0 for one image of 224 x 224 pixels.
 M0_SHAPES = [(1, 64, 14, 14), (1, 128, 7, 7), (1, 192, 4, 4)]
+REINSTALL = 'Fix the failed checks above first, and reinstall mmevit if there are none'
+# A check returns what it found, or raises.
+Check = Callable[[], str]
+# The name of each check, its function, and what to do if a library fails in it.
+CHECKS: list[tuple[str, Check, str]] = []
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the versions and a line for each check, and exit."""
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     print(f'mmevit {__version__}, Python {platform.python_version()}, {platform.platform()}')
-    for line in list_versions():
-        print(line)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of libraries when they are imported
-        results = [is_ok(*check) for check in CHECKS]
-    sys.exit(not all(results))
-
-
-def list_versions() -> list[str]:
-    """List the installed libraries and their versions."""
-    lines = []
     for library in (*LIBRARIES, *OTHERS):
         distribution, version = installed_distribution(library)
         if version is not None:
             provider = f' ({distribution})' if distribution != library.module else ''
-            lines.append(f'{library.module} {version}{provider}')
-    return lines
+            print(f'{library.module} {version}{provider}')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of libraries when they are imported
+        results = [is_ok(*each) for each in CHECKS]
+    sys.exit(not all(results))
 
 
-def is_ok(name: str, check: Callable[[], str], advice: str) -> bool:
-    """Run a check, and print its result.
-
-    Args:
-        name: What is checked.
-        check: Returns what was found, or raises.
-        advice: What to do if a library fails; a :class:`UserError` contains it.
-
-    Returns:
-        Whether the check passed.
-    """
+def is_ok(name: str, run: Check, advice: str) -> bool:
+    """Run a check, print what it returns or why it fails, and return whether it passed."""
     try:
-        print(f'ok      {name}: {check()}', flush=True)
+        print(f'ok      {name}: {run()}', flush=True)
     # A broken library may raise anything.
     except Exception as error:
         problem = one_line(error)
+        # A UserError says what to do.
         if not isinstance(error, UserError):
             problem = f'{problem.rstrip(".")}. {advice}.'
         print(f'failed  {name}: {problem}', flush=True)
@@ -86,6 +80,22 @@ def is_ok(name: str, check: Callable[[], str], advice: str) -> bool:
     return True
 
 
+def check(name: str, advice: str) -> Callable[[Check], Check]:
+    """Add a function to :data:`CHECKS`."""
+    return lambda run: CHECKS.append((name, run, advice)) or run
+
+
+def device_types() -> list[str]:
+    """List the device types that networks can run on."""
+    return ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
+
+
+def find_installed(*modules: str) -> list[str]:
+    """List those of some modules that are installed."""
+    return [module for module in modules if find_spec(module)]
+
+
+@check('libraries', 'Install the missing libraries with pip')
 def check_versions() -> str:
     """Check that the versions of the libraries are supported."""
     try:
@@ -95,12 +105,9 @@ def check_versions() -> str:
     return 'all versions are supported'
 
 
+@check('PyTorch', 'Install a build of torch for this processor and the driver of its GPU')
 def check_devices() -> str:
     """Check that PyTorch computes on each type of device, and list the devices."""
-    import torch
-
-    from mmevit.utils.pytorch import cpu_capability
-
     for device in device_types():
         torch.ones(2, 2, device=device).mm(torch.ones(2, 2, device=device)).cpu()
     devices = [
@@ -112,6 +119,11 @@ def check_devices() -> str:
     return '; '.join(devices)
 
 
+@check(
+    "mmcv's operators",
+    'Compile them for this PyTorch with pip install --force-reinstall --no-deps --no-cache-dir '
+    '--no-build-isolation onedl-mmcv, for a GPU with its CUDA toolkit and FORCE_CUDA=1',
+)
 def check_operators() -> str:
     """Check that mmcv's compiled operators run, if they are needed."""
     if find_spec('mmcv._ext') is None:
@@ -121,7 +133,6 @@ def check_operators() -> str:
                 'mmcv-lite by onedl-mmcv (or mmcv).'
             )
         return 'none in mmcv-lite; detection needs them, classification does not'
-    import torch
     from mmcv.ops import nms
 
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
@@ -133,6 +144,7 @@ def check_operators() -> str:
     return f'nms runs on {" and ".join(device_types())}'
 
 
+@check('registry', REINSTALL)
 def check_registry() -> str:
     """Check that each library finds the backbone by its name."""
     scopes = ['mmengine', *find_installed('mmdet', 'mmpretrain', 'mmseg')]
@@ -146,15 +158,16 @@ def check_registry() -> str:
     return f'EfficientViT is registered for {", ".join(scopes)}'
 
 
+@check('forward', REINSTALL)
 def check_forward() -> str:
     """Check that a network returns finite maps of the right shapes."""
-    import torch
-
-    from mmevit.models import EfficientViT
-
     for device in device_types():
         with torch.no_grad():
-            maps = EfficientViT('m0').eval().to(device)(torch.rand(1, 3, 224, 224, device=device))
+            maps = (
+                mmevit.EfficientViT('m0')
+                .eval()
+                .to(device)(torch.rand(1, 3, 224, 224, device=device))
+            )
         shapes = [tuple(map_.shape) for map_ in maps]
         if shapes != M0_SHAPES or not all(map_.isfinite().all() for map_ in maps):
             raise ValueError(
@@ -163,11 +176,9 @@ def check_forward() -> str:
     return f'm0 returns finite maps at strides 16, 32 and 64 on {" and ".join(device_types())}'
 
 
+@check('configs', f'{REINSTALL}, from a wheel if the file system does not support symbolic links')
 def check_configs() -> str:
     """Check that the model index and its configs exist."""
-    from mmengine.fileio import load
-    from mmengine.hub import get_config
-
     metafiles = [load(MIM_FOLDER / path) for path in load(MIM_FOLDER / 'model-index.yml')['Import']]
     configs = [model['Config'] for metafile in metafiles for model in metafile['Models']]
     for config in configs:
@@ -179,6 +190,7 @@ def check_configs() -> str:
     return ', '.join([f'{len(configs)} models in the index', *names])
 
 
+@check('pycocotools', 'Reinstall it with pip install --force-reinstall')
 def check_pycocotools() -> str:
     """Check pycocotools, which evaluates detectors, if it is needed."""
     if not find_installed('pycocotools', 'mmdet'):
@@ -190,41 +202,3 @@ def check_pycocotools() -> str:
     if area != 6:
         raise ValueError(f'a mask of 6 pixels has an area of {area}')
     return 'encodes masks'
-
-
-def device_types() -> list[str]:
-    """List the device types that networks can run on."""
-    import torch
-
-    return ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
-
-
-def find_installed(*modules: str) -> list[str]:
-    """List those of some modules that are installed."""
-    return [module for module in modules if find_spec(module)]
-
-
-REINSTALL = 'Fix the failed checks above first, and reinstall mmevit if there are none'
-# Name and function of each check, and what to do if a library fails in it.
-CHECKS = (
-    ('libraries', check_versions, 'Install the missing libraries with pip'),
-    (
-        'PyTorch',
-        check_devices,
-        'Install a build of torch for this processor and the driver of its GPU',
-    ),
-    (
-        "mmcv's operators",
-        check_operators,
-        'Compile them for this PyTorch with pip install --force-reinstall --no-deps --no-cache-dir '
-        '--no-build-isolation onedl-mmcv, for a GPU with its CUDA toolkit and FORCE_CUDA=1',
-    ),
-    ('registry', check_registry, REINSTALL),
-    ('forward', check_forward, REINSTALL),
-    (
-        'configs',
-        check_configs,
-        f'{REINSTALL}, from a wheel if the file system does not support symbolic links',
-    ),
-    ('pycocotools', check_pycocotools, 'Reinstall it with pip install --force-reinstall'),
-)

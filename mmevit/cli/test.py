@@ -1,7 +1,7 @@
 """Evaluate a checkpoint or an exported file with a config of an OpenMMLab library."""
 
-import argparse
 import os
+from argparse import ArgumentError, Namespace
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -12,12 +12,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
 
-from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.checkpoint.loader import check_checkpoint
 from mmevit.checks import check_config
 from mmevit.checks.labels import refuse_empty_datasets
-from mmevit.cli.arguments import common_parser, load_config
-from mmevit.cli.errors import report_errors
+from mmevit.cli.arguments import add_run_arguments, argument, command, flag, load_config
 from mmevit.datasets.loading import load_readable_images
 from mmevit.deploy import TARGETS
 from mmevit.deploy.evaluation import evaluate_exported
@@ -25,11 +23,8 @@ from mmevit.engine.runner import build_runner
 from mmevit.utils.configs import as_list, find_datasets, type_name
 from mmevit.utils.errors import ConfigError
 
-# Hooks that draw every n-th image, like mmpretrain's.
-INTERVAL_HOOKS = dict(
-    DetVisualizationHook='IntervalDetVisualizationHook',
-    SegVisualizationHook='IntervalSegVisualizationHook',
-)
+# Hooks that do not draw every n-th image as mmpretrain's does. Those named Interval... do.
+DRAWING_HOOKS = ('DetVisualizationHook', 'SegVisualizationHook')
 # Default models for test-time augmentation.
 TTA_MODELS = dict(
     mmdet=dict(
@@ -41,54 +36,31 @@ TTA_MODELS = dict(
 )
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = common_parser(__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint or exported file')
-    parser.add_argument('--out', help='file for predictions (.pkl) or metrics')
-    parser.add_argument(
-        '--out-item',
-        choices=['pred', 'metrics'],
-        help='content of --out (default: pred)',
-    )
-    parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='directory for images with predictions')
-    parser.add_argument(
-        '--interval', type=int, default=1, help='draw every n-th image (default: 1)'
-    )
-    parser.add_argument(
-        '--wait-time', type=float, default=2, help='display time of --show in seconds (default: 2)'
-    )
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument('--amp', action='store_true', help='evaluate in mixed precision')
-    parser.add_argument(
-        '--deploy', action='store_true', help='fold batch norm before the evaluation'
-    )
-    args = parser.parse_args(argv)
-    if args.out_item and not args.out:
-        parser.error('--out-item requires --out.')
-    suffixes = ('.pkl', '.pickle')
-    if args.out_item == 'metrics':
-        suffixes += ('.json', '.yaml', '.yml')
-    if args.out and not args.out.endswith(suffixes):
-        parser.error(f'--out {args.out} must end in {", ".join(suffixes)}.')
-    return args
-
-
-@report_errors()
-def main(argv: Sequence[str] | None = None) -> None:
+@command(
+    add_run_arguments,
+    argument('config', 'config file'),
+    argument('checkpoint', 'checkpoint or exported file'),
+    argument('--out', 'file for predictions (.pkl) or metrics'),
+    argument('--out-item', 'content of --out (default: pred)', choices=['pred', 'metrics']),
+    flag('--show', 'show predictions in a window'),
+    argument('--show-dir', 'directory for images with predictions'),
+    argument('--interval', 'draw every n-th image (default: 1)', type=int, default=1),
+    argument(
+        '--wait-time', 'display time of --show in seconds (default: 2)', type=float, default=2
+    ),
+    flag('--tta', 'test-time augmentation'),
+    flag('--amp', 'evaluate in mixed precision'),
+    flag('--deploy', 'fold batch norm before the evaluation'),
+)
+def main(args: Namespace) -> None:
     """Validate config, devices and data, then evaluate."""
-    args = parse_args(argv)
-    forbid_code_in_checkpoints(trust=args.trust_checkpoint)
-    splits = ('test',)
-    needs = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg')
-    cfg = load_config(args, splits, needs)
+    check_out(args)
+    cfg = load_config(args, ['test'], ['model', 'test_dataloader', 'test_evaluator', 'test_cfg'])
     is_exported = Path(args.checkpoint).suffix in TARGETS.values()
     # The config in a work directory may have `resume=True`.
     cfg.resume, cfg.load_from = False, None if is_exported else args.checkpoint
     check_checkpoint(cfg.load_from)
-    check_config(cfg, splits)
+    check_config(cfg, ['test'])
     if is_exported:
         if args.deploy or args.launcher != 'none':
             raise ConfigError(
@@ -107,10 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         enable_drawing(cfg, args)
     if args.tta:
         enable_tta(cfg)
-
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='StrictLoadHook')]
-    if args.deploy:
-        cfg.custom_hooks.append(dict(type='FoldHook'))
+    hooks = ['StrictLoadHook', 'FoldHook'] if args.deploy else ['StrictLoadHook']
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *(dict(type=name) for name in hooks)]
     # Without its file name, so that the config of the training in the work directory is not
     # overwritten. Private: the public to_dict() converts classes to strings.
     runner = build_runner(Config(cfg._to_lazy_dict()))
@@ -123,12 +93,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         mmengine.dump(metrics, args.out)
 
 
-def enable_drawing(cfg: Config, args: argparse.Namespace) -> None:
-    """Enable the visualization hook, with the same options for all libraries.
+def check_out(args: Namespace) -> None:
+    """Raise ArgumentError if ``--out`` is missing or has an unsupported suffix."""
+    if args.out_item and not args.out:
+        raise ArgumentError(None, '--out-item requires --out.')
+    suffixes = ('.pkl', '.pickle')
+    if args.out_item == 'metrics':
+        suffixes += ('.json', '.yaml', '.yml')
+    if args.out and not args.out.endswith(suffixes):
+        raise ArgumentError(None, f'--out {args.out} must end in {", ".join(suffixes)}.')
 
-    Raises:
-        ConfigError: If the config has no visualization hook or no visualizer.
-    """
+
+def enable_drawing(cfg: Config, args: Namespace) -> None:
+    """Enable the visualization hook, with the same options for all libraries."""
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise ConfigError(
@@ -143,8 +120,8 @@ def enable_drawing(cfg: Config, args: argparse.Namespace) -> None:
     # mmdet resolves relative paths in the work directory, mmpretrain in the current one.
     folder = os.path.abspath(args.show_dir) if args.show_dir else None
     hook.update(interval=args.interval, show=args.show, wait_time=args.wait_time)
-    if type_name(hook) in INTERVAL_HOOKS:
-        hook.update(type=INTERVAL_HOOKS[type_name(hook)], draw=True, test_out_dir=folder)
+    if type_name(hook) in DRAWING_HOOKS:
+        hook.update(type=f'Interval{type_name(hook)}', draw=True, test_out_dir=folder)
         return
     if args.tta:
         raise ConfigError(
@@ -155,11 +132,7 @@ def enable_drawing(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def enable_tta(cfg: Config) -> None:
-    """Enable test-time augmentation as set in the config (default: flips).
-
-    Raises:
-        ConfigError: If the library or the model does not support it.
-    """
+    """Enable test-time augmentation as set in the config (default: flips)."""
     library = cfg.get('default_scope')
     if library not in TTA_MODELS:
         raise ConfigError(
@@ -178,8 +151,7 @@ def enable_tta(cfg: Config) -> None:
             pack.pop('meta_keys', None)
         # Merged predictions are drawn and evaluated on the first view, which is not flipped.
         flips = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]
-        augmentation = dict(type='TestTimeAug', transforms=[flips, [pack]])
-        cfg.tta_pipeline = [*transforms, augmentation]
+        cfg.tta_pipeline = [*transforms, dict(type='TestTimeAug', transforms=[flips, [pack]])]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     for dataset in datasets:
         dataset.pipeline = cfg.tta_pipeline
@@ -209,8 +181,5 @@ class DumpWithoutLogits(DumpResults):
 
     def process(self, data_batch: Any, predictions: Sequence[dict]) -> None:
         """Store the predictions of a batch."""
-        kept = [
-            {name: value for name, value in prediction.items() if name != 'seg_logits'}
-            for prediction in predictions
-        ]
+        kept = [{key: one[key] for key in one if key != 'seg_logits'} for one in predictions]
         super().process(data_batch, kept)

@@ -1,6 +1,7 @@
 """``python -m mmevit``, as a user runs it and check by check."""
 
 import os
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -34,42 +35,20 @@ sys.meta_path.insert(0, Finder)
 LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg')
 
 
-def hide(*modules):
-    """What makes Python take modules for missing."""
-    return f'import sys\nsys.modules.update(dict.fromkeys({modules}))\n'
+def results(printed):
+    """The line of each check by its name."""
+    return {
+        match[1]: match[0] for match in re.finditer(r'^(?:ok|failed) +(.+?): .*$', printed, re.M)
+    }
 
 
-@pytest.fixture
-def run_self_check(run_tool, tmp_path):
-    """Run it in a process that begins with some code, away from the checkout."""
-
-    def run(startup=''):
-        (tmp_path / 'sitecustomize.py').write_text(startup)
-        path = os.pathsep.join((str(tmp_path), str(ROOT)))
-        result = run_tool(
-            *(sys.executable, '-m', 'mmevit'), cwd=tmp_path, env=dict(PYTHONPATH=path)
-        )
-        lines = result.stdout.splitlines()
-        found = {
-            name: line
-            for line in lines
-            for name in NAMES
-            if line.startswith((f'ok      {name}: ', f'failed  {name}: '))
-        }
-        assert list(found) == NAMES, result.stdout
-        assert result.returncode == any(line.startswith('failed') for line in found.values())
-        return lines, found
-
-    return run
-
-
-def failures(found):
-    return [name for name in found if found[name].startswith('failed')]
-
-
-def test_all_checks_pass_here(run_self_check):
-    lines, found = run_self_check()
-    assert not failures(found)
+def test_all_checks_pass_here(capsys):
+    with pytest.raises(SystemExit) as caught:
+        self_check.main([])
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    lines, found = printed.splitlines(), results(printed)
+    assert list(found) == NAMES and all(line.startswith('ok ') for line in found.values())
     for module in (torch, mmcv, mmengine, mmdet):
         (line,) = [line for line in lines if line.startswith(f'{module.__name__} ')]
         assert line.split()[1].split('+')[0] == module.__version__.split('+')[0]
@@ -79,28 +58,30 @@ def test_all_checks_pass_here(run_self_check):
     assert 'mmevit::efficientvit/retinanet_evit_m4.py' in found['configs']
 
 
-def test_all_checks_pass_without_detection_segmentation_and_classification(
-    run_self_check,
-):
-    _, found = run_self_check(hide(*LIBRARIES, 'pycocotools', 'mmcv._ext'))
-    assert not failures(found)
+def test_broken_operators_are_reported_where_mmcv_is_alone(run_tool, tmp_path):
+    hidden = f'import sys\nsys.modules.update(dict.fromkeys({(*LIBRARIES, "pycocotools")}))\n'
+    (tmp_path / 'sitecustomize.py').write_text(hidden + BROKEN_OPERATORS)
+    # Away from the checkout.
+    path = os.pathsep.join((str(tmp_path), str(ROOT)))
+    command = (sys.executable, '-m', 'mmevit')
+    result = run_tool(*command, cwd=tmp_path, env=dict(PYTHONPATH=path))
+    found = results(result.stdout)
+    assert list(found) == NAMES and result.returncode == 1, result.stdout
+    line = found["mmcv's operators"]
+    assert [name for name in NAMES if found[name].startswith('failed')] == ["mmcv's operators"]
+    assert 'undefined symbol' in line and 'Compile them' in line and line.endswith('FORCE_CUDA=1.')
     assert found['registry'].endswith('for mmengine')
-    assert 'none in mmcv-lite; detection needs them' in found["mmcv's operators"]
     assert found['configs'].endswith('models in the index')
     assert 'only detection needs it' in found['pycocotools']
 
 
-def test_operators_that_do_not_load_are_reported_with_a_fix(run_self_check):
-    _, found = run_self_check(hide(*LIBRARIES) + BROKEN_OPERATORS)
-    assert failures(found) == ["mmcv's operators"]
-    line = found["mmcv's operators"]
-    assert 'undefined symbol' in line and 'Compile them' in line and line.endswith('FORCE_CUDA=1.')
-
-
-def test_mmdet_needs_operators(monkeypatch):
+def test_only_mmdet_and_mmseg_need_operators(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmcv._ext', None)
     with pytest.raises(UserError, match='which mmdet and mmseg may need. Replace mmcv-lite by'):
         self_check.check_operators()
+    for library in ('mmdet', 'mmseg'):
+        monkeypatch.setitem(sys.modules, library, None)
+    assert 'none in mmcv-lite; detection needs them' in self_check.check_operators()
 
 
 def nan_maps(backbone, images):

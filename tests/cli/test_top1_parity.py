@@ -9,7 +9,7 @@ from making_datasets import ORIENTATION, make_imagenet
 from PIL import Image
 from torch.nn.modules.batchnorm import _BatchNorm
 
-NUM_IMAGES = 200
+NUM_IMAGES = 70
 # The label of an image is the class that timm ranks so, by turns: the first is a hit for top-1,
 # all but the last are for top-5.
 RANKS = (0, 1, 2, 3, 4, 8, 20)
@@ -33,10 +33,10 @@ def test_the_images_are_of_the_kinds_that_loaders_differ_on(images):
     assert {image.mode for image in opened} == {'RGB', 'L', 'CMYK'}
     assert any(image.getexif().get(ORIENTATION) == 6 for image in opened)
     widths_and_heights = {image.size for image in opened}
-    assert sum(width < height for width, height in widths_and_heights) > 50
-    assert sum(width > height for width, height in widths_and_heights) > 50
+    assert sum(width < height for width, height in widths_and_heights) > NUM_IMAGES // 4
+    assert sum(width > height for width, height in widths_and_heights) > NUM_IMAGES // 4
     assert any(min(size) < 224 for size in widths_and_heights)
-    assert len(widths_and_heights) > 190
+    assert len(widths_and_heights) > 0.9 * NUM_IMAGES
 
 
 def load_batches(model, paths):
@@ -46,7 +46,7 @@ def load_batches(model, paths):
     assert settings['interpolation'] == 'bicubic'
     transform = timm.data.create_transform(**settings)
     inputs = torch.stack([transform(Image.open(path).convert('RGB')) for path in paths])
-    return inputs.split(50)
+    return inputs.split(35)
 
 
 def make_model(arch):
@@ -131,4 +131,4 @@ def test_predictions_of_random_weights_are_timms_on_every_image(
 
     hits = [sum(RANKS[i % len(RANKS)] < k for i in range(NUM_IMAGES)) for k in (1, 5)]
     printed = [float(p) for p in re.findall(r'accuracy/top[15]: ([\d.]+)', result.stdout)]
-    assert printed == [pytest.approx(100 * count / NUM_IMAGES) for count in hits]
+    assert printed == [pytest.approx(100 * count / NUM_IMAGES, abs=1e-3) for count in hits]

@@ -1,17 +1,15 @@
 """Two processes on this CPU do what one does with all their images."""
 
 import pickle
-import socket
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
+from running_tools import ROOT
 
-ROOT = Path(__file__).parents[2]
 # In float64, since in float32 the sums over a batch and over its halves differ by 1e-6 already.
-CONFIG = f"""
-_base_ = {str(ROOT / 'configs/retinanet_evit_m4_digits.py')!r}
+CONFIG = """
+_base_ = 'BASE'
 custom_imports = dict(imports=['mmevit', 'recording'])
 custom_hooks = [dict(type='Recording')]
 sync_bn = 'torch'
@@ -48,58 +46,40 @@ class Recording(Hook):
     def after_train(self, runner):
         torch.save(self.records, os.path.join(runner.work_dir, f'records_{runner.rank}.pth'))
 """
-TINY = ['model.backbone.arch=m0', 'model.neck.in_channels=[64,128,192]']
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp('runs')
-
-
-@pytest.fixture(scope='module')
-def run(digits, folder, run_tool):
-    """Run a tool in one or two processes."""
-    (folder / 'config.py').write_text(CONFIG)
+def run(tmp_path_factory, detector_config, run_tool):
+    """Run a tool in one or two processes; returns their work directory."""
+    folder = tmp_path_factory.mktemp('runs')
+    (folder / 'config.py').write_text(CONFIG.replace('BASE', str(detector_config)))
     (folder / 'recording.py').write_text(RECORDING)
-    options = [*TINY, 'model.test_cfg.score_thr=0.01']
-    for split in ('train', 'val', 'test'):
-        options.append(f'{split}_dataloader.dataset.data_root={digits}')
-    for split in ('val', 'test'):
-        options.append(f'{split}_evaluator.ann_file={digits}/annotations/instances_val.json')
+    env = dict(PYTHONPATH=f'{ROOT}:{folder}', OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
 
-    def run_in(count, tool, *arguments, extra_options=()):
-        script = f'tools/dist_{tool}.sh' if count > 1 else f'tools/{tool}.py'
-        with socket.socket() as free:
-            free.bind(('127.0.0.1', 0))
-            port = free.getsockname()[1]
+    def run_in(count, tool, *arguments):
+        launcher = ('--launcher', 'pytorch') if count > 1 else ()
         result = run_tool(
-            ROOT / script,
-            *arguments,
-            '--work-dir',
-            folder / str(count),
-            '--cfg-options',
-            *options,
-            *extra_options,
-            env=dict(
-                PYTHONPATH=f'{ROOT}:{folder}',
-                PORT=str(port),
-                OMP_NUM_THREADS='1',
-                CUDA_VISIBLE_DEVICES='-1',
-            ),
+            *(ROOT / f'tools/{tool}.py', *arguments, *launcher, '--work-dir', folder / str(count)),
+            cwd=folder,
+            env=env,
+            processes=count,
         )
         assert result.returncode == 0, result.stdout
+        return folder / str(count)
 
     return run_in
 
 
 @pytest.fixture(scope='module')
-def runs(run, folder):
+def runs(run):
     """Work directories after two epochs of two iterations, of eight images each."""
-    for count in (1, 2):
-        arguments = [folder / 'config.py', *([count] if count > 1 else []), '--no-validate']
-        batch_size = f'train_dataloader.batch_size={8 // count}'
-        run(count, 'train', *arguments, extra_options=[batch_size])
-    return {count: folder / str(count) for count in (1, 2)}
+    return {
+        count: run(
+            *(count, 'train', 'config.py', '--no-validate'),
+            *('--cfg-options', f'train_dataloader.batch_size={8 // count}'),
+        )
+        for count in (1, 2)
+    }
 
 
 def records(work_dir, rank):
@@ -132,14 +112,11 @@ def test_gradients_are_those_of_one_process(runs):
             assert (ours[name] - gradient).abs().max() < 1e-6 * scale, name
 
 
-def test_evaluation_is_that_of_one_process(run, runs):
-    checkpoint = runs[1] / 'epoch_2.pth'
-    config = ROOT / 'configs/retinanet_evit_m4_digits.py'
+def test_evaluation_is_that_of_one_process(run, runs, detector_config):
     predictions = []
     for count in (1, 2):
         out = runs[count] / 'predictions.pkl'
-        arguments = [config, checkpoint, *([count] if count > 1 else []), '--out', out]
-        run(count, 'test', *arguments)
+        run(count, 'test', detector_config, runs[1] / 'epoch_2.pth', '--out', out)
         predictions.append(pickle.loads(out.read_bytes()))
     assert len(predictions[0]) == len(predictions[1]) == 8
     for ours, expected in zip(*predictions, strict=True):

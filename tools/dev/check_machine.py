@@ -12,22 +12,8 @@ import sysconfig
 NEEDED_GIB = 12
 
 
-def main():
-    """Exit with one sentence if something that pip would trip over is missing."""
-    problem = find_problem(os.path.abspath(sys.argv[1]))
-    if problem:
-        sys.exit('error: ' + problem)
-
-
-def find_problem(venv):
-    """Name the first thing that is missing, and what to do about it.
-
-    Args:
-        venv (str): Absolute path of the environment to be made.
-
-    Returns:
-        str: One sentence, empty if all is well.
-    """
+def find_problem(venv: str) -> str:
+    """Name the first thing that is missing, and what to do about it; empty if all is well."""
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         return (
             f'{sys.executable} is Python {sys.version.split()[0]}; the pinned libraries need '
@@ -52,7 +38,7 @@ def find_problem(venv):
             f'{header} was not found, and mmcv compiles its operators: install the headers of '
             'Python (Debian and Ubuntu: apt-get install python3-dev).'
         )
-    parent = os.path.dirname(venv)
+    parent = os.path.dirname(os.path.abspath(venv))
     while not os.path.exists(parent):
         parent = os.path.dirname(parent)
     free_gib = shutil.disk_usage(parent).free / 2**30
@@ -65,4 +51,6 @@ def find_problem(venv):
 
 
 if __name__ == '__main__':
-    main()
+    problem = find_problem(sys.argv[1])
+    if problem:
+        sys.exit(f'error: {problem}')

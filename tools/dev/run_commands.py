@@ -19,7 +19,7 @@ BLOCK = re.compile(r'^```bash\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 STATED = re.compile(r'#.*?([\d.]+) (second|minute)s?\b')
 
 
-def main():
+def main() -> None:
     """Run the commands one after the other in one shell, until one fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('pages', nargs='+', type=Path, help='Markdown files')
@@ -29,19 +29,16 @@ def main():
         times = Path(folder, 'times')
         status = subprocess.run(['bash', '-c', make_script(commands), 'bash', times]).returncode
         seconds = [float(line) for line in times.read_text().split()] if times.exists() else []
-    show(commands, seconds)
+    table = Table('command', 'said to take, s', 'took, s')
+    for command, taken in zip(commands, seconds, strict=False):
+        table.add_row(command.split('  #')[0], stated_seconds(command), f'{taken:.0f}')
+    Console().print(table)
     if status:
         sys.exit(f'error: this command failed with status {status}: {commands[len(seconds)]}')
 
 
-def find_commands(text):
-    r"""Find the commands in a page.
-
-    Args:
-        text (str): The page, in Markdown.
-
-    Returns:
-        list[str]: Each command of its ``bash`` blocks, with the comment behind it.
+def find_commands(text: str) -> list[str]:
+    r"""Find the commands in the ``bash`` blocks of a page, each with the comment behind it.
 
     Example:
         >>> find_commands('Do\n```bash\nls  # 1 second\necho \\\n    a\n\n# b\n```\n')
@@ -51,15 +48,8 @@ def find_commands(text):
     return [line.replace('\0', '\\\n') for line in lines if line and not line.startswith('#')]
 
 
-def make_script(commands):
-    """Write the shell script that runs commands and notes the seconds of each.
-
-    Args:
-        commands (list[str]): The commands.
-
-    Returns:
-        str: The script, which takes the file to note them in and ends at the first failure.
-    """
+def make_script(commands: list[str]) -> str:
+    """Write the shell script that runs commands and writes the seconds of each to its argument."""
     # A command may change the shell, as activating an environment does: one shell runs them all.
     lines = ['set -euo pipefail', 'times=$1', 'shift']
     for command in commands:
@@ -72,27 +62,8 @@ def make_script(commands):
     return '\n'.join(lines)
 
 
-def show(commands, seconds):
-    """Print what the commands that ended took.
-
-    Args:
-        commands (list[str]): All commands.
-        seconds (list[float]): Seconds of those that ended.
-    """
-    table = Table('command', 'said to take, s', 'took, s')
-    for command, taken in zip(commands, seconds, strict=False):
-        table.add_row(command.split('  #')[0], stated_seconds(command), f'{taken:.0f}')
-    Console().print(table)
-
-
-def stated_seconds(command):
-    """Read from the comment behind a command how long it is said to take.
-
-    Args:
-        command (str): The command.
-
-    Returns:
-        str: Seconds, or nothing.
+def stated_seconds(command: str) -> str:
+    """Read from the comment behind a command how many seconds it is said to take, if any.
 
     Example:
         >>> stated_seconds('make demo  # in 5 minutes')

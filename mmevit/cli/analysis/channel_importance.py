@@ -21,8 +21,8 @@ from mmevit.checkpoint.loader import check_checkpoint
 from mmevit.checks import check_config
 from mmevit.cli.arguments import (
     add_output_arguments,
+    add_run_arguments,
     check_outputs,
-    common_parser,
     load_config,
     write_outputs,
 )
@@ -39,7 +39,8 @@ from mmevit.utils.tables import format_table
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = common_parser(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_run_arguments(parser)
     parser.add_argument('config', help='config file of a classifier')
     parser.add_argument('checkpoint', help='checkpoint file')
     budget = parser.add_mutually_exclusive_group()
