@@ -6,10 +6,11 @@ import torch
 from torch.utils.data import BatchSampler
 
 from mmevit.engine.randomness import (
+    MODEL,
+    SAMPLE,
     SeededBatchSampler,
-    SeededFetcher,
     SeededIndex,
-    Stream,
+    load_samples,
     seed_all,
 )
 
@@ -39,7 +40,7 @@ def test_several_processes_have_the_seeds_of_one():
 
 def test_repeated_sample_has_different_seeds():
     (batch,) = number([[3, 3, 3]])
-    samples = SeededFetcher(Draws())(batch)
+    samples = load_samples(Draws(), batch)
     assert [index for index, *_ in samples] == [3, 3, 3]
     assert len({sample[1:] for sample in samples}) == 3
 
@@ -55,7 +56,7 @@ def test_batches_of_different_sizes_have_different_positions(size):
 
 def test_indices_of_any_type_are_not_changed():
     (batch,) = number([[(0, 7)]])
-    ((index, *_),) = SeededFetcher(Draws())(batch)
+    ((index, *_),) = load_samples(Draws(), batch)
     assert index == (0, 7)
 
 
@@ -76,11 +77,11 @@ def number(batches):
     ('first', 'second'),
     [
         # The sample at place 5 of epoch 3, and what the model draws in iteration 3 on process 5.
-        ((Stream.SAMPLE, 3, 5), (Stream.MODEL, 3, 5)),
-        ((Stream.SAMPLE, 3, 5), (Stream.SAMPLE, 3, 5, 0)),
-        ((Stream.SAMPLE, 0, 0), (Stream.MODEL, 0, 0)),
-        ((Stream.SAMPLE, 0, 1), (Stream.MODEL, 0)),
-        ((Stream.SAMPLE, 1, 2**32), (Stream.SAMPLE, 1, 0)),
+        ((SAMPLE, 3, 5), (MODEL, 3, 5)),
+        ((SAMPLE, 3, 5), (SAMPLE, 3, 5, 0)),
+        ((SAMPLE, 0, 0), (MODEL, 0, 0)),
+        ((SAMPLE, 0, 1), (MODEL, 0)),
+        ((SAMPLE, 1, 2**32), (SAMPLE, 1, 0)),
     ],
 )
 @pytest.mark.parametrize('seed', [0, 3, 2**31 - 1])
@@ -92,8 +93,8 @@ def test_samples_and_model_steps_have_different_seeds(seed, first, second):
     assert all(ours != other for ours, other in zip(*drawn, strict=True))
 
 
-def test_samples_are_seeded_from_their_stream():
+def test_samples_have_their_own_seeds():
     ((index, seed),) = number([[7]])[0]
-    ((_, drawn, _),) = SeededFetcher(Draws())([SeededIndex(index, seed)])
-    seed_all(0, Stream.SAMPLE, *seed[1:])
+    ((_, drawn, _),) = load_samples(Draws(), [SeededIndex(index, seed)])
+    seed_all(0, SAMPLE, *seed[1:])
     assert drawn == np.random.rand()
