@@ -3,6 +3,7 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
+from torch import nn
 
 from mmevit.models import EfficientViT
 from mmevit.utils.errors import ConfigError
@@ -33,13 +34,15 @@ def groups_by_name(model, constructor, **paramwise_cfg):
 
 def build(config):
     cfg = Config.fromfile(f'configs/{config}.py')
+    if 'teacher' in cfg.model:
+        cfg.model.teacher.update(model_name='resnet10t', pretrained=False)
     init_default_scope(cfg.default_scope)
     if cfg.default_scope == 'mmpretrain':
         cfg.model.data_preprocessor = cfg.data_preprocessor
     return MODELS.build(cfg.model)
 
 
-@pytest.mark.parametrize('arch', EfficientViT.arch_zoo)
+@pytest.mark.parametrize('arch', ['m0', 'm5'])
 def test_layer_depths_follow_the_forward_order(arch):
     backbone = EfficientViT(arch)
     passed = []
@@ -69,10 +72,7 @@ def test_groups_of_a_classifier_equal_those_of_mmpretrain(config):
         assert ours[name] == pytest.approx(wanted), name
 
 
-@pytest.mark.parametrize(
-    'config',
-    ['retinanet_evit_m4_digits', 'mask-rcnn_evit_m4_digits', 'semantic-fpn_evit_m4_digits'],
-)
+@pytest.mark.parametrize('config', ['retinanet_evit_m4_digits', 'semantic-fpn_evit_m4_digits'])
 def test_learning_rates_of_detectors_and_segmentors_decay_by_layer(config):
     model = build(config)
     custom_keys = {'stages.2': dict(lr_mult=0.5)}
@@ -96,15 +96,13 @@ def test_learning_rates_of_detectors_and_segmentors_decay_by_layer(config):
 @pytest.mark.parametrize('rate', [None, 0, 1.5])
 def test_missing_or_invalid_decay_rate_raises_config_error(rate):
     with pytest.raises(ConfigError, match='above 0 and at most 1'):
-        groups_by_name(
-            EfficientViT('m0'), 'LayerDecayOptimWrapperConstructor', layer_decay_rate=rate
-        )
+        groups_by_name(nn.Linear(1, 1), 'LayerDecayOptimWrapperConstructor', layer_decay_rate=rate)
 
 
 def test_optimizer_without_lr_raises_config_error():
     with pytest.raises(ConfigError, match='has no lr'):
         build_optim_wrapper(
-            EfficientViT('m0'),
+            nn.Linear(1, 1),
             dict(
                 constructor='LayerDecayOptimWrapperConstructor',
                 optimizer=dict(type='AdamW'),
@@ -114,7 +112,5 @@ def test_optimizer_without_lr_raises_config_error():
 
 
 def test_model_without_layer_depths_raises_config_error():
-    with pytest.raises(ConfigError, match='backbone of EfficientViT is NoneType'):
-        groups_by_name(
-            EfficientViT('m0'), 'LayerDecayOptimWrapperConstructor', layer_decay_rate=0.8
-        )
+    with pytest.raises(ConfigError, match='backbone of Linear is NoneType'):
+        groups_by_name(nn.Linear(1, 1), 'LayerDecayOptimWrapperConstructor', layer_decay_rate=0.8)
