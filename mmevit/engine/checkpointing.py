@@ -229,12 +229,7 @@ def resume_from(cfg: Config, path: str | None = None) -> None:
 
     Args:
         cfg: The config.
-        path: The checkpoint, a file or a URL. Default: the last complete one of the work directory,
-            if there is one.
-
-    Raises:
-        CheckpointError: If the checkpoint is corrupt or only has weights, or all checkpoints in the
-            work directory are.
+        path: A file or a URL (default: the last complete checkpoint of the work directory, if any).
     """
     if path and '://' in path:
         cfg.resume, cfg.load_from = True, path
@@ -252,11 +247,7 @@ def resume_from(cfg: Config, path: str | None = None) -> None:
 
 
 def find_last_checkpoint(work_dir: str | Path) -> tuple[Path, dict] | None:
-    """Find the last complete checkpoint of a run, and its content.
-
-    Raises:
-        CheckpointError: If there are checkpoints, but none is complete.
-    """
+    """Find the last complete checkpoint of a run, and its content; None without checkpoints."""
     paths = list_checkpoints(Path(work_dir))
     for path in paths:
         try:
@@ -299,12 +290,7 @@ def list_checkpoints(work_dir: Path) -> list[Path]:
 
 
 def checkpoint_number(path: Path) -> int | None:
-    """Parse the number in the name of a complete checkpoint; best ones have none.
-
-    Example:
-        >>> checkpoint_number(Path('work/epoch_3.pth'))
-        3
-    """
+    """Parse the number in the name of a checkpoint, such as ``epoch_3.pth``; best ones have none."""
     match = re.fullmatch(r'(?!best_)\w+_(\d+)\.pth', path.name)
     is_complete = not path.parent.name.startswith(UNFINISHED)
     return int(match[1]) if match and is_complete else None

@@ -132,13 +132,7 @@ class SeededBatchSampler:
         return self.full_length - self.num_skipped
 
     def begin(self, seed: tuple[int, ...], first: int, num_skipped: int = 0) -> None:
-        """Set the seed and the position of the next pass.
-
-        Args:
-            seed: Seed of the run, and the epoch.
-            first: Number of the first batch. Further passes count on.
-            num_skipped: Number of batches to skip.
-        """
+        """Set the seed of the run, the epoch, and the first batch; further passes count on."""
         self.seed, self.num_skipped = seed, num_skipped
         self.numbers = count(first)
 
@@ -163,13 +157,7 @@ def load_samples(dataset: Any, indices: Iterable[SeededIndex]) -> list:
 
 
 def seed_all(seed: int, purpose: int, *position: int) -> None:
-    """Seed Python, NumPy and PyTorch.
-
-    Args:
-        seed: Seed of the run, 0 or more.
-        purpose: ``SAMPLE`` or ``MODEL``.
-        *position: Position in training, each 0 or more, all but the last below 2**32.
-    """
+    """Seed Python, NumPy and PyTorch for a position in training, all but the last below 2**32."""
     # Trailing zeros of the entropy have no effect, those of the spawn key do.
     sequence = np.random.SeedSequence(seed, spawn_key=(purpose, *position))
     for_python, for_numpy, for_torch = sequence.generate_state(3)

@@ -30,8 +30,7 @@ def read_config(path: str | Path, options: dict | None, needs: Sequence[str] = (
     """Read a config file, or raise ConfigError.
 
     Args:
-        path: The file, or a name such as ``mmevit::efficientvit/retinanet_evit_m4.py`` for a config
-            of an installed library.
+        path: The file, or a name such as ``mmevit::efficientvit/retinanet_evit_m4.py``.
         options: Settings that override the config.
         needs: Required settings.
     """

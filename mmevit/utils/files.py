@@ -27,14 +27,6 @@ def atomic_write(destination: str | Path) -> Iterator[Path]:
 
     Raises:
         UserError: If ``destination`` cannot be written. Other errors of the block pass through.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with atomic_write(folder + '/new/a.txt') as path:
-        ...         _ = path.write_text('complete')
-        ...     open(folder + '/new/a.txt').read()
-        'complete'
     """
     destination = Path(destination)
     if os.path.isdir(destination) and not is_core_ml_package(destination):
