@@ -57,11 +57,10 @@ def read_config(path: str | Path, options: dict | None, needs: Sequence[str] = (
 
 def load_config_file(path: str) -> Config:
     """Load a config file without its custom imports."""
-    is_installed = '::' in path
-    if not is_installed and not os.path.isfile(path):
+    if '::' not in path and not os.path.isfile(path):
         raise ConfigError(f'The config {path} is missing. Those of mmevit are in configs/.')
     try:
-        if is_installed:
+        if '::' in path:
             return get_config(path)
         return Config.fromfile(path, import_custom_modules=False)
     # A config is code, and may raise anything.

@@ -15,15 +15,13 @@ NO_DECAY = dict(
 )
 
 
-def groups_by_name(model, constructor, **paramwise_cfg):
-    optim_wrapper = build_optim_wrapper(
-        model,
-        dict(
-            constructor=constructor,
-            optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
-            paramwise_cfg=paramwise_cfg,
-        ),
-    )
+OURS = 'LayerDecayOptimWrapperConstructor'
+
+
+def groups_by_name(model, constructor=OURS, **paramwise_cfg):
+    optimizer = dict(type='AdamW', lr=1e-3, weight_decay=0.05)
+    cfg = dict(constructor=constructor, optimizer=optimizer, paramwise_cfg=paramwise_cfg)
+    optim_wrapper = build_optim_wrapper(model, cfg)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
         names[id(parameter)]: (group['lr'], group['weight_decay'])
@@ -66,7 +64,7 @@ def test_groups_of_a_classifier_equal_those_of_mmpretrain(config):
     model = build(config)
     settings = dict(layer_decay_rate=0.7, **NO_DECAY)
     theirs = groups_by_name(model, 'LearningRateDecayOptimWrapperConstructor', **settings)
-    ours = groups_by_name(model, 'LayerDecayOptimWrapperConstructor', **settings)
+    ours = groups_by_name(model, **settings)
     assert ours.keys() == theirs.keys()
     for name, wanted in theirs.items():
         assert ours[name] == pytest.approx(wanted), name
@@ -76,9 +74,7 @@ def test_groups_of_a_classifier_equal_those_of_mmpretrain(config):
 def test_learning_rates_of_detectors_and_segmentors_decay_by_layer(config):
     model = build(config)
     custom_keys = {'stages.2': dict(lr_mult=0.5)}
-    groups = groups_by_name(
-        model, 'LayerDecayOptimWrapperConstructor', layer_decay_rate=0.8, custom_keys=custom_keys
-    )
+    groups = groups_by_name(model, layer_decay_rate=0.8, custom_keys=custom_keys)
     for name, (rate, _) in groups.items():
         if not name.startswith('backbone.'):
             assert rate == 1e-3
@@ -96,21 +92,16 @@ def test_learning_rates_of_detectors_and_segmentors_decay_by_layer(config):
 @pytest.mark.parametrize('rate', [None, 0, 1.5])
 def test_missing_or_invalid_decay_rate_raises_config_error(rate):
     with pytest.raises(ConfigError, match='above 0 and at most 1'):
-        groups_by_name(nn.Linear(1, 1), 'LayerDecayOptimWrapperConstructor', layer_decay_rate=rate)
+        groups_by_name(nn.Linear(1, 1), layer_decay_rate=rate)
 
 
 def test_optimizer_without_lr_raises_config_error():
+    paramwise_cfg = dict(layer_decay_rate=0.8)
+    cfg = dict(constructor=OURS, optimizer=dict(type='AdamW'), paramwise_cfg=paramwise_cfg)
     with pytest.raises(ConfigError, match='has no lr'):
-        build_optim_wrapper(
-            nn.Linear(1, 1),
-            dict(
-                constructor='LayerDecayOptimWrapperConstructor',
-                optimizer=dict(type='AdamW'),
-                paramwise_cfg=dict(layer_decay_rate=0.8),
-            ),
-        )
+        build_optim_wrapper(nn.Linear(1, 1), cfg)
 
 
 def test_model_without_layer_depths_raises_config_error():
     with pytest.raises(ConfigError, match='backbone of Linear is NoneType'):
-        groups_by_name(nn.Linear(1, 1), 'LayerDecayOptimWrapperConstructor', layer_decay_rate=0.8)
+        groups_by_name(nn.Linear(1, 1), layer_decay_rate=0.8)

@@ -22,10 +22,14 @@ class Draws:
         return index, np.random.rand(), torch.rand(()).item()
 
 
-def seeds(batches, first=0, rank=0, world_size=1):
+def number(batches, rank=0, world_size=1):
     numbered = SeededBatchSampler(batches, rank, world_size)
-    numbered.begin((0, 0), first)
-    return [[index.seed for index in batch] for batch in numbered]
+    numbered.begin((0, 0), 0)
+    return numbered
+
+
+def seeds(*args, **kwargs):
+    return [[index.seed for index in batch] for batch in number(*args, **kwargs)]
 
 
 def test_several_processes_have_the_seeds_of_one():
@@ -61,16 +65,9 @@ def test_indices_of_any_type_are_not_changed():
 
 
 def test_further_passes_over_finite_data_have_other_seeds():
-    numbered = SeededBatchSampler(BatchSampler(range(8), 4, drop_last=False), 0, 1)
-    numbered.begin((0, 0), 0)
+    numbered = number(BatchSampler(range(8), 4, drop_last=False))
     first, second = ({index.seed for batch in numbered for index in batch} for _ in range(2))
     assert not first & second
-
-
-def number(batches):
-    numbered = SeededBatchSampler(batches, 0, 1)
-    numbered.begin((0, 0), 0)
-    return list(numbered)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +91,7 @@ def test_samples_and_model_steps_have_different_seeds(seed, first, second):
 
 
 def test_samples_have_their_own_seeds():
-    ((index, seed),) = number([[7]])[0]
+    (((index, seed),),) = number([[7]])
     ((_, drawn, _),) = load_samples(Draws(), [SeededIndex(index, seed)])
     seed_all(0, SAMPLE, *seed[1:])
     assert drawn == np.random.rand()
