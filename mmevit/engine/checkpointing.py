@@ -290,7 +290,7 @@ def list_checkpoints(work_dir: Path) -> list[Path]:
 
 
 def checkpoint_number(path: Path) -> int | None:
-    """Parse the number in the name of a checkpoint, such as ``epoch_3.pth``; best ones have none."""
+    """Parse the number in a checkpoint's name, such as ``epoch_3.pth``; best ones have none."""
     match = re.fullmatch(r'(?!best_)\w+_(\d+)\.pth', path.name)
     is_complete = not path.parent.name.startswith(UNFINISHED)
     return int(match[1]) if match and is_complete else None
