@@ -1,6 +1,7 @@
 import contextlib
 import json
 import multiprocessing
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -118,10 +119,12 @@ def test_unreadable_images_of_all_workers_are_counted_in_addition_to_the_metric(
         assert f'Epoch(val) [{epoch}][6/6]    brightness: 75.0000  unreadable_images: 3 ' in log
 
 
-def test_persistent_workers_reset_the_count_before_each_evaluation(make_runner):
+def test_persistent_workers_reset_the_count_before_each_evaluation(make_runner, tmp_path):
     runner = make_runner(3, 2, is_persistent=True, unreadable_images=dict(max_share=0.25))
-    for _ in range(2):
-        assert runner.val() == dict(brightness=75, unreadable_images=3)
+    assert runner.val() == dict(brightness=75, unreadable_images=3)
+    for index in range(3):
+        shutil.copy(tmp_path / '11.png', tmp_path / f'{index}.png')
+    assert runner.val() == dict(brightness=100, unreadable_images=0)
     # Left to the garbage collection, they are waited for.
     runner.val_dataloader._iterator._shutdown_workers()
 

@@ -310,10 +310,21 @@ def test_checkpoint_with_a_fixed_name_is_not_removed(tmp_path):
     assert [path.name for path in tmp_path.glob('*.pth')] == ['latest.pth']
 
 
-def test_best_checkpoint_with_a_fixed_name_is_not_removed(tmp_path, monkeypatch):
+@pytest.fixture
+def save_best(monkeypatch):
+    """Arguments of the checkpoint hook, with a metric that rises in each evaluation."""
     scores = iter(range(1, 9))
     monkeypatch.setattr(Counting, 'compute_metrics', lambda *_: dict(count=next(scores)))
-    train(tmp_path, 2, save_best='count', rule='greater', filename_tmpl='latest.pth')
+    return dict(save_best='count', rule='greater')
+
+
+def test_replaced_best_checkpoint_is_removed_between_other_checkpoints(tmp_path, save_best):
+    train(tmp_path, 3, interval=9, kill_at=11, **save_best)
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['best_count_epoch_2.pth']
+
+
+def test_best_checkpoint_with_a_fixed_name_is_not_removed(tmp_path, save_best):
+    train(tmp_path, 2, filename_tmpl='latest.pth', **save_best)
     names = {path.name for path in tmp_path.glob('*.pth')}
     assert names == {'latest.pth', 'best_count_latest.pth'}
     assert read_checkpoint(tmp_path / 'best_count_latest.pth')['meta']['epoch'] == 2
