@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmevit.utils.errors import ConfigError
-from mmevit.utils.models import unwrap
+from mmevit.utils.pytorch import unwrap
 
 LOCAL_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

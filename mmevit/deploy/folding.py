@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmevit.utils.errors import UserError
-from mmevit.utils.models import unwrap
+from mmevit.utils.pytorch import unwrap
 
 Model = TypeVar('Model', bound=nn.Module)
 

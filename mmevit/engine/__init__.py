@@ -2,22 +2,19 @@
 
 from mmevit.utils.versions import can_import
 
-from .acceleration import ChannelsLastHook, CompileHook
-from .adaptive_clipping import (
+from .checkpointing import AtomicCheckpointHook, StrictLoadHook, TrainingWeightsHook
+from .cpu_processes import CPUDistributedDataParallel
+from .data_hooks import InvalidLabelsHook, UnreadableImagesHook
+from .hooks import ChannelsLastHook, CompileHook, InvalidLossHook, TrainingCurveHook
+from .optim_wrappers import (
     AdaptiveClipAmpOptimWrapper,
     AdaptiveClipBfloat16OptimWrapper,
     AdaptiveClipOptimWrapper,
+    Bfloat16OptimWrapper,
+    LayerDecayOptimWrapperConstructor,
 )
-from .checkpointing import AtomicCheckpointHook
-from .cpu_processes import CPUDistributedDataParallel
-from .data_hooks import InvalidLabelsHook, UnreadableImagesHook
-from .invalid_loss import InvalidLossHook
-from .layer_decay import LayerDecayOptimWrapperConstructor
-from .loading_hooks import StrictLoadHook, TrainingWeightsHook
-from .mixed_precision import Bfloat16OptimWrapper
 from .randomness import ResumableRandomnessHook
 from .schedule import ConfigScheduleHook
-from .training_curve import TrainingCurveHook
 
 __all__ = [
     'AdaptiveClipAmpOptimWrapper',
@@ -40,10 +37,10 @@ __all__ = [
 ]
 
 if can_import('mmdet'):
-    from .det_visualization import IntervalDetVisualizationHook
+    from .visualization import IntervalDetVisualizationHook
 
     __all__ += ['IntervalDetVisualizationHook']
 if can_import('mmseg'):
-    from .seg_visualization import IntervalSegVisualizationHook
+    from .visualization import IntervalSegVisualizationHook
 
     __all__ += ['IntervalSegVisualizationHook']

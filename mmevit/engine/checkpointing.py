@@ -3,24 +3,31 @@
 import logging
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
 from mmevit.checkpoint import read_checkpoint
-from mmevit.checkpoint.matching import check_resumable, list_nonfinite, missing_state
+from mmevit.checkpoint.matching import (
+    check_fit,
+    check_resumable,
+    drop_mismatched_weights,
+    list_nonfinite,
+    missing_state,
+    require_fit,
+)
+from mmevit.checks.classes import check_checkpoint_classes
 from mmevit.utils.configs import type_name
 from mmevit.utils.errors import CheckpointError, CorruptCheckpointError, UserError, shorten
 from mmevit.utils.files import UNFINISHED, atomic_write, remove_leftovers
-from mmevit.utils.models import unwrap
+from mmevit.utils.pytorch import unwrap
 
 
 @HOOKS.register_module()
@@ -62,16 +69,17 @@ class AtomicCheckpointHook(CheckpointHook):
             runner.val_loop.run()
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
-        """Record that this iteration is evaluated."""
+        """Record that this iteration is evaluated, and save the best checkpoint."""
         runner.message_hub.update_info('evaluated_iter', runner.iter)
         super().after_val_epoch(runner, metrics)
+        if self.save_best and metrics:
+            self._remove_replaced()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check the weights, and add accumulated gradients."""
         # EMAHook swaps both: with an average, the weights themselves are in `ema_state_dict`.
         weights = [*checkpoint['state_dict'].items(), *checkpoint.get('ema_state_dict', {}).items()]
-        broken = list_nonfinite(weights, unwrap(runner.model))
-        if broken:
+        if broken := list_nonfinite(weights, unwrap(runner.model)):
             raise CheckpointError(
                 f'The weights are not finite: {shorten(broken)}. Lower the learning rate, or clip '
                 'gradients with optim_wrapper.clip_grad.'
@@ -92,29 +100,22 @@ class AtomicCheckpointHook(CheckpointHook):
             if runner._resume:
                 parameters[name].grad = gradient.to(parameters[name])
 
-    # These two are private, but the public methods do not tell whether a checkpoint is saved.
+    # Private, but the public methods do not tell whether a checkpoint is saved.
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         previous = runner.message_hub.runtime_info.get('last_ckpt')
         try:
             super()._save_checkpoint_with_step(runner, step, meta)
         except UserError as error:
-            hint = (
-                f'Then resume from {previous} with --resume.'
-                if previous
-                else 'No checkpoint was written before.'
-            )
-            raise CheckpointError(f'{error} {hint}') from error
+            hint = f'Then resume from {previous} with --resume.'
+            raise CheckpointError(
+                f'{error} {hint if previous else "No checkpoint was written before."}'
+            ) from error
         optimizer: Any = getattr(runner.optim_wrapper, 'optimizer', None)
         is_sharded = hasattr(optimizer, 'consolidate_state_dict')
         if runner.rank > 0 and is_sharded and self.save_optimizer:
             # Only the first process saves, and waits for these parts of the state.
             optimizer.consolidate_state_dict()
         self._remove_replaced()
-
-    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        super()._save_best_checkpoint(runner, metrics)
-        if self.save_best:
-            self._remove_replaced()
 
     def _remove_replaced(self) -> None:
         several = getattr(self, 'best_ckpt_path_dict', {}).values()
@@ -159,9 +160,7 @@ class DelayedRemovalBackend:
 def is_evaluation_due(runner: Runner) -> bool:
     """Whether a resumed run was stopped before it had evaluated its checkpoint."""
     loop: Any = runner.train_loop
-    if runner.iter == 0:
-        return False
-    if runner.message_hub.runtime_info.get('evaluated_iter') == runner.iter:
+    if runner.iter in (0, runner.message_hub.runtime_info.get('evaluated_iter')):
         return False
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     if by_epoch and runner.iter != runner.epoch * len(loop.dataloader):
@@ -172,23 +171,57 @@ def is_evaluation_due(runner: Runner) -> bool:
     return done >= loop.val_begin and (done % loop.val_interval == 0 or done == end)
 
 
-def use_atomic_checkpoints(cfg: Config) -> None:
-    """Replace mmengine's checkpoint hook in a config by :class:`AtomicCheckpointHook`.
+@HOOKS.register_module()
+class StrictLoadHook(Hook):
+    """Require checkpoints to fit the complete model; mmengine loads those that fit in part."""
 
-    Example:
-        >>> from mmengine.config import Config
-        >>> cfg = Config(dict(default_hooks=dict(checkpoint=dict(type='CheckpointHook'))))
-        >>> use_atomic_checkpoints(cfg)
-        >>> cfg.default_hooks.checkpoint
-        {'type': 'AtomicCheckpointHook'}
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare the checkpoint with the model, and its classes with those of the data."""
+        check_fit(runner.model, checkpoint)
+        check_checkpoint_classes(checkpoint, runner.test_dataloader.dataset)
+
+
+@HOOKS.register_module()
+class TrainingWeightsHook(Hook):
+    """Check the weights that training starts from.
+
+    To resume, the checkpoint must fit the complete model and have the classes of the data.
+    Otherwise the weights of the backbone must fit; weights of a head for other classes are not
+    loaded, with a warning.
     """
+
+    # Before hooks that use the checkpoint, such as EMAHook.
+    priority = 'HIGHEST'
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare the checkpoint with the model and, to resume, with the data."""
+        # The config in a work directory has this hook, and may be used for evaluation too. Private,
+        # since `runner.test_loop` builds the loop.
+        if isinstance(runner._test_loop, BaseLoop):
+            return
+        # mmengine would execute this config, only to read the number of GPUs.
+        (checkpoint.get('meta') or {}).pop('config', None)
+        if runner._resume:
+            check_resumable(checkpoint)
+            check_fit(runner.model, checkpoint)
+            check_checkpoint_classes(checkpoint, runner.train_dataloader.dataset)
+            return
+        drop_mismatched_weights(unwrap(runner.model), checkpoint)
+        marked = require_fit(checkpoint)
+        if 'state_dict' not in checkpoint:  # EMAHook needs it.
+            checkpoint.clear()
+        checkpoint['state_dict'] = marked.get('state_dict', marked)
+
+
+def use_atomic_checkpoints(cfg: Config) -> None:
+    """Replace mmengine's checkpoint hook in a config by :class:`AtomicCheckpointHook`."""
     hooks: Any = cfg.get('default_hooks') or {}
-    if 'checkpoint' not in hooks:
-        # mmengine's default.
-        hook = dict(type='AtomicCheckpointHook', interval=1)
-        cfg.merge_from_dict({'default_hooks.checkpoint': hook})
-    elif hooks.checkpoint and type_name(hooks.checkpoint) == 'CheckpointHook':
-        hooks.checkpoint.type = 'AtomicCheckpointHook'
+    # mmengine's default.
+    hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    cfg.default_hooks = hooks
+    checkpoint = cfg.default_hooks.checkpoint
+    if checkpoint and type_name(checkpoint) == 'CheckpointHook':
+        checkpoint.type = 'AtomicCheckpointHook'
 
 
 def resume_from(cfg: Config, path: str | None = None) -> None:
@@ -196,33 +229,25 @@ def resume_from(cfg: Config, path: str | None = None) -> None:
 
     Args:
         cfg: The config.
-        path: The checkpoint, a file or a URL. Default: the last complete one of the work directory,
-            if there is one.
-
-    Raises:
-        CheckpointError: If the checkpoint is corrupt or only has weights, or all checkpoints in the
-            work directory are.
+        path: A file or a URL (default: the last complete checkpoint of the work directory, if any).
     """
     if path and '://' in path:
         cfg.resume, cfg.load_from = True, path
         return
-    file, checkpoint = (path, read_checkpoint(path)) if path else find_last_checkpoint(cfg.work_dir)
-    if file is None or checkpoint is None:
+    found = (path, read_checkpoint(path)) if path else find_last_checkpoint(cfg.work_dir)
+    if found is None:
         print_log(f'{cfg.work_dir} has no checkpoint to resume from. Training starts from scratch.')
         return
+    file, checkpoint = found
     cfg.resume, cfg.load_from = True, str(file)
     check_resumable(checkpoint, str(file))
-    seed = checkpoint['meta'].get('seed')
-    if seed is not None and (cfg.get('randomness') or {}).get('seed') is None:
-        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
+    seed, randomness = checkpoint['meta'].get('seed'), cfg.get('randomness') or {}
+    if seed is not None and randomness.get('seed') is None:
+        cfg.randomness = {**randomness, 'seed': seed}
 
 
-def find_last_checkpoint(work_dir: str | Path) -> tuple[Path, dict] | tuple[None, None]:
-    """Find the last complete checkpoint of a run, and its content.
-
-    Raises:
-        CheckpointError: If there are checkpoints, but none is complete.
-    """
+def find_last_checkpoint(work_dir: str | Path) -> tuple[Path, dict] | None:
+    """Find the last complete checkpoint of a run, and its content; None without checkpoints."""
     paths = list_checkpoints(Path(work_dir))
     for path in paths:
         try:
@@ -237,7 +262,7 @@ def find_last_checkpoint(work_dir: str | Path) -> tuple[Path, dict] | tuple[None
             f'Cannot resume from any of the {len(paths)} checkpoints in {work_dir}. Give another '
             'one with --resume CHECKPOINT, or start from scratch without --resume.'
         )
-    return None, None
+    return None
 
 
 def list_checkpoints(work_dir: Path) -> list[Path]:
@@ -250,31 +275,22 @@ def list_checkpoints(work_dir: Path) -> list[Path]:
     pointer = work_dir / 'last_checkpoint'
     named = Path(pointer.read_text().strip()) if pointer.is_file() else Path()
     if not named.is_file():
-        paths = numbered(work_dir.rglob('*.pth'))
+        paths = [path for path in work_dir.rglob('*.pth') if checkpoint_number(path) is not None]
         return sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    updated = pointer.stat().st_mtime_ns
-    number = checkpoint_number(named)
-    if number is None:
+    last, updated = checkpoint_number(named), pointer.stat().st_mtime_ns
+    if last is None:
         return [named]
-    paths = {
-        path: other
-        for path, other in numbered(named.parent.glob('*.pth')).items()
-        if path == named or other < number or path.stat().st_mtime_ns > updated
-    }
-    return sorted(paths, key=lambda path: (paths[path], path == named), reverse=True)
-
-
-def numbered(paths: Iterable[Path]) -> dict[Path, int]:
-    """Map complete checkpoints to the numbers in their names; best checkpoints have none."""
-    return {
-        path: number
-        for path in paths
+    numbered = [
+        (number, path == named, path)
+        for path in named.parent.glob('*.pth')
         if (number := checkpoint_number(path)) is not None
-        and not path.parent.name.startswith(UNFINISHED)
-    }
+        and (path == named or number < last or path.stat().st_mtime_ns > updated)
+    ]
+    return [path for *_, path in sorted(numbered, reverse=True)]
 
 
 def checkpoint_number(path: Path) -> int | None:
-    """Parse the number in the name of a checkpoint, such as ``epoch_3.pth``."""
+    """Parse the number in a checkpoint's name, such as ``epoch_3.pth``; best ones have none."""
     match = re.fullmatch(r'(?!best_)\w+_(\d+)\.pth', path.name)
-    return int(match[1]) if match else None
+    is_complete = not path.parent.name.startswith(UNFINISHED)
+    return int(match[1]) if match and is_complete else None

@@ -18,9 +18,6 @@ def init_cpu_process_group(cfg: Config) -> None:
     """Initialize the process group of torchrun with gloo, and set a model wrapper for CPUs.
 
     mmengine's own launcher selects a GPU and wraps the model for one, even without any.
-
-    Raises:
-        ConfigError: If ``timeout`` is not a number of seconds.
     """
     settings = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
     if settings.get('backend', 'nccl') == 'nccl':
@@ -65,11 +62,7 @@ class CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     num_batches_tracked: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize by the statistics of all processes in training.
-
-        Args:
-            input: (N, C, ...); N may differ between the processes.
-        """
+        """Normalize (N, C, ...) by the statistics of all processes; N may differ between them."""
         if not self.training:
             return super().forward(input)
         axes = [axis for axis in range(input.dim()) if axis != 1]
@@ -81,19 +74,15 @@ class CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         centred = values - mean.view(shape)
         variance = all_reduce(centred.square().sum(axes)) / count
         if self.track_running_stats:
-            self.update_statistics(mean, variance * count / (count - 1))
+            self.num_batches_tracked += 1
+            momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.detach(), momentum)
+            # The unbiased variance.
+            self.running_var.lerp_(variance.detach() * count / (count - 1), momentum)
         output = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             output = output * self.weight.view(shape) + self.bias.view(shape)
         return output.to(input.dtype)
-
-    @torch.no_grad()
-    def update_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        """Update the running statistics; the variance is unbiased."""
-        self.num_batches_tracked += 1
-        momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(variance, momentum)
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Accept inputs of any number of dimensions."""

@@ -16,13 +16,13 @@ from mmevit.datasets.loading import LoadReadableImage, UnreadableImages, check_s
 from mmevit.utils.configs import type_name
 from mmevit.utils.errors import UserError
 
+DATA_HOOKS = dict(unreadable_images='UnreadableImagesHook', invalid_labels='InvalidLabelsHook')
+
 
 def add_data_hooks(cfg: Config) -> None:
     """Add the hooks of this module to ``default_hooks``, where configs can set their arguments."""
     hooks = cfg.get('default_hooks') or {}
-    for name, kind in dict(
-        unreadable_images='UnreadableImagesHook', invalid_labels='InvalidLabelsHook'
-    ).items():
+    for name, kind in DATA_HOOKS.items():
         hooks[name] = {'type': kind, **(hooks.get(name) or {})}
     cfg.default_hooks = hooks
 
@@ -34,12 +34,14 @@ class UnreadableImagesHook(Hook):
     An image that is skipped or replaced by a blank one, see
     :class:`mmevit.datasets.LoadReadableImage`, is counted once, over all worker processes and all
     processes of a distributed run. The count is logged after each training epoch, and is the
-    metric ``unreadable_images`` of an evaluation. The commands add this hook; elsewhere::
-
-        custom_hooks = [dict(type='UnreadableImagesHook', max_share=0.01)]
+    metric ``unreadable_images`` of an evaluation. The commands add this hook; elsewhere set
+    ``custom_hooks = [dict(type='UnreadableImagesHook', max_share=0.01)]``.
 
     Args:
         max_share: Largest share of the images of each data set that may be unreadable, from 0 to 1.
+
+    Raises:
+        UserError: If more are unreadable.
     """
 
     # Before the workers start, and before the metrics are recorded.
@@ -49,79 +51,45 @@ class UnreadableImagesHook(Hook):
         self.max_share = max_share
 
     def before_train(self, runner: Runner) -> None:
-        """Share the counts with the workers before they start."""
-        self.reset(runner.train_dataloader.dataset)
+        """Share the counts with the workers, which older versions of mmengine start here."""
+        self._before_epoch(runner)
 
-    def before_val(self, runner: Runner) -> None:
-        """Share the counts with the workers before they start."""
-        self.reset(runner.val_dataloader.dataset)
-
-    def before_test(self, runner: Runner) -> None:
-        """Share the counts with the workers before they start."""
-        self.reset(runner.test_dataloader.dataset)
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Reset the counts."""
-        self.reset(runner.train_dataloader.dataset)
-
-    def reset(self, dataset: Any) -> None:
+    def _before_epoch(self, runner: Runner, mode: str = 'train') -> None:
         """Clear the record of unreadable images that a data set shares with its workers."""
-        for part, load in find_loading_steps(dataset):
+        for part, load in find_loading_steps(getattr(runner, f'{mode}_dataloader').dataset):
             if load.unreadable is None:
                 load.unreadable = UnreadableImages(len(part), self.max_share)
             load.unreadable.flags.zero_()
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Log the count.
-
-        Raises:
-            UserError: If it is too large.
-        """
-        count, num_images = self.count(runner.train_dataloader.dataset)
-        if num_images:
-            runner.logger.info(
-                f'Epoch(train) [{runner.epoch + 1}]  unreadable_images: {count} of {num_images}'
-            )
+        """Log the count."""
+        self._report(runner, 'train', f'Epoch(train) [{runner.epoch + 1}]  ')
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Add the count to the metrics.
-
-        Raises:
-            UserError: If it is too large.
-        """
-        self.add_to(metrics, runner, runner.val_dataloader.dataset)
+        """Add the count to the metrics."""
+        self._report(runner, 'val', '', metrics)
 
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Add the count to the metrics.
+        """Add the count to the metrics."""
+        self._report(runner, 'test', '', metrics)
 
-        Raises:
-            UserError: If it is too large.
-        """
-        self.add_to(metrics, runner, runner.test_dataloader.dataset)
-
-    def add_to(self, metrics: dict | None, runner: Runner, dataset: Any) -> None:
-        """Add the count to the metrics, or log it if there are none."""
-        count, num_images = self.count(dataset)
+    def _report(self, runner: Runner, mode: str, prefix: str, metrics: dict | None = None) -> None:
+        count, num_images = self.count(getattr(runner, f'{mode}_dataloader').dataset)
         # CheckpointHook would choose the best checkpoint by this count, if it were the only metric.
         if num_images and metrics:
             metrics['unreadable_images'] = count
         elif num_images:
-            runner.logger.info(f'unreadable_images: {count} of {num_images}')
+            runner.logger.info(f'{prefix}unreadable_images: {count} of {num_images}')
 
     def count(self, dataset: Any) -> tuple[int, int]:
-        """Count the unreadable images over all processes, and all images.
-
-        Raises:
-            UserError: If too many are unreadable.
-        """
-        counts = []
+        """Count the unreadable images over all processes, and all images."""
+        count = num_images = 0
         for _, load in find_loading_steps(dataset):
             flags = load.unreadable.flags.clone()
             all_reduce(flags, 'max')
-            count, num_images = int(flags.sum()), len(flags)
-            check_share(count, num_images, self.max_share)
-            counts.append((count, num_images))
-        return sum(count for count, _ in counts), sum(length for _, length in counts)
+            check_share(int(flags.sum()), len(flags), self.max_share)
+            count, num_images = count + int(flags.sum()), num_images + len(flags)
+        return count, num_images
 
 
 def find_loading_steps(dataset: Any) -> Iterator[tuple[Any, Any]]:
@@ -129,11 +97,8 @@ def find_loading_steps(dataset: Any) -> Iterator[tuple[Any, Any]]:
     parts = list_wrapped(dataset)
     for part in parts:
         yield from find_loading_steps(part)
-    if parts:
-        return
-    for step in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):
-        if isinstance(step, LoadReadableImage):
-            yield dataset, step
+    steps = () if parts else getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    yield from ((dataset, step) for step in steps if isinstance(step, LoadReadableImage))
 
 
 def list_wrapped(dataset: Any) -> list:
@@ -156,10 +121,11 @@ class InvalidLabelsHook(Hook):
     """Stop a run at a label or segmentation map that does not fit the model.
 
     Training would end in an index error, or on a GPU in a failed assertion, and metrics would be
-    too low without a warning. The commands add this hook for classifiers and segmentors;
-    elsewhere::
+    too low without a warning. The commands add this hook for classifiers and segmentors; elsewhere
+    set ``custom_hooks = [dict(type='InvalidLabelsHook')]``.
 
-        custom_hooks = [dict(type='InvalidLabelsHook')]
+    Raises:
+        UserError: If a label does not fit.
     """
 
     num_classes: Any  # a number, or None if it is unknown
@@ -173,11 +139,7 @@ class InvalidLabelsHook(Hook):
     def _before_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = 'train'
     ) -> None:
-        """Check the labels of a batch.
-
-        Raises:
-            UserError: If one does not fit.
-        """
+        """Check the labels of a batch."""
         if self.num_classes is None or not isinstance(data_batch, dict):
             return
         # The labels of a retriever's queries are indices of images.

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable, Iterator
-from enum import IntEnum
+from functools import partial
 from itertools import count, islice
 from typing import Any, NamedTuple
 
@@ -11,6 +11,9 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+
+# Purposes of random numbers; each has its own seeds.
+SAMPLE, MODEL = range(2)
 
 
 @HOOKS.register_module()
@@ -22,9 +25,8 @@ class ResumableRandomnessHook(Hook):
     of workers. Several processes that share the batches of one load the same samples as the one. A
     run that is resumed within an epoch continues with its remaining batches. Transforms that cache
     images in their worker, such as mmdet's ``CachedMosaic``, still depend on what the worker has
-    loaded. Training commands add this hook; elsewhere::
-
-        custom_hooks = [dict(type='ResumableRandomnessHook')]
+    loaded. Training commands add this hook; elsewhere set
+    ``custom_hooks = [dict(type='ResumableRandomnessHook')]``.
     """
 
     # Before hooks that draw random numbers.
@@ -35,13 +37,13 @@ class ResumableRandomnessHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save the length of an epoch."""
         loader = runner.train_dataloader
-        length = getattr(loader.batch_sampler, 'full_length', len(loader))
-        checkpoint['meta']['batches_per_epoch'] = length
+        checkpoint['meta']['batches_per_epoch'] = getattr(
+            loader.batch_sampler, 'full_length', len(loader)
+        )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Restart the epoch if its length has changed, at the iteration where it then begins."""
-        is_by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        if not runner._resume or not is_by_epoch:
+        if not runner._resume or not isinstance(runner.train_loop, EpochBasedTrainLoop):
             return
         meta, length = checkpoint['meta'], len(runner.train_dataloader)
         begin, saved_length = meta['epoch'] * length, meta.get('batches_per_epoch')
@@ -70,7 +72,7 @@ class ResumableRandomnessHook(Hook):
         self.batches = SeededBatchSampler(loader.batch_sampler, runner.rank, runner.world_size)
         # DataLoader forbids to set it since workers have the former one; none has been started.
         vars(loader)['batch_sampler'] = self.batches
-        loader.dataset.__getitems__ = SeededFetcher(loader.dataset)
+        loader.dataset.__getitems__ = partial(load_samples, loader.dataset)
         endless: Any = getattr(runner.train_loop, 'dataloader_iterator', None)
         if getattr(endless, '_iterator', None) is not None:
             # Older versions of mmengine start the iterator before training, with workers that may
@@ -95,7 +97,7 @@ class ResumableRandomnessHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the random numbers of the model."""
-        seed_all(runner.seed, Stream.MODEL, runner.iter, runner.rank)
+        seed_all(runner.seed, MODEL, runner.iter, runner.rank)
 
 
 def can_skip(endless: Any) -> bool:
@@ -113,12 +115,8 @@ class SeededIndex(NamedTuple):
 class SeededBatchSampler:
     """Batch sampler that adds seeds to the indices of another one.
 
-    A seed consists of that of :meth:`begin` and the position of the sample in the epoch.
-
-    Args:
-        batch_sampler: The other batch sampler.
-        rank: Rank of this process.
-        world_size: Number of processes that share an epoch.
+    A seed consists of that of :meth:`begin` and the position of the sample in the epoch, which all
+    processes share.
     """
 
     def __init__(self, batch_sampler: Any, rank: int, world_size: int) -> None:
@@ -134,13 +132,7 @@ class SeededBatchSampler:
         return self.full_length - self.num_skipped
 
     def begin(self, seed: tuple[int, ...], first: int, num_skipped: int = 0) -> None:
-        """Set the seed and the position of the next pass.
-
-        Args:
-            seed: Seed of the run, and the epoch.
-            first: Number of the first batch. Further passes count on.
-            num_skipped: Number of batches to skip.
-        """
+        """Set the seed of the run, the epoch, and the first batch; further passes count on."""
         self.seed, self.num_skipped = seed, num_skipped
         self.numbers = count(first)
 
@@ -155,47 +147,19 @@ class SeededBatchSampler:
             yield [SeededIndex(index, (*self.seed, next(positions))) for index in batch]
 
 
-class SeededFetcher:
-    """Loads the samples of a batch, each with its own seed; ``__getitems__`` of a data set."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __call__(self, indices: Iterable[SeededIndex]) -> list:
-        """Load samples."""
-        return [self.load(*index) for index in indices]
-
-    def load(self, index: Any, seed: tuple[int, ...]) -> Any:
-        """Load a sample."""
-        run_seed, *position = seed
-        seed_all(run_seed, Stream.SAMPLE, *position)
-        return self.dataset[index]
+def load_samples(dataset: Any, indices: Iterable[SeededIndex]) -> list:
+    """Load the samples of a batch, each with its own seed; ``__getitems__`` of a data set."""
+    samples = []
+    for index, (seed, *position) in indices:
+        seed_all(seed, SAMPLE, *position)
+        samples.append(dataset[index])
+    return samples
 
 
-class Stream(IntEnum):
-    """Purposes of random numbers; each has its own seeds."""
-
-    SAMPLE = 0
-    MODEL = 1
-
-
-def seed_all(seed: int, stream: Stream, *position: int) -> None:
-    """Seed Python, NumPy and PyTorch.
-
-    Args:
-        seed: Seed of the run, 0 or more.
-        stream: Purpose of the numbers.
-        *position: Position in training, each 0 or more, all but the last below 2**32.
-
-    Example:
-        >>> seed_all(0, Stream.MODEL, 7)
-        >>> first = random.random()
-        >>> seed_all(0, Stream.MODEL, 8)
-        >>> first == random.random()
-        False
-    """
+def seed_all(seed: int, purpose: int, *position: int) -> None:
+    """Seed Python, NumPy and PyTorch for a position in training, all but the last below 2**32."""
     # Trailing zeros of the entropy have no effect, those of the spawn key do.
-    sequence = np.random.SeedSequence(seed, spawn_key=(stream, *position))
+    sequence = np.random.SeedSequence(seed, spawn_key=(purpose, *position))
     for_python, for_numpy, for_torch = sequence.generate_state(3)
     random.seed(int(for_python))
     np.random.seed(for_numpy)

@@ -15,7 +15,7 @@ from mmevit.utils.errors import ConfigError, reraise_as_config_error
 from .checkpointing import use_atomic_checkpoints
 from .cpu_processes import init_cpu_process_group
 from .data_hooks import add_data_hooks
-from .mixed_precision import train_in_bfloat16
+from .optim_wrappers import train_in_bfloat16
 from .schedule import wrappers_by_name
 
 TRAINING_HOOKS = (
@@ -49,11 +49,7 @@ def build_trainer(cfg: Config) -> Runner:
 
 
 def include_accumulation_in_lr_scaling(runner: Runner) -> None:
-    """Scale learning rates by ``auto_scale_lr`` for the batch size over accumulated batches.
-
-    Raises:
-        ConfigError: If several optimizers accumulate different numbers of batches.
-    """
+    """Scale learning rates by ``auto_scale_lr`` for the batch size over accumulated batches."""
     scaling = runner.auto_scale_lr or {}
     if not scaling.get('enable'):
         return
@@ -79,11 +75,10 @@ def build_runner(cfg: Config) -> Runner:
     On CPUs, mixed precision is in bfloat16, and torchrun's process group is initialized.
     """
     add_data_hooks(cfg)
-    on_cpu = get_device() == 'cpu'
-    if on_cpu:
+    if get_device() == 'cpu':
         train_in_bfloat16(cfg)
-    if on_cpu and cfg.launcher == 'pytorch':
-        init_cpu_process_group(cfg)
+        if cfg.launcher == 'pytorch':
+            init_cpu_process_group(cfg)
     with reraise_as_config_error():
         builder: Any = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
         return builder(cfg)

@@ -2,9 +2,10 @@
 
 import warnings
 from collections.abc import Collection, Sequence
+from itertools import chain
 from typing import Any
 
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, ParamSchedulerHook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -31,17 +32,15 @@ class ConfigScheduleHook(Hook):
     mmengine restores schedulers and optimizer settings from the checkpoint, so that changed
     settings, such as a larger ``max_epochs``, have no effect. If they differ, this hook replays the
     schedule of the config up to the resumed iteration: learning rates are those of an uninterrupted
-    run with the new config. Training commands add this hook; elsewhere::
+    run with the new config. Training commands add this hook; elsewhere set
+    ``custom_hooks = [dict(type='ConfigScheduleHook')]``.
 
-        custom_hooks = [dict(type='ConfigScheduleHook')]
+    Raises:
+        CheckpointError: If the checkpoint is of another optimizer or other parameter groups.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Replace schedulers and optimizer settings in the checkpoint if the config has others.
-
-        Raises:
-            CheckpointError: If the checkpoint is of another optimizer or other parameter groups.
-        """
+        """Replace schedulers and optimizer settings in the checkpoint if the config has others."""
         is_resuming = isinstance(runner, Runner) and runner._resume
         if not is_resuming or 'optimizer' not in checkpoint:
             return
@@ -52,21 +51,18 @@ class ConfigScheduleHook(Hook):
         meta, changes = checkpoint['meta'], []
         for name, wrapper in wrappers.items():
             check_optimizer(wrapper.optimizer, optimizers.get(name, {}))
-            steps = [meta['epoch' if one.by_epoch else 'iter'] for one in schedulers[name]]
-            changes += list_schedule_changes(schedulers[name], saved.get(name, []), steps)
+            changes += list_schedule_changes(schedulers[name], saved.get(name, []), meta)
             changes += list_group_changes(wrapper, optimizers[name], schedulers[name])
         if not changes:
             return
-        every = sum(schedulers.values(), [])
-        if any(getattr(scheduler, 'need_val_args', False) for scheduler in every):
+        if any(getattr(one, 'need_val_args', False) for one in chain(*schedulers.values())):
             runner.logger.warning(
                 f'The schedule of the config differs from that of the checkpoint '
                 f'({shorten(changes)}), but ReduceOnPlateau depends on past metrics. Training '
                 'continues with the schedule of the checkpoint.'
             )
             return
-        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        replay(every, meta['iter'], meta['epoch'], len(runner.train_dataloader) if by_epoch else 0)
+        replay_schedule(runner, meta['iter'], meta['epoch'])
         for name, wrapper in wrappers.items():
             saved[name] = [scheduler.state_dict() for scheduler in schedulers[name]]
             for group, own in paired_groups(wrapper, optimizers[name]):
@@ -92,11 +88,7 @@ def by_name(values: Any, names: Collection[str]) -> dict[str, Any]:
 
 
 def check_optimizer(optimizer: Optimizer, saved: dict) -> None:
-    """Check that an optimizer can load a state dict.
-
-    Raises:
-        CheckpointError: If it is of another optimizer or has other parameter groups.
-    """
+    """Raise CheckpointError if a state dict is of another optimizer or other parameter groups."""
     hint = (
         'Resume with the settings of the checkpoint, or start from its weights with --cfg-options '
         'load_from=CHECKPOINT instead of --resume.'
@@ -131,20 +123,15 @@ def is_setting(key: str, value: Any) -> bool:
 
 
 def list_schedule_changes(
-    schedulers: Sequence[Any], saved: Sequence[dict], steps: Sequence[int]
+    schedulers: Sequence[Any], saved: Sequence[dict], meta: dict
 ) -> list[str]:
-    """List differences between the schedulers of the config and those of the checkpoint.
-
-    Args:
-        schedulers: Schedulers of the config, before training.
-        saved: State dicts in the checkpoint.
-        steps: Number of steps of each scheduler up to the resumed iteration.
-    """
+    """List differences between new schedulers of the config and the states in the checkpoint."""
     if len(schedulers) != len(saved):
         return [f'{len(saved)} -> {len(schedulers)} schedulers']
     changes = []
-    for scheduler, theirs, step in zip(schedulers, saved, steps, strict=True):
+    for scheduler, theirs in zip(schedulers, saved, strict=True):
         kind, own = type(scheduler).__name__, scheduler.state_dict()
+        step = meta['epoch' if scheduler.by_epoch else 'iter']
         for key in sorted((own.keys() | theirs.keys()) - STATE):
             if own.get(key) != theirs.get(key):
                 changes.append(describe(f'{kind}.{key}', theirs.get(key), own.get(key)))
@@ -175,35 +162,24 @@ def paired_groups(wrapper: OptimWrapper, saved: dict) -> list[tuple[dict, dict]]
 
 
 def describe(name: str, old: Any, new: Any) -> str:
-    """Describe a change; of lists of the same length, that of the first different item."""
+    """Describe a change; in lists of the same length, that of the first different item."""
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         old, new = next(pair for pair in zip(old, new, strict=True) if pair[0] != pair[1])
     old, new = (sorted(value) if isinstance(value, dict) else value for value in (old, new))
     return f'{name} {old} -> {new}'
 
 
-def replay(schedulers: Sequence[Any], iterations: int, epochs: int, epoch_length: int) -> None:
-    """Step schedulers as training does up to an iteration.
-
-    Args:
-        schedulers: Schedulers before training.
-        iterations: Number of iterations.
-        epochs: Number of epochs in them.
-        epoch_length: Iterations of an epoch, 0 in a loop without epochs.
-    """
-    every_epoch = [scheduler for scheduler in schedulers if scheduler.by_epoch]
-    every_iteration = [scheduler for scheduler in schedulers if not scheduler.by_epoch]
+def replay_schedule(runner: Runner, iterations: int, epochs: int) -> None:
+    """Step the schedulers as training does in a number of epochs and iterations."""
+    hook = ParamSchedulerHook()
+    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    epoch_length = len(runner.train_dataloader) if by_epoch else 0
     with warnings.catch_warnings():
         # PyTorch's and mmengine's schedulers warn if the optimizer has not been stepped before.
         warnings.simplefilter('ignore')
         for _ in range(epochs):
-            step(every_iteration, epoch_length)
-            step(every_epoch, 1)
-        step(every_iteration, iterations - epochs * epoch_length)
-
-
-def step(schedulers: Sequence[Any], times: int) -> None:
-    """Step schedulers in turn."""
-    for _ in range(times):
-        for scheduler in schedulers:
-            scheduler.step()
+            for _ in range(epoch_length):
+                hook.after_train_iter(runner, 0)
+            hook.after_train_epoch(runner)
+        for _ in range(iterations - epochs * epoch_length):
+            hook.after_train_iter(runner, 0)

@@ -27,16 +27,12 @@ if not (MIM_FOLDER / 'configs').is_dir():
 
 
 def read_config(path: str | Path, options: dict | None, needs: Sequence[str] = ()) -> Config:
-    """Read a config file.
+    """Read a config file, or raise ConfigError.
 
     Args:
-        path: The file, or a name such as ``mmevit::efficientvit/retinanet_evit_m4.py`` for a config
-            of an installed library.
+        path: The file, or a name such as ``mmevit::efficientvit/retinanet_evit_m4.py``.
         options: Settings that override the config.
         needs: Required settings.
-
-    Raises:
-        ConfigError: If the config does not exist, cannot be read, or a required setting is missing.
     """
     cfg = load_config_file(str(path))
     if cfg.get('custom_imports'):
@@ -61,11 +57,10 @@ def read_config(path: str | Path, options: dict | None, needs: Sequence[str] = (
 
 def load_config_file(path: str) -> Config:
     """Load a config file without its custom imports."""
-    is_installed = '::' in path
-    if not is_installed and not os.path.isfile(path):
+    if '::' not in path and not os.path.isfile(path):
         raise ConfigError(f'The config {path} is missing. Those of mmevit are in configs/.')
     try:
-        if is_installed:
+        if '::' in path:
             return get_config(path)
         return Config.fromfile(path, import_custom_modules=False)
     # A config is code, and may raise anything.
@@ -90,24 +85,14 @@ def default_scope(cfg: Config) -> AbstractContextManager:
 def type_name(cfg: dict) -> str:
     """Return the type of a config without its scope, empty if it has none.
 
-    Args:
-        cfg: A config; its ``type`` is a string or, in configs in Python style, a class.
-
-    Example:
-        >>> type_name(dict(type='mmdet.CocoDataset'))
-        'CocoDataset'
+    It is a string or, in configs in Python style, a class.
     """
     cls = cfg.get('type', '')
     return cls.rpartition('.')[2] if isinstance(cls, str) else cls.__name__
 
 
 def as_list(cfg: dict | Sequence[dict]) -> Sequence[dict]:
-    """Return a list of configs, given one or several.
-
-    Example:
-        >>> as_list(dict(type='CocoMetric'))
-        [{'type': 'CocoMetric'}]
-    """
+    """Return a list of configs, given one or several."""
     return [cfg] if isinstance(cfg, dict) else cfg
 
 
@@ -117,12 +102,7 @@ def find_step(pipeline: Sequence[dict], name: str) -> dict | None:
 
 
 def find_datasets(dataset: Any) -> Iterator[Any]:
-    """Yield the configs of the data sets inside wrappers such as ``RepeatDataset``.
-
-    Example:
-        >>> list(find_datasets(dict(type='RepeatDataset', dataset=dict(type='CocoDataset'))))
-        [{'type': 'CocoDataset'}]
-    """
+    """Yield the configs of the data sets inside wrappers such as ``RepeatDataset``."""
     if 'dataset' in dataset:
         yield from find_datasets(dataset['dataset'])
     elif 'datasets' in dataset:
@@ -133,12 +113,7 @@ def find_datasets(dataset: Any) -> Iterator[Any]:
 
 
 def is_remote(dataset: dict) -> bool:
-    """Whether the files of a data set or a metric are not on this machine.
-
-    Example:
-        >>> is_remote(dict(data_root='s3://bucket/coco'))
-        True
-    """
+    """Whether the files of a data set or a metric are not on this machine."""
     places = [str(dataset.get(name)) for name in ('data_root', 'ann_file', 'data_prefix')]
     backend = (dataset.get('backend_args') or {}).get('backend', 'local')
     return backend != 'local' or any('://' in place for place in places)
@@ -175,10 +150,6 @@ def convert_sizes(cfg: Any, in_pipeline: bool = False) -> None:
 
     JSON, YAML and ``--cfg-options`` only have lists, but transforms of mmcv expect sizes to be
     tuples. A list with a plural key, such as ``scales=[640, 704]``, has alternatives and is kept.
-
-    Args:
-        cfg: A config or a part of one.
-        in_pipeline: Whether it is a part of a pipeline.
 
     Example:
         >>> cfg = dict(test_pipeline=[dict(type='Resize', scale=[64, 32])])

@@ -5,6 +5,8 @@ import sys
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from .versions import LIBRARIES
+
 # What constructors and registries raise for wrong names and arguments. A RuntimeError is not among
 # them: PyTorch raises it for devices, processes and memory.
 CONFIG_ERRORS = (
@@ -17,19 +19,8 @@ CONFIG_ERRORS = (
     TypeError,
     ValueError,
 )
-LIBRARIES = {
-    'addict',
-    'mmcv',
-    'mmdet',
-    'mmengine',
-    'mmevit',
-    'mmpretrain',
-    'mmseg',
-    'numpy',
-    'timm',
-    'torch',
-    'torchvision',
-}
+# Packages whose errors about wrong names and arguments are those of a config.
+PACKAGES = {'addict', 'mmevit', 'numpy', 'timm', 'torchvision', *(lib.module for lib in LIBRARIES)}
 
 
 class UserError(ValueError):
@@ -56,14 +47,7 @@ class CorruptCheckpointError(CheckpointError):
 
 
 def one_line(error: BaseException) -> str:
-    r"""Format the error of a library as its type and the first line of its message.
-
-    Of a :class:`UserError` the message only.
-
-    Example:
-        >>> one_line(ValueError('no  such thing,\nand more'))
-        'ValueError: no such thing,'
-    """
+    """Format an error as its type, unless it is a UserError, and the first line of its message."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     reason = ' '.join(lines[0].split())[:200] if lines else ''
     return reason if isinstance(error, UserError) else f'{type(error).__name__}: {reason}'
@@ -71,13 +55,10 @@ def one_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def reraise_as_config_error() -> Iterator[None]:
-    """Reraise errors about wrong names and arguments as ConfigError.
+    """Reraise errors about wrong names and arguments as ConfigError, with their file and line.
 
     Others keep their type and traceback: errors of devices, processes, disks, downloads and
     checkpoints, and those from modules of other packages, such as the user's own.
-
-    Raises:
-        ConfigError: In place of such an error, with its file and line.
     """
     try:
         yield
@@ -94,32 +75,22 @@ def reraise_as_config_error() -> Iterator[None]:
 
 
 def involves_user_code(error: BaseException | None) -> bool:
-    """Whether the traceback contains code that is not of :data:`LIBRARIES`."""
+    """Whether the traceback contains code that is not of :data:`PACKAGES`."""
     while error is not None:
         for frame, _ in traceback.walk_tb(error.__traceback__):
             package = frame.f_globals.get('__name__', '').partition('.')[0]
-            if package not in LIBRARIES and package not in sys.stdlib_module_names:
+            if package not in PACKAGES and package not in sys.stdlib_module_names:
                 return True
         error = error.__cause__ or error.__context__
     return False
 
 
 def list_problems(names_by_problem: Mapping[str, Collection]) -> list[str]:
-    """List the problems that have any names, each with the first few of them.
-
-    Example:
-        >>> list_problems({'missing': ['a', 'b'], 'unexpected': []})
-        ['missing a, b']
-    """
+    """List the problems that have any names, each with the first few of them."""
     return [f'{what} {shorten(names)}' for what, names in names_by_problem.items() if names]
 
 
 def shorten(names: Iterable) -> str:
-    """Join the first four names and count the others.
-
-    Example:
-        >>> shorten('abcdefg')
-        'a, b, c, d and 3 more'
-    """
+    """Join the first four names and count the others, as in ``a, b, c, d and 3 more``."""
     names = [str(name) for name in names]
     return ', '.join(names[:4]) + (f' and {len(names) - 4} more' if len(names) > 4 else '')

@@ -22,25 +22,11 @@ PICTURES = ('.png', '.svg', '.pdf')
 def atomic_write(destination: str | Path) -> Iterator[Path]:
     """Yield a path to write to, which replaces ``destination`` if the block succeeds.
 
-    Args:
-        destination: The file or Core ML package to write. Its parent directory is created. No
-            directory is replaced, except a Core ML package by another one.
-
-    Yields:
-        A path of the same name on the same disk. Other files that the block writes next to it are
-        moved too.
+    It has the same name, on the same disk. Other files that the block writes next to it are moved
+    too. Missing directories are created; none is replaced, except a Core ML package by another one.
 
     Raises:
-        UserError: If ``destination`` is a directory or cannot be written. Other errors of the block
-            pass through.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with atomic_write(folder + '/new/a.txt') as path:
-        ...         _ = path.write_text('complete')
-        ...     open(folder + '/new/a.txt').read()
-        'complete'
+        UserError: If ``destination`` cannot be written. Other errors of the block pass through.
     """
     destination = Path(destination)
     if os.path.isdir(destination) and not is_core_ml_package(destination):
@@ -82,8 +68,7 @@ def is_core_ml_package(path: Path) -> bool:
 def is_write_error(error: OSError, destination: Path) -> bool:
     """Whether writing ``destination`` raised an error, not something else."""
     path = Path(str(error.filename))
-    folders = (destination.parent, *destination.parent.parents)
-    return error.errno in DISK_FULL or UNFINISHED in str(path) or path in folders
+    return error.errno in DISK_FULL or UNFINISHED in str(path) or path in destination.parents
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -93,10 +78,6 @@ def remove_leftovers(folder: str | Path) -> None:
 
 
 def check_ending(path: str | Path, endings: Collection[str]) -> None:
-    """Raise UserError if a file to write does not end in one of ``endings``.
-
-    Example:
-        >>> check_ending('a/picture.png', ['.png', '.svg'])
-    """
+    """Raise UserError if a file to write does not end in one of ``endings``."""
     if Path(path).suffix not in endings:
         raise UserError(f'{path} must end in {" or ".join(endings)}.')

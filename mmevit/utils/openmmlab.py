@@ -2,12 +2,12 @@
 
 Private names of OpenMMLab that are used elsewhere, with the reason there:
 
-- ``CheckpointHook._save_checkpoint_with_step``, ``_save_best_checkpoint``: engine.checkpointing
-- ``_decide_current_val_interval`` of training loops: engine.checkpointing
+- ``CheckpointHook._save_checkpoint_with_step``, ``_decide_current_val_interval`` of training loops:
+  engine.checkpointing
 - ``DataLoader.batch_sampler``, ``_InfiniteDataloaderIterator._iterator``, ``_resolve_sampler``:
   engine.randomness
-- ``OptimWrapper._clip_grad``, ``_accumulative_counts``, ``AmpOptimWrapper._scale_update_param``:
-  engine.adaptive_clipping, engine.runner, engine.invalid_loss
+- ``OptimWrapper._accumulative_counts``, ``AmpOptimWrapper._scale_update_param``: engine.runner,
+  engine.hooks
 - ``BaseInferencer._load_model_from_metafile``, ``_inputs_to_list``: apis.inferencers
 - ``Config._to_lazy_dict``: cli.test
 - ``Runner._resume``, since a runner may be built without a config, and ``Runner._test_loop``, since

@@ -1,18 +1,22 @@
-"""What differs between PyTorch versions and processors."""
+"""What differs between PyTorch versions, processors and model wrappers."""
 
 import re
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model inside a distributed wrapper, or the model itself."""
+    wrapped: Any = model
+    return wrapped.module if is_model_wrapper(model) else model
 
 
 def attention_as_products() -> AbstractContextManager:
-    """Compute attention as matrix products, which PyTorch counts on a CPU.
-
-    Example:
-        >>> with attention_as_products():
-        ...     pass
-    """
+    """Compute attention as matrix products, which PyTorch counts on a CPU."""
     try:
         from torch.nn.attention import SDPBackend, sdpa_kernel
     except ImportError:  # before PyTorch 2.3

@@ -47,16 +47,9 @@ def format_cell(row: Mapping[str, Any], name: str, form: str) -> str:
 
 
 def write_table(rows: Rows, columns: Columns, note: str, path: str | Path) -> None:
-    """Write rows to a .md, .csv or .json file.
+    """Write rows to a .md, .csv or .json file; the last two hold all values, unrounded.
 
-    Args:
-        rows: See :func:`format_table`. CSV and JSON files hold all their values, unrounded.
-        columns: Columns of the Markdown table, see :func:`format_table`.
-        note: How the rows were measured; not in CSV files.
-        path: The file.
-
-    Raises:
-        UserError: If the suffix is another one, or the file cannot be written.
+    The note, how they were measured, is not in CSV files.
     """
     markdown = f'{note}\n\n{format_table(rows, columns)}\n'
     write_formats(path, markdown, rows, dict(note=note, rows=rows))

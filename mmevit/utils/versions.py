@@ -1,5 +1,6 @@
 """Check the installed versions of PyTorch and OpenMMLab."""
 
+import contextlib
 import functools
 import warnings
 from collections.abc import Sequence
@@ -12,18 +13,10 @@ from packaging.version import Version
 
 
 class Library(NamedTuple):
-    """A library and the versions of it that mmevit works with.
-
-    Args:
-        module: Name to import.
-        distributions: Names to install, the maintained build first.
-        minimum: Oldest supported version.
-        below: Oldest version that is not supported.
-        required: Whether mmevit cannot do without it.
-    """
+    """A library and the versions of it that mmevit works with."""
 
     module: str
-    distributions: tuple[str, ...]
+    distributions: tuple[str, ...]  # names to install, the maintained build first
     minimum: str
     below: str
     required: bool
@@ -40,14 +33,7 @@ LIBRARIES = (
 
 
 def check_libraries(libraries: Sequence[Library] = LIBRARIES) -> None:
-    """Check that every library is installed in a supported version.
-
-    Raises:
-        ImportError: If one is missing or its version is not supported.
-
-    Example:
-        >>> check_libraries()
-    """
+    """Raise ImportError if a library is missing or its version is not supported."""
     for library in libraries:
         name, installed = installed_distribution(library)
         if installed is None:
@@ -63,12 +49,7 @@ def check_libraries(libraries: Sequence[Library] = LIBRARIES) -> None:
 
 @functools.cache
 def can_import(library: str) -> bool:
-    """Whether an optional library of OpenMMLab is installed; warns if it cannot be imported.
-
-    Example:
-        >>> can_import('no_such_library')
-        False
-    """
+    """Whether an optional library of OpenMMLab is installed; warns if it cannot be imported."""
     if find_spec(library) is None:
         return False
     try:
@@ -85,18 +66,8 @@ def can_import(library: str) -> bool:
 
 
 def installed_distribution(library: Library) -> tuple[str, str | None]:
-    """Find the distribution that provides a library.
-
-    Returns:
-        Its name and version; the name of the maintained build and None if there is none.
-
-    Example:
-        >>> installed_distribution(Library('no_such', ('no-such',), '1', '2', True))
-        ('no-such', None)
-    """
+    """Find name and version of the distribution that provides a library, if any."""
     for name in library.distributions:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             return name, version(name)
-        except PackageNotFoundError:
-            continue
     return library.distributions[0], None

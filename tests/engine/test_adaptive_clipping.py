@@ -100,12 +100,11 @@ def test_accumulated_gradients_are_clipped_once(model, batches):
 
 
 @needs_scaler
-@pytest.mark.parametrize('scale', [2.0**10, 2.0**16])
-def test_scaled_gradients_are_clipped_after_unscaling(on_cpu, model, batches, scale):
+def test_scaled_gradients_are_clipped_after_unscaling(on_cpu, model, batches):
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     model, batches = model.to(device), [batch.to(device) for batch in batches]
     wrapper = make_wrapper(
-        model, 'AdaptiveClipAmpOptimWrapper', loss_scale=scale, accumulative_counts=3
+        model, 'AdaptiveClipAmpOptimWrapper', loss_scale=2.0**10, accumulative_counts=3
     )
     wanted = steps_by_timm(model, batches)
     for batch in batches:

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import multiprocessing
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,9 @@ from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from mmengine.structures import PixelData
+from mmpretrain.structures import DataSample
+from mmseg.structures import SegDataSample
 from PIL import Image
 from torch.utils.data import ConcatDataset
 
@@ -69,6 +73,7 @@ def make_runner(tmp_path):
                     type=BaseDataset,
                     data_root=str(tmp_path),
                     ann_file='list.json',
+                    serialize_data=False,  # garbage collection takes longer than the run
                     test_mode=on_error == 'blank',
                     pipeline=[dict(type='LoadReadableImage', on_error=on_error)],
                 ),
@@ -87,8 +92,10 @@ def make_runner(tmp_path):
                 val_cfg=dict(),
                 optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
                 default_hooks=settings,
-                experiment_name=f'{tmp_path.name}',
-            )
+                experiment_name=tmp_path.name,
+            ),
+            # Formatting takes most of the time of saving a config.
+            format_python_code=False,
         )
         add_data_hooks(cfg)
         parts = dict(model=MeanPixel(), val_evaluator=Evaluator(Brightness()))
@@ -112,10 +119,12 @@ def test_unreadable_images_of_all_workers_are_counted_in_addition_to_the_metric(
         assert f'Epoch(val) [{epoch}][6/6]    brightness: 75.0000  unreadable_images: 3 ' in log
 
 
-def test_persistent_workers_reset_the_count_before_each_evaluation(make_runner):
+def test_persistent_workers_reset_the_count_before_each_evaluation(make_runner, tmp_path):
     runner = make_runner(3, 2, is_persistent=True, unreadable_images=dict(max_share=0.25))
-    for _ in range(2):
-        assert runner.val() == dict(brightness=75, unreadable_images=3)
+    assert runner.val() == dict(brightness=75, unreadable_images=3)
+    for index in range(3):
+        shutil.copy(tmp_path / '11.png', tmp_path / f'{index}.png')
+    assert runner.val() == dict(brightness=100, unreadable_images=0)
     # Left to the garbage collection, they are waited for.
     runner.val_dataloader._iterator._shutdown_workers()
 
@@ -223,10 +232,13 @@ def check():
     return check
 
 
+def segmented(labels, **metainfo):
+    """A sample with a segmentation map."""
+    return SegDataSample(metainfo=metainfo, gt_sem_seg=PixelData(data=torch.as_tensor(labels)))
+
+
 @pytest.mark.parametrize('label', [-1, 3, 1000])
 def test_label_out_of_range_stops_the_run(check, label):
-    from mmpretrain.structures import DataSample
-
     model = dict(type='ImageClassifier', head=dict(num_classes=3))
     right, wrong = (
         DataSample(metainfo=dict(img_path=f'{value}.png')).set_gt_label(value)
@@ -249,12 +261,7 @@ def test_label_out_of_range_stops_the_run(check, label):
 )
 @pytest.mark.parametrize('is_nested', [False, True])
 def test_invalid_segmentation_map_stops_the_run(check, labels, message, is_nested):
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-
-    paths = dict(img_path='a.png', seg_map_path='seg.png')
-    sample = SegDataSample(metainfo=dict(**paths, img_shape=(4, 6)))
-    sample.gt_sem_seg = PixelData(data=torch.as_tensor(labels))
+    sample = segmented(labels, img_path='a.png', seg_map_path='seg.png', img_shape=(4, 6))
     samples = [[sample], [sample]] if is_nested else [sample]
     model = dict(decode_head=[dict(num_classes=7), dict(num_classes=3)])
     if message is None:
@@ -265,29 +272,19 @@ def test_invalid_segmentation_map_stops_the_run(check, labels, message, is_neste
 
 
 def test_single_output_has_two_classes(check):
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-
-    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.ones(1, 4, 6, dtype=torch.long)))
-    check(dict(module=dict(decode_head=dict(num_classes=1))), [sample])
+    check(dict(module=dict(decode_head=dict(num_classes=1))), [segmented(np.ones((1, 4, 6), int))])
 
 
 @pytest.mark.parametrize(('width', 'is_right'), [(5, True), (6, False)])
 def test_segmentation_map_may_have_the_size_of_the_batch_image(check, width, is_right):
     """Crops of Albu do not update img_shape and pad_shape."""
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-
-    sample = SegDataSample(metainfo=dict(img_shape=(8, 8), ori_shape=(8, 8)))
-    sample.gt_sem_seg = PixelData(data=torch.ones(1, 4, 5, dtype=torch.long))
+    sample = segmented(np.ones((1, 4, 5), int), img_shape=(8, 8), ori_shape=(8, 8))
     model, image = dict(decode_head=dict(num_classes=3)), torch.zeros(3, 4, width)
     with contextlib.nullcontext() if is_right else pytest.raises(UserError, match='different size'):
         check(model, [sample, sample], [image, image])
 
 
 def test_query_labels_of_a_retriever_are_not_checked(check):
-    from mmpretrain.structures import DataSample
-
     model = dict(type='mmpretrain.ImageToImageRetriever', head=dict(num_classes=3))
     sample = DataSample(metainfo=dict(img_path='a.png')).set_gt_label([2, 7])
     check(model, [sample])

@@ -12,8 +12,6 @@ from mmevit.cli.arguments import load_config
 from mmevit.engine.cpu_processes import init_cpu_process_group
 from mmevit.utils.errors import ConfigError
 
-CONFIG = 'configs/retinanet_evit_m4_digits.py'
-
 
 @pytest.mark.parametrize(
     ('launcher', 'variable'),
@@ -23,17 +21,14 @@ CONFIG = 'configs/retinanet_evit_m4_digits.py'
         ('pytorch', 'LOCAL_RANK'),
     ],
 )
-def test_one_process_of_each_node_parses_the_annotations(
-    launcher, variable, digits, tmp_path, monkeypatch
-):
+def test_one_process_of_each_node_parses_the_annotations(launcher, variable, tmp_path, monkeypatch):
     (tmp_path / 'instances.json').write_text('whoever parses this fails')
-    options = {
-        'train_dataloader.dataset.data_root': str(digits),
-        'train_dataloader.dataset.ann_file': str(tmp_path / 'instances.json'),
-    }
+    dataset = dict(type='CocoDataset', ann_file='instances.json', data_root=str(tmp_path))
+    cfg = dict(model=dict(type='RetinaNet'), train_dataloader=dict(dataset=dataset))
+    Config(dict(cfg, default_scope='mmdet')).dump(tmp_path / 'config.py')
     args = argparse.Namespace(
-        config=CONFIG,
-        cfg_options=options,
+        config=tmp_path / 'config.py',
+        cfg_options=None,
         launcher=launcher,
         work_dir=str(tmp_path),
         local_rank=0,

@@ -10,8 +10,8 @@ from mmengine.optim import AmpOptimWrapper, build_optim_wrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch import nn
 
-from mmevit.engine.invalid_loss import MAX_OVERFLOWS, InvalidLossHook
-from mmevit.engine.mixed_precision import train_in_bfloat16
+from mmevit.engine.hooks import MAX_OVERFLOWS, InvalidLossHook
+from mmevit.engine.optim_wrappers import train_in_bfloat16
 from mmevit.models import EfficientViT
 from mmevit.utils.errors import UserError
 
@@ -19,8 +19,9 @@ from mmevit.utils.errors import UserError
 class Classifier(nn.Module):
     def __init__(self):
         super().__init__()
-        self.backbone = EfficientViT('m0', out_indices=(2,))
-        self.head = nn.Linear(192, 10)
+        arch = dict(embed_dims=(32,), depths=(1,), num_heads=(2,), kernel_sizes=(5, 3))
+        self.backbone = EfficientViT(arch, window_sizes=(7,), out_indices=(0,))
+        self.head = nn.Linear(32, 10)
 
     def loss(self, images, labels):
         scores = self.head(self.backbone(images)[0].mean((2, 3)))

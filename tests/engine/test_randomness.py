@@ -6,10 +6,11 @@ import torch
 from torch.utils.data import BatchSampler
 
 from mmevit.engine.randomness import (
+    MODEL,
+    SAMPLE,
     SeededBatchSampler,
-    SeededFetcher,
     SeededIndex,
-    Stream,
+    load_samples,
     seed_all,
 )
 
@@ -21,10 +22,14 @@ class Draws:
         return index, np.random.rand(), torch.rand(()).item()
 
 
-def seeds(batches, first=0, rank=0, world_size=1):
+def number(batches, rank=0, world_size=1):
     numbered = SeededBatchSampler(batches, rank, world_size)
-    numbered.begin((0, 0), first)
-    return [[index.seed for index in batch] for batch in numbered]
+    numbered.begin((0, 0), 0)
+    return numbered
+
+
+def seeds(*args, **kwargs):
+    return [[index.seed for index in batch] for batch in number(*args, **kwargs)]
 
 
 def test_several_processes_have_the_seeds_of_one():
@@ -39,7 +44,7 @@ def test_several_processes_have_the_seeds_of_one():
 
 def test_repeated_sample_has_different_seeds():
     (batch,) = number([[3, 3, 3]])
-    samples = SeededFetcher(Draws())(batch)
+    samples = load_samples(Draws(), batch)
     assert [index for index, *_ in samples] == [3, 3, 3]
     assert len({sample[1:] for sample in samples}) == 3
 
@@ -55,32 +60,25 @@ def test_batches_of_different_sizes_have_different_positions(size):
 
 def test_indices_of_any_type_are_not_changed():
     (batch,) = number([[(0, 7)]])
-    ((index, *_),) = SeededFetcher(Draws())(batch)
+    ((index, *_),) = load_samples(Draws(), batch)
     assert index == (0, 7)
 
 
 def test_further_passes_over_finite_data_have_other_seeds():
-    numbered = SeededBatchSampler(BatchSampler(range(8), 4, drop_last=False), 0, 1)
-    numbered.begin((0, 0), 0)
+    numbered = number(BatchSampler(range(8), 4, drop_last=False))
     first, second = ({index.seed for batch in numbered for index in batch} for _ in range(2))
     assert not first & second
-
-
-def number(batches):
-    numbered = SeededBatchSampler(batches, 0, 1)
-    numbered.begin((0, 0), 0)
-    return list(numbered)
 
 
 @pytest.mark.parametrize(
     ('first', 'second'),
     [
         # The sample at place 5 of epoch 3, and what the model draws in iteration 3 on process 5.
-        ((Stream.SAMPLE, 3, 5), (Stream.MODEL, 3, 5)),
-        ((Stream.SAMPLE, 3, 5), (Stream.SAMPLE, 3, 5, 0)),
-        ((Stream.SAMPLE, 0, 0), (Stream.MODEL, 0, 0)),
-        ((Stream.SAMPLE, 0, 1), (Stream.MODEL, 0)),
-        ((Stream.SAMPLE, 1, 2**32), (Stream.SAMPLE, 1, 0)),
+        ((SAMPLE, 3, 5), (MODEL, 3, 5)),
+        ((SAMPLE, 3, 5), (SAMPLE, 3, 5, 0)),
+        ((SAMPLE, 0, 0), (MODEL, 0, 0)),
+        ((SAMPLE, 0, 1), (MODEL, 0)),
+        ((SAMPLE, 1, 2**32), (SAMPLE, 1, 0)),
     ],
 )
 @pytest.mark.parametrize('seed', [0, 3, 2**31 - 1])
@@ -92,8 +90,8 @@ def test_samples_and_model_steps_have_different_seeds(seed, first, second):
     assert all(ours != other for ours, other in zip(*drawn, strict=True))
 
 
-def test_samples_are_seeded_from_their_stream():
-    ((index, seed),) = number([[7]])[0]
-    ((_, drawn, _),) = SeededFetcher(Draws())([SeededIndex(index, seed)])
-    seed_all(0, Stream.SAMPLE, *seed[1:])
+def test_samples_have_their_own_seeds():
+    (((index, seed),),) = number([[7]])
+    ((_, drawn, _),) = load_samples(Draws(), [SeededIndex(index, seed)])
+    seed_all(0, SAMPLE, *seed[1:])
     assert drawn == np.random.rand()

@@ -12,6 +12,14 @@ def write_package(folder):
     (folder / 'Manifest.json').write_text('new')
 
 
+def test_file_is_complete_when_it_appears(tmp_path):
+    destination = tmp_path / 'new' / 'out.txt'
+    with atomic_write(destination) as path:
+        path.write_text('complete')
+        assert not destination.exists()
+    assert destination.read_text() == 'complete'
+
+
 @pytest.mark.parametrize('name', ['model.onnx', 'model.mlpackage'])
 def test_a_directory_of_the_user_is_not_replaced(name, tmp_path):
     (tmp_path / name).mkdir()
