@@ -78,6 +78,7 @@ def test_maps_and_gradients_equal_timms(arch, dtype, randomised):
     ours.to(dtype)
     reference.to(dtype)
 
+    # Two images: of one, the gradients of timm differ from numeric ones (PyTorch 2.11).
     image = torch.rand(2, 3, 224, 224, dtype=dtype)
     maps = ours(image)
     x, expected = reference.patch_embed(image), []
