@@ -36,7 +36,7 @@ def log(tmp_path):
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def randomised():
     """Make a backbone in which nothing is at the value that hides it, such as a zero bias."""
 

@@ -20,15 +20,10 @@ TASKS = dict(mmpretrain='classification', mmdet='detection')
 
 
 def evaluate_exported(cfg: Config, path: str | Path, trust: bool = False) -> None:
-    """Replace the model of a config by an exported file, for evaluation.
-
-    Args:
-        cfg: Config of a classifier or a detector, which is changed. Its data preprocessor is kept.
-        path: The file.
-        trust: Whether to load a file that contains native code.
+    """Replace the model of a config, for evaluation; its data preprocessor is kept.
 
     Raises:
-        ConfigError: If the file holds something else, such as a backbone.
+        ConfigError: If the file holds something else than its task, such as a backbone.
     """
     task = load_exported(path, trust=trust).metadata.get('task')
     expected = TASKS.get(cfg.get('default_scope'))
@@ -50,12 +45,9 @@ def evaluate_exported(cfg: Config, path: str | Path, trust: bool = False) -> Non
 
 
 class ExportedModel(BaseModel):
-    """A model that runs an exported file.
+    """A model that runs a file, see :func:`mmevit.deploy.load_exported`.
 
-    Args:
-        file: The file, see :func:`mmevit.deploy.load_exported`.
-        data_preprocessor: Config of the data preprocessor, which normalizes and stacks images.
-        trust: Whether to load a file that contains native code.
+    The data preprocessor normalizes and stacks images.
     """
 
     def __init__(
@@ -66,18 +58,7 @@ class ExportedModel(BaseModel):
         self.batch_size, _, *self.size = self.session.metadata['input']['shape']
 
     def run(self, images: Tensor, *others: Tensor) -> list[Tensor]:
-        """Run the file on a batch, in parts if it was exported for a smaller one.
-
-        Args:
-            images: (N, C, H, W).
-            *others: Further inputs (N, ...).
-
-        Returns:
-            The outputs, on the device of the images.
-
-        Raises:
-            ConfigError: If the file was exported for another image size.
-        """
+        """Run the file on a batch (N, C, H, W), in parts if it was exported for a smaller one."""
         height, width = images.shape[2:]
         if self.size not in ([None, None], [height, width]):
             raise ConfigError(
@@ -85,25 +66,16 @@ class ExportedModel(BaseModel):
                 f'{self.size[0]}x{self.size[1]}. Export it with --dynamic batch size.'
             )
         num_images = self.batch_size or len(images)
-        parts = zip(*(tensor.cpu().split(num_images) for tensor in (images, *others)), strict=True)
-        outputs = [self.run_part(part, num_images) for part in parts]
-        return [torch.cat(parts).to(images.device) for parts in zip(*outputs, strict=True)]
-
-    def run_part(self, inputs: tuple[Tensor, ...], num_images: int) -> list[Tensor]:
-        """Run one batch, which is repeated up to ``num_images``."""
-        given = len(inputs[0])
-        index = torch.arange(num_images) % given
-        return [output[:given] for output in self.session(*(tensor[index] for tensor in inputs))]
+        # The last part is filled up with the first images.
+        index = torch.arange(len(images) + -len(images) % num_images) % len(images)
+        parts = (tensor.cpu()[index].split(num_images) for tensor in (images, *others))
+        outputs = zip(*(self.session(*part) for part in zip(*parts, strict=True)), strict=True)
+        return [torch.cat(parts)[: len(images)].to(images.device) for parts in outputs]
 
 
 @MODELS.register_module()
 class ExportedClassifier(ExportedModel):
-    """An exported classifier of mmpretrain.
-
-    Args:
-        head: Config of the head, which makes predictions of logits.
-        **kwargs: Arguments of :class:`ExportedModel`.
-    """
+    """An exported classifier of mmpretrain, with a head that makes predictions of logits."""
 
     def __init__(self, head: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)

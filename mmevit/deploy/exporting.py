@@ -89,11 +89,7 @@ def export(
 
 
 def choose_dynamic(target: str, dynamic: Collection[str] | None = None) -> set[str]:
-    """Return the dynamic axes of an export, by default the batch, if supported.
-
-    Raises:
-        ConfigError: If the target does not support one of them.
-    """
+    """Return the dynamic axes of an export, by default the batch, if supported."""
     supported = find_target(target).DYNAMIC
     axes = {'batch'} & supported if dynamic is None else set(dynamic)
     if unsupported := axes - supported:
@@ -112,24 +108,22 @@ def load_exported(path: str | Path, num_threads: int | None = None, trust: bool 
         num_threads: CPU threads. Defaults to PyTorch's number of threads.
         trust: Whether to load files that contain native code, those of ``'aoti'``.
 
-    Returns:
-        A callable that maps input tensors to a tuple of tensors, and has the ``metadata``.
-
     Raises:
         ConfigError: If the file is missing, cannot be read, has an unknown suffix, or contains
             native code and ``trust`` is False.
     """
     targets = {suffix: target for target, suffix in TARGETS.items()}
-    if Path(path).suffix not in targets:
+    target = targets.get(Path(path).suffix)
+    if target is None:
         raise ConfigError(f'{path} is not an exported file. They end in {", ".join(targets)}.')
     if not Path(path).exists():
         raise ConfigError(f'The exported file {path} is missing. Write it with tools/export.py.')
-    if Path(path).suffix == TARGETS['aoti'] and not trust:
+    if target == 'aoti' and not trust:
         raise ConfigError(
             f'{path} contains native code, which is executed on loading. If you trust its source, '
             'pass --trust-checkpoint, or trust=True to load_exported().'
         )
-    module = find_target(targets[Path(path).suffix])
+    module = find_target(target)
     try:
         return module.Session(str(path), num_threads or torch.get_num_threads())
     # Each runtime raises errors of its own.
@@ -138,11 +132,7 @@ def load_exported(path: str | Path, num_threads: int | None = None, trust: bool 
 
 
 def find_target(target: str) -> ModuleType:
-    """Import the module of a target, with ``DTYPES``, ``DYNAMIC``, ``write()`` and ``Session``.
-
-    Raises:
-        ConfigError: If the target is unknown, or its runtime is not installed.
-    """
+    """Import the module of a target, with ``DTYPES``, ``DYNAMIC``, ``write()`` and ``Session``."""
     if target not in TARGETS:
         raise ConfigError(f'Unknown target {target!r}. Choose from {", ".join(TARGETS)}.')
     try:

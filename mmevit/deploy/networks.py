@@ -11,33 +11,33 @@ from mmevit.utils.errors import ConfigError
 from .boxes import select_boxes
 
 
-def make_exportable(
-    model: nn.Module, part: str = 'model'
-) -> 'Classifier | Backbone | AnchorDetector':
-    """Wrap a model, or its backbone, as a network for :func:`mmevit.deploy.export`.
+def make_exportable(model: nn.Module, part: str = 'model') -> 'Network | AnchorDetector':
+    """Wrap a classifier of mmpretrain or a detector of mmdet for :func:`mmevit.deploy.export`.
 
-    Args:
-        model: A classifier of mmpretrain or a detector of mmdet.
-        part: ``'model'`` for the complete model, ``'backbone'`` for its feature maps.
+    ``part='backbone'`` wraps the backbone of any model.
 
     Raises:
         ConfigError: If models of this type cannot be exported.
     """
+    name = type(model).__name__
     if part == 'backbone':
-        return Backbone(model.get_submodule('backbone')).eval()
+        backbone: Any = model.get_submodule('backbone')
+        names = tuple(f'stage_{index}' for index in backbone.out_indices)
+        return Network(backbone, names).eval()
     if hasattr(model, 'bbox_head'):
         return AnchorDetector(model).eval()
     if hasattr(model, 'roi_head'):
-        raise ConfigError(
-            f'{type(model).__name__} cannot be exported as a complete model, since the number of '
-            'boxes in its second stage varies. Export its backbone.'
-        )
+        raise refusal(name, 'since the number of boxes in its second stage varies')
     if hasattr(model, 'decode_head'):
-        raise ConfigError(
-            f'{type(model).__name__} cannot be exported as a complete model, only classifiers and '
-            'detectors with anchors. Export its backbone.'
-        )
-    return Classifier(model).eval()
+        raise refusal(name, 'only classifiers and detectors with anchors')
+    return Network(model, ('logits',), mode='tensor').eval()
+
+
+def refusal(name: str, reason: str) -> ConfigError:
+    """Return the error for a model that cannot be exported."""
+    return ConfigError(
+        f'{name} cannot be exported as a complete model, {reason}. Export its backbone.'
+    )
 
 
 def count_input_channels(network: nn.Module) -> int:
@@ -45,49 +45,29 @@ def count_input_channels(network: nn.Module) -> int:
     return next(part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d))
 
 
-class Classifier(nn.Module):
-    """Map images to logits.
+class Network(nn.Module):
+    """Map normalized images (N, C, H, W) to logits or feature maps, with names.
 
-    Args:
-        model: A classifier of mmpretrain.
+    ``arguments`` are further arguments of the model's ``forward()``.
     """
 
-    output_names = ('logits',)
-
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, output_names: tuple[str, ...], **arguments: Any) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.output_names, self.arguments = model, output_names, arguments
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map normalized images (N, C, H, W) to logits (N, num_classes)."""
-        return self.model(images, mode='tensor')
-
-
-class Backbone(nn.Module):
-    """Map images to the feature maps of a backbone.
-
-    Args:
-        backbone: The backbone, with ``out_indices``.
-    """
-
-    def __init__(self, backbone: Any) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.output_names = tuple(f'stage_{index}' for index in backbone.out_indices)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map normalized images (N, C, H, W) to maps (N, C_i, H_i, W_i)."""
-        return self.backbone(images)
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Run the model."""
+        return self.model(images, **self.arguments)
 
 
 # Heads of mmdet that only return scores and deltas, which AnchorHead.predict() decodes.
-HEADS = (
+HEADS = {
     'RetinaHead',
     'SyncedRetinaHead',
     'RetinaSepBNHead',
     'FreeAnchorRetinaHead',
     'PISARetinaHead',
-)
+}
 
 
 class AnchorDetector(nn.Module):
@@ -96,27 +76,18 @@ class AnchorDetector(nn.Module):
     The same as mmdet's ``AnchorHead.predict()``, but for a batch: select the best candidates of
     each level, decode their boxes, and apply non-maximum suppression per class.
 
-    Args:
-        model: A ``SingleStageDetector`` of mmdet.
-
     Raises:
-        ConfigError: If its head is decoded differently.
+        ConfigError: If the head is decoded differently.
     """
 
     output_names = ('boxes', 'scores', 'labels')
-    head: Any
-    test_cfg: Any
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.head = model.bbox_head
+        self.head = head = model.bbox_head
         self.test_cfg = model.test_cfg
-        self.check()
-
-    def check(self) -> None:
-        """Raise ConfigError for heads that are decoded differently."""
-        head, nms = self.head, self.test_cfg.get('nms') or {}
+        nms = self.test_cfg.get('nms') or {}
         if (
             type(head).__name__ not in HEADS
             or type(head.bbox_coder).__name__ != 'DeltaXYWHBBoxCoder'
@@ -124,10 +95,10 @@ class AnchorDetector(nn.Module):
             or type_name(nms) != 'nms'
             or self.test_cfg.get('min_bbox_size', -1) != 0
         ):
-            raise ConfigError(
-                f'{type(self.model).__name__} with {type(head).__name__} cannot be exported as a '
-                "complete model, only RetinaNet's heads with DeltaXYWHBBoxCoder, sigmoid scores, "
-                'nms and min_bbox_size=0. Export its backbone.'
+            raise refusal(
+                f'{type(model).__name__} with {type(head).__name__}',
+                "only RetinaNet's heads with DeltaXYWHBBoxCoder, sigmoid scores, nms and "
+                'min_bbox_size=0',
             )
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,14 +132,9 @@ class AnchorDetector(nn.Module):
     def match_order(
         outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        """Reorder detections to those of another runtime, where nearly equal scores are swapped.
+        """Reorder detections to the expected ones, where nearly equal scores are swapped.
 
-        Args:
-            outputs: Boxes, scores and labels.
-            expected: Those of the other runtime.
-
-        Returns:
-            The nearest output for each expected detection; ``outputs`` if their numbers differ.
+        Both are boxes, scores and labels. ``outputs`` stays as it is if the numbers differ.
         """
         boxes, scores, labels = outputs
         if not torch.equal((labels < 0).sum(dim=1), (expected[2] < 0).sum(dim=1)):

@@ -1,8 +1,8 @@
 """Exporting with torch.export, and running files with PyTorch."""
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,35 +19,21 @@ if TYPE_CHECKING:
 EXAMPLE_SIZE = (1056, 1184)
 
 
-@dataclasses.dataclass
+@dataclass
 class ExportJob:
-    """What the ``write()`` of a target writes; see :func:`mmevit.deploy.export`.
+    """What the ``write()`` of a target writes; see :func:`mmevit.deploy.export`."""
 
-    Args:
-        network: A copy in evaluation mode, which targets may change.
-        inputs: Images (N, C, H, W), perhaps followed by others (N, ...).
-        path: The file.
-        dynamic: Dynamic axes, ``'batch'`` and ``'size'``.
-        dtype: What the file computes in.
-        metadata: JSON.
-        batches: Inputs for the calibration of int8.
-    """
-
-    network: nn.Module
-    inputs: tuple[Tensor, ...]
+    network: nn.Module  # a copy in evaluation mode, which targets may change
+    inputs: tuple[Tensor, ...]  # images (N, C, H, W), perhaps followed by others (N, ...)
     path: Path
     dynamic: set[str]
     dtype: str
-    metadata: str
+    metadata: str  # JSON
     batches: Iterable[Sequence[Tensor]] = ()
 
 
 def export_program(job: ExportJob) -> 'ExportedProgram':
-    """Export a network with ``torch.export``.
-
-    Raises:
-        ConfigError: If PyTorch is too old.
-    """
+    """Export a network with ``torch.export``."""
     # Imported here, since loading files works with an older PyTorch than writing them.
     try:
         from torch.export import Dim
@@ -82,16 +68,7 @@ def export_program(job: ExportJob) -> 'ExportedProgram':
 
 
 class PrecisionWrapper(nn.Module):
-    """A network that computes in another dtype, with float32 inputs and outputs.
-
-    Args:
-        network: The network, which is changed.
-        dtype: Name of the dtype, such as ``'bfloat16'``.
-
-    Example:
-        >>> PrecisionWrapper(nn.Linear(2, 3), 'bfloat16')(torch.rand(1, 2)).dtype
-        torch.float32
-    """
+    """A network, which is changed to another dtype, with float32 inputs and outputs."""
 
     def __init__(self, network: nn.Module, dtype: str) -> None:
         super().__init__()
@@ -99,25 +76,14 @@ class PrecisionWrapper(nn.Module):
         self.network = network.to(self.dtype)
 
     def forward(self, images: Tensor, *others: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Cast the images, run the network, and cast floating-point outputs to float32."""
+        """Cast the images, run the network, and cast its outputs; labels stay integers."""
         outputs = self.network(images.to(self.dtype), *others)
-        if isinstance(outputs, Tensor):
-            return to_float32(outputs)
-        return tuple(map(to_float32, outputs))
-
-
-def to_float32(output: Tensor) -> Tensor:
-    """Cast a floating-point tensor; labels stay integers."""
-    return output.float() if output.is_floating_point() else output
+        cast = [x.float() if x.is_floating_point() else x for x in as_tuple(outputs)]
+        return cast[0] if isinstance(outputs, Tensor) else tuple(cast)
 
 
 class PyTorchSession:
-    """An exported file that PyTorch runs.
-
-    Args:
-        module: The loaded file.
-        num_threads: CPU threads.
-    """
+    """An exported file that PyTorch runs."""
 
     metadata: dict[str, Any]
 
@@ -131,15 +97,19 @@ class PyTorchSession:
             return as_tuple(self.module(*inputs))
 
 
-@contextmanager
-def pytorch_threads(count: int) -> Iterator[None]:
+def pytorch_threads(count: int) -> AbstractContextManager[None]:
     """Set the number of PyTorch's CPU threads in the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    return temporarily(torch.set_num_threads, count, torch.get_num_threads())
+
+
+@contextmanager
+def temporarily(set_value: Callable[[Any], Any], value: Any, before: Any) -> Iterator[None]:
+    """Set a global value in the block, and the one from before after it."""
+    set_value(value)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        set_value(before)
 
 
 def as_tuple(tensors: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -37,24 +37,14 @@ class Session(PyTorchSession):
 
 
 class SplitBatch(nn.Module):
-    """A module that is run on a few channels-last images at a time.
-
-    Args:
-        module: Maps images (N, C, H, W) to a tensor (N, ...).
-        size: Images at a time.
-
-    Example:
-        >>> SplitBatch(nn.Conv2d(3, 4, 1), size=2)(torch.rand(5, 3, 8, 8)).shape
-        torch.Size([5, 4, 8, 8])
-    """
+    """A module that is run on a few channels-last images (N, C, H, W) at a time."""
 
     def __init__(self, module: nn.Module, size: int) -> None:
         super().__init__()
-        self.module = module
-        self.size = size
+        self.module, self.size = module, size
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images ``x`` (N, C, H, W) like the module does."""
+        """Map images like the module does."""
         # Inductor stacks channels faster than it converts images to channels-last.
         parts = (torch.stack(part.unbind(1), dim=-1) for part in x.split(self.size))
         return torch.cat([self.module(part.permute(0, 3, 1, 2)) for part in parts])

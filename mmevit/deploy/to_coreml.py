@@ -34,7 +34,7 @@ def write(job: ExportJob) -> None:
 
 
 class Session:
-    """A Core ML package. The number of threads is not used, since macOS chooses it."""
+    """A Core ML package, which runs on macOS only. macOS chooses the number of threads."""
 
     def __init__(self, path: str, num_threads: int) -> None:
         self.model = coremltools.models.MLModel(path)
@@ -51,7 +51,7 @@ class Session:
         return Counter(operation.type for operation in block.operations)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Map input tensors to a tuple of tensors; on macOS."""
+        """Map input tensors to a tuple of tensors."""
         arrays = {name: x.numpy() for name, x in zip(self.inputs, inputs, strict=True)}
         outputs = self.model.predict(arrays)
         return tuple(torch.from_numpy(outputs[name]) for name in self.outputs)

@@ -2,20 +2,29 @@
 
 import dataclasses
 import json
+import logging
+import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import onnx
 import onnxruntime
 import torch
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quant_pre_process,
+    quantize_static,
+)
 from onnxscript import opset18
 from torch import Tensor
 
+from mmevit.models.attention import put_channels_first
+
 from .boxes import select_boxes
-from .channels_first import put_channels_first
-from .programs import ExportJob, export_program
-from .quantization import quantize
+from .programs import ExportJob, export_program, temporarily
 
 DTYPES = ('float32', 'float16', 'int8')
 DYNAMIC = frozenset({'batch', 'size'})
@@ -26,23 +35,23 @@ def write(job: ExportJob) -> None:
     """Write an ONNX file; see :func:`mmevit.deploy.export`."""
     dtype = 'float32' if job.dtype == 'int8' else job.dtype
     names, output_names = input_names(job.inputs), getattr(job.network, 'output_names', None)
-    network = put_channels_first(job.network)
+    job.network.apply(put_channels_first)
     with warnings.catch_warnings():
         # PyTorch's exporter uses deprecated functions of PyTorch.
         warnings.simplefilter('ignore', FutureWarning)
         program: Any = torch.onnx.export(
-            export_program(dataclasses.replace(job, network=network, dtype=dtype)),
+            export_program(dataclasses.replace(job, dtype=dtype)),
             input_names=names,
             output_names=output_names,
             custom_translation_table={select_boxes: translate_select_boxes},
             verbose=False,
         )
     model = program.model_proto
-    onnx.helper.set_model_props(model, {'mmevit': job.metadata})
     onnx.checker.check_model(model)
-    onnx.save(model, job.path)
     if job.dtype == 'int8':
-        quantize(job.path, names, job.batches)
+        model = quantize(model, CalibrationBatches(names, job.batches))
+    onnx.helper.set_model_props(model, {'mmevit': job.metadata})
+    onnx.save(model, job.path)
 
 
 def translate_select_boxes(
@@ -51,33 +60,58 @@ def translate_select_boxes(
     """Translate :func:`mmevit.deploy.boxes.select_best_boxes` to ONNX operators."""
     # Rows of (image, class, box), sorted by image, then by descending score.
     selected = op.NonMaxSuppression(
-        boxes,
-        op.Unsqueeze(scores, op.Constant(value_ints=[1])),
-        op.Constant(value_ints=[max_num]),
-        op.Constant(value_floats=[iou_threshold]),
-        op.Constant(value_floats=[score_threshold]),
+        boxes, op.Unsqueeze(scores, [1]), [max_num], [iou_threshold], [score_threshold]
     )
-    image = op.Gather(selected, op.Constant(value_int=0), axis=1)
-    box = op.Gather(selected, op.Constant(value_int=2), axis=1)
-
+    image, box = op.Gather(selected, 0, axis=1), op.Gather(selected, 2, axis=1)
     num_images = op.Shape(scores, start=0, end=1)
-    images = op.Range(op.Constant(value_int=0), op.Squeeze(num_images), op.Constant(value_int=1))
-    of_image = op.Cast(op.Equal(op.Unsqueeze(images, op.Constant(value_ints=[1])), image), to=7)
-    rank_in_image = op.Mul(op.CumSum(of_image, op.Constant(value_int=1)), of_image)
-    rank = op.Sub(
-        op.ReduceMax(rank_in_image, op.Constant(value_ints=[0]), keepdims=0),
-        op.Constant(value_int=1),
-    )
+    images = op.Range(0, op.Squeeze(num_images), 1)
+    of_image = op.Cast(op.Equal(op.Unsqueeze(images, [1]), image), to=onnx.TensorProto.INT64)
+    rank_in_image = op.Mul(op.CumSum(of_image, 1), of_image)
+    rank = op.Sub(op.ReduceMax(rank_in_image, [0], keepdims=0), 1)
     shape = op.Concat(num_images, op.Constant(value_ints=[max_num]), axis=0)
-    padding = op.Expand(op.Constant(value_ints=[-1]), shape)
-    last = op.Constant(value_ints=[1])
-    positions = op.Concat(op.Unsqueeze(image, last), op.Unsqueeze(rank, last), axis=1)
+    padding = op.Expand([-1], shape)
+    positions = op.Concat(op.Unsqueeze(image, [1]), op.Unsqueeze(rank, [1]), axis=1)
     return op.ScatterND(padding, positions, box)
 
 
 def input_names(inputs: Sequence[Tensor]) -> list[str]:
     """Name the inputs: images, and for detectors the image sizes without padding."""
     return ['images', 'image_sizes'][: len(inputs)]
+
+
+def quantize(model: onnx.ModelProto, batches: CalibrationDataReader) -> onnx.ModelProto:
+    """Quantize convolutions and linear layers of a float32 model, per channel."""
+    with tempfile.TemporaryDirectory() as folder:
+        original, prepared, quantized = (f'{folder}/{number}.onnx' for number in range(3))
+        onnx.save(model, original)
+        # The warnings are about the unprocessed model.
+        with temporarily(logging.disable, logging.WARNING, logging.NOTSET):
+            quant_pre_process(original, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            quantized,
+            batches,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=['Conv', 'Gemm'],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            extra_options=dict(ActivationSymmetric=False, WeightSymmetric=True),
+        )
+        return onnx.load(quantized)
+
+
+class CalibrationBatches(CalibrationDataReader):
+    """Batches in the format of ONNX Runtime."""
+
+    def __init__(self, names: Sequence[str], batches: Iterable[Sequence[Tensor]]) -> None:
+        self.names, self.batches = names, iter(batches)
+
+    def get_next(self) -> dict[str, Any] | None:
+        """Return the arrays of the next batch by name, None after the last."""
+        if (batch := next(self.batches, None)) is None:
+            return None
+        return {name: part.numpy() for name, part in zip(self.names, batch, strict=True)}
 
 
 class Session:

@@ -1,15 +1,14 @@
 """TorchScript files, which LibTorch runs too."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .programs import ExportJob, PrecisionWrapper, PyTorchSession
+from .programs import ExportJob, PrecisionWrapper, PyTorchSession, temporarily
 
 DTYPES = ('float32', 'bfloat16')
 DYNAMIC = frozenset({'batch', 'size'})
@@ -34,7 +33,6 @@ class MatmulForBmm(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Call the function."""
         return (torch.matmul if func is torch.bmm else func)(*args, **(kwargs or {}))
 
 
@@ -72,19 +70,9 @@ class Session(PyTorchSession):
 
     def run_fused(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the fused code, which the second run compiles."""
-        with onednn_fusion():
+        was_enabled = torch.jit.onednn_fusion_enabled()
+        with temporarily(torch.jit.enable_onednn_fusion, True, was_enabled):
             if not self.is_compiled:
                 super().__call__(*inputs)
                 self.is_compiled = True
             return super().__call__(*inputs)
-
-
-@contextmanager
-def onednn_fusion() -> Iterator[None]:
-    """Enable oneDNN fusion of what is compiled in the block."""
-    before = torch.jit.onednn_fusion_enabled()
-    torch.jit.enable_onednn_fusion(True)
-    try:
-        yield
-    finally:
-        torch.jit.enable_onednn_fusion(before)

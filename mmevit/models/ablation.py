@@ -38,9 +38,7 @@ class SwinLayoutBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
-        self.attention = WindowAttention(
-            channels, num_heads, window_size, type='PlainWindowAttention'
-        )
+        self.attention = WindowAttention(channels, num_heads, window_size, 'PlainWindowAttention')
         self.drop_path = DropPath(drop_path_rate)
         self.norm2 = nn.LayerNorm(channels)
         self.ffn = FFN(
@@ -62,8 +60,7 @@ class SwinLayoutBlock(nn.Module):
 class PlainWindowAttention(nn.Module):
     """Swin's attention inside a window, without channel splits or cascade.
 
-    ``kernel_sizes``, ``norm_cfg``, ``act_cfg`` and ``deploy`` are accepted for compatibility and
-    ignored.
+    As in :class:`SwinLayoutBlock`, the arguments after ``window_size`` are ignored.
 
     Example:
         >>> import torch
@@ -85,9 +82,6 @@ class PlainWindowAttention(nn.Module):
         self.attention = WindowMSA(channels, (window_size, window_size), num_heads)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply to windows ``x`` (N, channels, window_size, window_size).
-
-        The shape is unchanged.
-        """
+        """Apply to windows (N, channels, window_size, window_size). The shape is unchanged."""
         output = self.attention(x.flatten(2).transpose(1, 2))
         return output.transpose(1, 2).unflatten(2, x.shape[2:])

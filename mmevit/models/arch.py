@@ -9,18 +9,14 @@ class EfficientViTArch:
     """Widths, depths and heads of an EfficientViT, with one value per stage.
 
     Args:
-        embed_dims: Channels of each stage. The first is a multiple of 8, for the stem.
-        depths: Number of blocks in each stage.
-        num_heads: Number of attention heads in each stage.
-        kernel_sizes: Kernel size of the depthwise convolution on the queries. One per head; at
+        embed_dims: Channels. The first is a multiple of 8, for the stem.
+        depths: Numbers of blocks.
+        num_heads: Numbers of attention heads.
+        kernel_sizes: Kernel size of the depthwise convolution on the queries, one per head; at
             least max(num_heads) values.
 
     Raises:
         ValueError: If the values are inconsistent.
-
-    Example:
-        >>> EfficientViTArch.from_config('m0').embed_dims
-        (64, 128, 192)
     """
 
     embed_dims: tuple[int, ...]
@@ -93,11 +89,7 @@ def check_stage_arguments(
     frozen_stages: int,
     drop_path_rate: float,
 ) -> None:
-    """Check the arguments of a backbone that depend on its number of stages.
-
-    Raises:
-        ValueError: If one is out of range.
-    """
+    """Raise ValueError if an argument of a backbone does not fit its number of stages."""
     if (
         isinstance(window_sizes, int)
         or len(window_sizes) != num_stages

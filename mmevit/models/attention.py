@@ -13,20 +13,10 @@ from .layers import ConvNorm, add_load_hook
 
 
 class WindowAttention(nn.Module):
-    """Attention in non-overlapping windows.
+    """Attention of a registered type in non-overlapping windows.
 
     A feature map that the window does not divide, or that is smaller than the window, is padded
     with zeros at the bottom and the right. Padding is not masked, as in the original.
-
-    Args:
-        window_size: Height and width of a window.
-        type: Registered name of the attention inside a window.
-        **kwargs: Its other arguments.
-
-    Example:
-        >>> attention = WindowAttention(64, 4, 7, kernel_sizes=(5, 5, 5, 5))
-        >>> attention(torch.rand(2, 64, 9, 30)).shape
-        torch.Size([2, 64, 9, 30])
     """
 
     def __init__(
@@ -40,25 +30,15 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.window_size = window_size
         self.channels_first = False
-        attention = dict(type=type, channels=channels, num_heads=num_heads, **kwargs)
-        self.attention = MODELS.build(dict(attention, window_size=window_size))
+        kwargs.update(channels=channels, num_heads=num_heads, window_size=window_size)
+        self.attention = MODELS.build(dict(type=type, **kwargs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to ``x`` (N, C, H, W), of any height and width. The shape is unchanged."""
         if self.channels_first and is_one_window(x.shape, self.window_size):
             return self.attention(x)
-        windows = partition_windows(x, self.window_size, self.channels_first)
-        windows = self.attention(windows)
+        windows = self.attention(partition_windows(x, self.window_size, self.channels_first))
         return reverse_windows(windows, x.shape, self.window_size, self.channels_first)
-
-    def put_channels_first(self) -> None:
-        """Store windows with their channels first, for runtimes other than PyTorch.
-
-        An attention that is not a folded :class:`CascadedGroupAttention` stays as it is.
-        """
-        if isinstance(self.attention, CascadedGroupAttention) and self.attention.deploy:
-            self.attention.put_channels_first()
-            self.channels_first = True
 
 
 @MODELS.register_module()
@@ -108,27 +88,21 @@ class CascadedGroupAttention(nn.Module):
         self.num_heads = num_heads
         self.window_size = window_size
         split_channels = channels // num_heads
-        self.key_channels = key_channels or split_channels
+        self.key_channels = width = key_channels or split_channels
         self.value_channels = round(value_ratio * split_channels)
         self.num_missing_channels = split_channels - self.value_channels
-        self.scale = self.key_channels**-0.5
+        self.scale = width**-0.5
         self.cascade = cascade
         self.deploy = deploy
         self.channels_first = False
 
         common: dict[str, Any] = dict(norm_cfg=norm_cfg, deploy=deploy)
         self.qkvs = nn.ModuleList(
-            ConvNorm(split_channels, 2 * self.key_channels + self.value_channels, **common)
+            ConvNorm(split_channels, 2 * width + self.value_channels, **common)
             for _ in range(num_heads)
         )
         self.query_convs = nn.ModuleList(
-            ConvNorm(
-                self.key_channels,
-                self.key_channels,
-                kernel_size,
-                groups=self.key_channels,
-                **common,
-            )
+            ConvNorm(width, width, kernel_size, groups=width, **common)
             for kernel_size in kernel_sizes[:num_heads]
         )
         self.act = build_activation_layer(act_cfg)
@@ -144,10 +118,7 @@ class CascadedGroupAttention(nn.Module):
             add_load_hook(self, resize_loaded_biases)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply to windows ``x`` (N, C, window_size, window_size).
-
-        The shape is unchanged.
-        """
+        """Apply to windows (N, C, window_size, window_size). The shape is unchanged."""
         # The table is expanded in every call: a cached expansion would be stale after
         # load_state_dict() or when EMAHook swaps the weights.
         biases = self.expanded_biases if self.deploy else self.attention_biases[:, self.bias_index]
@@ -167,10 +138,11 @@ class CascadedGroupAttention(nn.Module):
             return self.query_convs[head](query).flatten(2), key.flatten(2), value.flatten(2)
         qkv = self.qkvs[head](x)
         query = self.query_convs[head](qkv[:, : self.key_channels]).flatten(2)
-        key, value = qkv.flatten(2)[:, self.key_channels :].split(
-            (self.key_channels, self.value_channels), dim=1
-        )
+        _, key, value = qkv.flatten(2).split(self._qkv_widths(), dim=1)
         return (query if self.deploy else query * self.scale), key, value
+
+    def _qkv_widths(self) -> tuple[int, int, int]:
+        return self.key_channels, self.key_channels, self.value_channels
 
     def switch_to_deploy(self) -> None:
         """Fold the scale into the queries' convolutions and expand the bias table once.
@@ -188,16 +160,30 @@ class CascadedGroupAttention(nn.Module):
         del self.attention_biases, self.bias_index
         self.deploy = True
 
-    def put_channels_first(self) -> None:
-        """Use separate convolutions for queries, keys and values, channels first.
+    def split_qkvs(self) -> None:
+        """Use separate convolutions for queries, keys and values. Only for the folded form."""
+        widths = self._qkv_widths()
+        for head, qkv in enumerate(self.qkvs):
+            weights, biases = qkv.conv.weight.split(widths), qkv.conv.bias.split(widths)
+            convs = nn.ModuleList(nn.Conv2d(qkv.conv.in_channels, width, 1) for width in widths)
+            for conv, weight, bias in zip(convs, weights, biases, strict=True):
+                conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+            self.qkvs[head] = convs
 
-        No output then has to be copied to be split, and the depthwise convolution follows the
-        queries' without a change of layout. Only for the folded form.
-        """
-        widths = (self.key_channels, self.key_channels, self.value_channels)
-        for head, conv in enumerate(self.qkvs):
-            self.qkvs[head] = split_conv(conv.conv, widths)
-        self.channels_first = True
+
+def put_channels_first(module: nn.Module) -> None:
+    """Store windows with channels first, for runtimes that store tensors so, as ONNX Runtime.
+
+    Queries, keys and values then need not be copied to be split, and the depthwise convolution
+    follows the queries' without a change of layout. Outputs stay the same. For
+    ``network.apply()``; only folded :class:`CascadedGroupAttention` is changed.
+    """
+    if not isinstance(module, WindowAttention):
+        return
+    attention = module.attention
+    if isinstance(attention, CascadedGroupAttention) and attention.deploy:
+        attention.split_qkvs()
+        attention.channels_first = module.channels_first = True
 
 
 def attend(
@@ -205,15 +191,8 @@ def attend(
 ) -> Tensor:
     """Apply softmax(query^T key + bias) to the values of windows of L positions.
 
-    Args:
-        query: (N, key_channels, L), already scaled.
-        key: (N, key_channels, L).
-        value: (N, value_channels, L).
-        bias: (L, L).
-        channels_first: Memory layout of the values and the output.
-
-    Returns:
-        (N, value_channels, L).
+    Queries (scaled), keys and values are (N, channels, L), as is the output, and the bias (L, L).
+    ``channels_first`` is the memory layout of the values and the output.
     """
     weights = (torch.bmm(query.transpose(1, 2), key) + bias).softmax(dim=-1)
     if channels_first:
@@ -224,27 +203,10 @@ def attend(
 def add_output(split: Tensor, output: Tensor, padding: int) -> Tensor:
     """Add a head's output to the split of the next head (Equation 3).
 
-    Args:
-        split: (N, C, H, W).
-        output: (N, C - padding, H, W). If it is wider than the split, its last channels are
-            ignored.
-        padding: Channels of the split minus channels of the output (may be negative).
-
-    Returns:
-        (N, C, H, W).
+    ``padding`` is the channels of the split minus those of the output. If it is negative, the
+    output's last channels are ignored.
     """
     return split + (F.pad(output, (0, 0, 0, 0, 0, padding)) if padding else output)
-
-
-def split_conv(conv: nn.Conv2d, widths: Sequence[int]) -> nn.ModuleList:
-    """Split a 1x1 convolution into several by its output channels."""
-    convs = nn.ModuleList()
-    biases = conv.bias.split(widths)  # pyright: ignore[reportOptionalMemberAccess]
-    for weight, bias in zip(conv.weight.split(widths), biases, strict=True):
-        part = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
-        part.weight, part.bias = nn.Parameter(weight), nn.Parameter(bias)
-        convs.append(part)
-    return convs
 
 
 def relative_position_index(window_size: int) -> Tensor:
@@ -257,44 +219,30 @@ def relative_position_index(window_size: int) -> Tensor:
         >>> relative_position_index(2).tolist()
         [[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1], [3, 2, 1, 0]]
     """
-    position = torch.arange(window_size**2)
-    row, column = position // window_size, position % window_size
-    row_offset = (row[:, None] - row[None, :]).abs()
-    column_offset = (column[:, None] - column[None, :]).abs()
-    return row_offset * window_size + column_offset
+    position = torch.arange(window_size)
+    distance = (position[:, None] - position).abs()
+    index = distance[:, None, :, None] * window_size + distance[None, :, None, :]
+    return index.reshape(window_size**2, window_size**2)
 
 
 def resize_loaded_biases(
     module: CascadedGroupAttention, state_dict: dict[str, Tensor], prefix: str, *_: Any
 ) -> None:
-    """Resize a bias table that is about to be loaded and was made for another window."""
-    name = prefix + 'attention_biases'
-    if not module.deploy and name in state_dict and state_dict[name].ndim == 2:
-        state_dict[name] = resize_bias_table(state_dict[name], module.window_size)
+    """Resize a bias table bicubically that is about to be loaded and was made for another window.
 
-
-def resize_bias_table(table: Tensor, window_size: int) -> Tensor:
-    """Resize a bias table bicubically to another window.
-
-    Args:
-        table: (num_heads, old_size^2), in order of ``|dy|``, then of ``|dx|``.
-        window_size: The new height and width of the window.
-
-    Returns:
-        (num_heads, window_size^2). ``table`` itself if it fits already or is not square.
-
-    Example:
-        >>> resize_bias_table(torch.zeros(4, 49), 12).shape
-        torch.Size([4, 144])
+    Tables are (num_heads, window_size^2), in order of ``|dy|``, then of ``|dx|``. Others are left
+    as they are, so that PyTorch reports a size mismatch.
     """
+    name, size = prefix + 'attention_biases', module.window_size
+    table = state_dict.get(name)
+    if module.deploy or table is None or table.ndim != 2:
+        return
     num_heads, area = table.shape
     old_size = round(area**0.5)
-    if old_size == window_size or old_size**2 != area:
-        return table
-    table = table.view(num_heads, 1, old_size, old_size)
-    size = (window_size, window_size)
-    table = F.interpolate(table, size=size, mode='bicubic', align_corners=False)
-    return table.view(num_heads, window_size**2)
+    if old_size != size and old_size**2 == area:
+        table = table.view(num_heads, 1, old_size, old_size)
+        table = F.interpolate(table, (size, size), mode='bicubic', align_corners=False)
+        state_dict[name] = table.view(num_heads, size**2)
 
 
 # Windows are copied by clone() and view(): reshape() branches on the strides, which would tie a
@@ -304,18 +252,11 @@ def resize_bias_table(table: Tensor, window_size: int) -> Tensor:
 def partition_windows(x: Tensor, size: int, channels_first: bool = False) -> Tensor:
     """Cut a feature map into windows, padded with zeros at the bottom and the right.
 
-    Args:
-        x: (N, C, H, W).
-        size: Height and width of a window.
-        channels_first: Memory layout of the windows. Channels last suits PyTorch: what is copied
-            is contiguous, and convolutions are faster.
+    Channels last in memory suits PyTorch: what is copied is contiguous, and convolutions are
+    faster.
 
     Returns:
         (N * rows * columns, C, size, size), the windows of a feature map in row-major order.
-
-    Example:
-        >>> partition_windows(torch.rand(2, 8, 9, 30), 7).shape
-        torch.Size([20, 8, 7, 7])
     """
     batch, channels, height, width = x.shape
     rows, columns = count_windows(height, width, size)
@@ -326,28 +267,16 @@ def partition_windows(x: Tensor, size: int, channels_first: bool = False) -> Ten
     x = x.permute(0, 2, 3, 1).view(batch, rows, size, columns, size, channels).transpose(2, 3)
     x = x.clone(memory_format=torch.contiguous_format)
     windows = x.view(-1, size, size, channels).permute(0, 3, 1, 2)
-    return make_contiguous_if_dynamic(windows, batch * rows * columns)
+    if isinstance(batch * rows * columns, torch.SymInt):
+        # torch.export() would assume more than one window to infer the memory format.
+        return windows.clone(memory_format=torch.contiguous_format)
+    return windows
 
 
 def reverse_windows(
     windows: Tensor, shape: Sequence[int], size: int, channels_first: bool = False
 ) -> Tensor:
-    """Undo :func:`partition_windows`, and remove the padding.
-
-    Args:
-        windows: (N * rows * columns, C, size, size).
-        shape: (N, C, H, W).
-        size: Height and width of a window.
-        channels_first: Memory layout of the feature maps.
-
-    Returns:
-        (N, C, H, W).
-
-    Example:
-        >>> x = torch.rand(2, 8, 9, 30)
-        >>> reverse_windows(partition_windows(x, 7), x.shape, 7).equal(x)
-        True
-    """
+    """Undo :func:`partition_windows` of a feature map of this shape, and remove the padding."""
     batch, channels, height, width = shape
     rows, columns = count_windows(height, width, size)
     if channels_first:
@@ -358,7 +287,10 @@ def reverse_windows(
     x = windows.permute(0, 2, 3, 1).view(batch, rows, columns, size, size, channels)
     x = x.transpose(2, 3).clone(memory_format=torch.contiguous_format)
     x = x.view(batch, rows * size, columns * size, channels).permute(0, 3, 1, 2)
-    return crop(x, height, width)
+    if isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt):
+        # Slicing makes torch.export() guard on the sizes.
+        return pad_or_crop(x, height - rows * size, width - columns * size, skip_zero=False)
+    return x[:, :, :height, :width]
 
 
 def count_windows(height: int, width: int, size: int) -> tuple[int, int]:
@@ -366,9 +298,9 @@ def count_windows(height: int, width: int, size: int) -> tuple[int, int]:
     return (height + size - 1) // size, (width + size - 1) // size
 
 
-# Everything that depends on how a program is traced is below. torch.export() passes dynamic sizes
-# as torch.SymInt, torch.jit.trace() passes all sizes as tensors. A branch on the value of either
-# ties the program to that value, so that these functions look at the type first.
+# torch.export() passes dynamic sizes as torch.SymInt, torch.jit.trace() passes all sizes as
+# tensors. A branch on the value of either ties the program to that value, so that the functions
+# above and below look at the type first.
 
 
 def is_one_window(shape: Sequence[int], size: int) -> bool:
@@ -386,21 +318,3 @@ def pad_or_crop(x: Tensor, bottom: int, right: int, skip_zero: bool) -> Tensor:
     if skip_zero and isinstance(bottom * right, int) and bottom == right == 0:
         return x
     return F.pad(x, (0, right, 0, bottom))
-
-
-def crop(x: Tensor, height: int, width: int) -> Tensor:
-    """Crop at the bottom and the right, by a view where that is possible."""
-    if isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt):
-        # Slicing makes torch.export() guard on the sizes.
-        return pad_or_crop(x, height - x.shape[2], width - x.shape[3], skip_zero=False)
-    return x[:, :, :height, :width]
-
-
-def make_contiguous_if_dynamic(windows: Tensor, num_windows: int) -> Tensor:
-    """Make windows contiguous if torch.export() does not know their number.
-
-    It would otherwise assume more than one window to infer the memory format from the strides.
-    """
-    if isinstance(num_windows, torch.SymInt):
-        return windows.clone(memory_format=torch.contiguous_format)
-    return windows

@@ -54,14 +54,7 @@ class EfficientViTClsHead(LeViTClsHead):
             self.switch_to_deploy()
 
     def forward(self, feats: tuple[Tensor]) -> Tensor:
-        """Compute the logits, in training and in evaluation.
-
-        Args:
-            feats: Pooled features. The last, (N, in_channels), is used.
-
-        Returns:
-            (N, num_classes).
-        """
+        """Map pooled features, the last of which is (N, in_channels), to (N, num_classes)."""
         if self.deploy or not self.distillation:
             return self.head(self.pre_logits(feats))
         logits, distillation_logits = self.forward_separately(feats)
@@ -73,19 +66,16 @@ class EfficientViTClsHead(LeViTClsHead):
         return self.head(pooled), self.head_dist(pooled)
 
     def switch_to_deploy(self) -> None:
-        """Fold batch norm and the second head into one linear layer.
-
-        The folded head returns the same logits as this one in evaluation mode. It is for
-        inference only.
-        """
+        """Fold batch norm and the second head into one linear layer, for inference only."""
         if self.deploy:
             return
         linear = self.head.fuse()
         if self.distillation:
-            distillation_linear = self.head_dist.fuse()
             with torch.no_grad():
-                linear.weight.add_(distillation_linear.weight).div_(2)
-                linear.bias.add_(distillation_linear.bias).div_(2)
+                for mean, other in zip(
+                    linear.parameters(), self.head_dist.fuse().parameters(), strict=True
+                ):
+                    mean.add_(other).div_(2)
             del self.head_dist
         self.head = linear
         self.deploy = True

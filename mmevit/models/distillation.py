@@ -107,9 +107,6 @@ class DistilledImageClassifier(ImageClassifier):
 
         Returns:
             ``loss_cls`` and ``loss_distillation``, weighted, to be summed.
-
-        Raises:
-            ConfigError: If the teacher has another number of classes than the student.
         """
         teacher_logits = self.compute_teacher_logits(inputs)
         logits, distillation_logits = self.head.forward_separately(self.extract_feat(inputs))
@@ -121,32 +118,27 @@ class DistilledImageClassifier(ImageClassifier):
         losses = self.head._get_loss(logits, data_samples)
         # parse_losses() logs the sum of all losses as 'loss'.
         losses['loss_cls'] = (1 - self.distillation_weight) * losses.pop('loss')
-        losses['loss_distillation'] = self.distillation_weight * self.distillation_loss(
-            distillation_logits, teacher_logits
-        )
-        return losses
+        loss = self.distillation_loss(distillation_logits, teacher_logits)
+        return {**losses, 'loss_distillation': self.distillation_weight * loss}
 
     def distillation_loss(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """Compute the mean loss of logits against the teacher's, (N, num_classes) each."""
         if self.distillation_type == 'hard':
             return cross_entropy(logits, teacher_logits.argmax(1))
-        divergence = kl_div(
-            log_softmax(logits / self.temperature, 1),
-            log_softmax(teacher_logits / self.temperature, 1),
-            reduction='batchmean',
-            log_target=True,
+        student, teacher = (
+            log_softmax(x / self.temperature, dim=1) for x in (logits, teacher_logits)
         )
+        divergence = kl_div(student, teacher, reduction='batchmean', log_target=True)
         return self.temperature**2 * divergence
 
     @torch.no_grad()
     def compute_teacher_logits(self, inputs: Tensor) -> Tensor:
         """Return the teacher's logits of images that are normalized for the student."""
         teacher = self.teacher.to(inputs.device)
-        student_preprocessor: Any = self.data_preprocessor
-        teacher_preprocessor: Any = teacher.data_preprocessor
-        if hasattr(student_preprocessor, 'mean') and hasattr(teacher_preprocessor, 'mean'):
-            images = inputs * student_preprocessor.std + student_preprocessor.mean
-            inputs = (images - teacher_preprocessor.mean) / teacher_preprocessor.std
+        student: Any = self.data_preprocessor
+        if hasattr(student, 'mean') and hasattr(teacher.data_preprocessor, 'mean'):
+            images = inputs * student.std + student.mean
+            inputs = (images - teacher.data_preprocessor.mean) / teacher.data_preprocessor.std
         return teacher(inputs, mode='tensor')
 
     # Cached in __dict__, where torch.nn.Module does not look for submodules.
@@ -166,11 +158,8 @@ class DistilledImageClassifier(ImageClassifier):
                 f'({reason}). Fix model.teacher, or load its weights from a file with init_cfg or '
                 "with timm's checkpoint_path."
             ) from error
-        if not (
-            teacher.init_cfg
-            or self.teacher_cfg.get('pretrained')
-            or self.teacher_cfg.get('checkpoint_path')
-        ):
+        weights = map(self.teacher_cfg.get, ('pretrained', 'checkpoint_path'))
+        if not (teacher.init_cfg or any(weights)):
             print_log(
                 'The teacher has random weights. Load pretrained weights with init_cfg, or with '
                 'pretrained=True or checkpoint_path for a model of timm.',

@@ -36,35 +36,27 @@ class EfficientViT(BaseModule):
 
     Args:
         arch: ``'m0'`` to ``'m5'``, or a dict with the fields of :class:`EfficientViTArch`.
-        in_channels: Channels of the image.
         window_sizes: Size of the attention windows of each stage, in pixels of its feature map.
-            Attention bias tables of another window size are resized on loading (not in the folded
-            form). Classifiers use (7, 7, 4) at 224, (12, 12, 6) at 384 and (16, 16, 8) at 512
-            pixels, dense prediction the default.
+            Bias tables of other windows are resized on loading (not in the folded form).
+            Classifiers use (7, 7, 4) at 224, (12, 12, 6) at 384 and (16, 16, 8) at 512 pixels,
+            dense prediction the default.
         out_indices: Stages whose feature maps are returned, counted from 0 and in order. Stages
             after the last of them are not built.
-        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages. A stage
-            includes the subsampling before it. Frozen parameters are not trained, and frozen norm
-            layers stay in evaluation mode.
+        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages, with the
+            subsampling before them. Frozen norm layers stay in evaluation mode.
         norm_eval: Whether batch norm is in evaluation mode in training (frozen running statistics).
         with_cp: Whether to recompute each block's activations in the backward pass, which saves
-            memory and costs time. As everywhere in PyTorch, batch norm then sees each batch twice,
-            unless ``norm_eval`` is set.
+            memory and costs time. Batch norm then sees each batch twice, unless ``norm_eval``.
         drop_path_rate: Stochastic depth rate of the last block. It grows linearly from 0 at the
             first.
-        norm_cfg: Config of the norm layers.
-        act_cfg: Config of the activations.
         block_cfg: Type and extra arguments of the blocks, such as those of :class:`SandwichBlock`.
         deploy: Whether to build the folded form, to load the weights of a model after
             :meth:`switch_to_deploy`.
-        init_cfg: Config of the initialization.
 
     Raises:
-        ValueError: If the arch is unknown or inconsistent, or another argument is out of range.
-        CheckpointError: From :meth:`init_weights` with pretrained weights, and from loading
-            ``evit://`` with mmengine, if there are missing or unexpected keys or size mismatches.
-            ``load_state_dict()`` also resizes bias tables; for other mismatches it behaves as in
-            any PyTorch module.
+        ValueError: If an argument is out of range, or the arch is unknown or inconsistent.
+        CheckpointError: From :meth:`init_weights` and from loading ``evit://`` with mmengine, if
+            there are missing or unexpected keys or size mismatches.
 
     Example:
         >>> import torch
@@ -79,10 +71,10 @@ class EfficientViT(BaseModule):
 
     stages: Any  # nn.ModuleList of nn.Sequential
     arch_zoo = ARCHS
-    # Pre-hooks of load_state_dict() that every backbone gets. mmevit.checkpoint adds the check
-    # that pretrained weights fit.
+    # Pre-hooks of load_state_dict() of every backbone. mmevit.checkpoint adds the check that
+    # pretrained weights fit, which reads is_initializing.
     load_hooks: ClassVar[list[Callable[..., None]]] = []
-    is_initializing = False  # read by that check
+    is_initializing = False
 
     def __init__(
         self,
@@ -102,8 +94,9 @@ class EfficientViT(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         settings = EfficientViTArch.from_config(arch)
-        num_stages = len(settings.depths)
-        check_stage_arguments(num_stages, window_sizes, out_indices, frozen_stages, drop_path_rate)
+        check_stage_arguments(
+            len(settings.depths), window_sizes, out_indices, frozen_stages, drop_path_rate
+        )
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -150,8 +143,7 @@ class EfficientViT(BaseModule):
             x: Images, (N, in_channels, H, W).
 
         Returns:
-            One feature map (N, embed_dims[i], ceil(H / s), ceil(W / s)) for each index i, with
-            s = 16 * 2**i.
+            (N, embed_dims[i], ceil(H / s), ceil(W / s)) for each index i, with s = 16 * 2**i.
 
         Raises:
             UserError: If a side is below 32 pixels, in bfloat16 on a CPU.
@@ -164,16 +156,14 @@ class EfficientViT(BaseModule):
         outputs = []
         for index, stage in enumerate(self.stages):
             for layer in stage:
-                x = self._run(layer, x)
+                # As in mmdet. x requires no gradient under no_grad() and right after frozen layers.
+                if self.with_cp and x.requires_grad:
+                    x = checkpoint(layer, x, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
+                else:
+                    x = layer(x)
             if index in self.out_indices:
                 outputs.append(x)
         return tuple(outputs)
-
-    def _run(self, layer: nn.Module, x: Tensor) -> Tensor:
-        # As in mmdet. x requires no gradient under no_grad() and right after frozen layers.
-        if self.with_cp and x.requires_grad:
-            return checkpoint(layer, x, use_reentrant=False)  # pyright: ignore[reportReturnType]
-        return layer(x)
 
     def train(self, mode: bool = True) -> 'EfficientViT':
         """Set the training mode, but keep what is frozen in evaluation mode."""
@@ -195,37 +185,25 @@ class EfficientViT(BaseModule):
             self.is_initializing = False
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Return the depth of a parameter, for layer-wise learning rate decay.
+        """Return the layer of a parameter and the number of layers, for layer-wise decay.
 
-        The stem is layer 0. Each block and each subsampling is a layer. Parameters outside of the
-        backbone, such as a head's, are in the last layer.
-
-        Args:
-            param_name: Name of the parameter in the model.
-            prefix: Prefix of the backbone's parameters in the model.
-
-        Returns:
-            The layer and the number of layers.
+        The stem is layer 0. Each block and each subsampling is a layer. Parameters without the
+        prefix of the backbone, such as a head's, are in the last layer.
 
         Example:
             >>> backbone = EfficientViT('m0')
             >>> backbone.get_layer_depth('backbone.stages.1.0.expand.conv.weight', 'backbone.')
             (2, 10)
         """
-        num_layers = [len(stage) for stage in self.stages]
-        total = sum(num_layers) + 2
-        part, *indices = param_name.removeprefix(prefix).split('.')
-        if not param_name.startswith(prefix) or part not in ('stem', 'stages'):
-            return total - 1, total
-        if part == 'stem':
-            return 0, total
-        stage, layer = map(int, indices[:2])
-        return 1 + sum(num_layers[:stage]) + layer, total
+        layers = ['stem.']
+        for index, stage in enumerate(self.stages):
+            layers += [f'stages.{index}.{number}.' for number in range(len(stage))]
+        is_in_layer = [param_name.startswith(prefix + layer) for layer in layers]
+        return [*is_in_layer, True].index(True), len(layers) + 1
 
     def switch_to_deploy(self) -> None:
-        """Fold batch norm, shortcuts and query scale, and expand the bias tables.
+        """Fold batch norm, shortcuts and query scale into convolutions; expand the bias tables.
 
-        Batch norm, the depthwise shortcuts and the query scale become part of the convolutions.
         The feature maps are those of this model in evaluation mode, but always in channels-last
         memory format. The folded model is for inference only.
         """
@@ -241,11 +219,9 @@ class EfficientViT(BaseModule):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def _freeze_stages(self) -> None:
-        if self.frozen_stages < 0:
-            return
-        for module in (self.stem, *self.stages[: self.frozen_stages]):
-            module.eval()
-            module.requires_grad_(False)
+        if self.frozen_stages >= 0:
+            for module in (self.stem, *self.stages[: self.frozen_stages]):
+                module.eval().requires_grad_(False)
 
 
 def build_stem(
@@ -254,9 +230,6 @@ def build_stem(
     """Build the overlapping patch embedding: four 3x3 convolutions of stride 2.
 
     An activation follows each convolution but the last. ``out_channels`` is a multiple of 8.
-
-    Returns:
-        A module that maps (N, in_channels, H, W) to (N, out_channels, H / 16, W / 16).
     """
     widths = (in_channels, *(out_channels // divisor for divisor in (8, 4, 2, 1)))
     layers = []
@@ -267,10 +240,7 @@ def build_stem(
 
 
 class Subsample(nn.Sequential):  # runs the submodules in the order of assignment
-    """Inverted residual without shortcut, with squeeze-excite (Section 3.2).
-
-    It has stride 2 and is between two pairs of depthwise convolution and FFN.
-    """
+    """Inverted residual of stride 2 with squeeze-excite, between two FFNs (Section 3.2)."""
 
     def __init__(
         self, in_channels: int, out_channels: int, norm_cfg: dict, act_cfg: dict, deploy: bool
@@ -295,9 +265,7 @@ class SandwichBlock(nn.Sequential):  # runs the submodules in the order of assig
     """Sandwich layout: attention between token mixing and FFNs (Equation 1).
 
     Args:
-        channels: Channels of the input and the output.
-        num_heads: Number of attention heads.
-        window_size: Size of the attention windows.
+        window_size: Height and width of the attention windows.
         kernel_sizes: Kernel size of the convolution on each head's queries.
         drop_path_rate: Stochastic depth rate of each residual branch.
         deploy: Whether to build the folded form.
@@ -330,17 +298,10 @@ class SandwichBlock(nn.Sequential):  # runs the submodules in the order of assig
         if num_ffns < 1:
             raise ValueError(f'num_ffns={num_ffns} is out of range. Pass at least 1.')
         norm: dict[str, Any] = dict(norm_cfg=norm_cfg, deploy=deploy)
+        attention_cfg = dict(**attention_cfg, kernel_sizes=kernel_sizes, act_cfg=act_cfg, **norm)
         for index in range(2 * num_ffns):
             if index == num_ffns:
-                attention = WindowAttention(
-                    channels,
-                    num_heads,
-                    window_size,
-                    kernel_sizes=kernel_sizes,
-                    act_cfg=act_cfg,
-                    **norm,
-                    **attention_cfg,
-                )
+                attention = WindowAttention(channels, num_heads, window_size, **attention_cfg)
                 self.attention = Residual(attention, drop_path_rate)
             if token_mixing:
                 depthwise = ResidualDepthwise(channels, drop_path_rate, norm_weight=0.0, **norm)

@@ -42,9 +42,6 @@ class EfficientViTFPN(FPN):  # pyright: ignore[reportGeneralTypeIssues]
             :meth:`switch_to_deploy`.
         **kwargs: The other arguments of :class:`mmdet.models.necks.FPN`.
 
-    Raises:
-        ValueError: If the numbers of maps and outputs are inconsistent.
-
     Example:
         >>> import torch
         >>> from mmevit.models import EfficientViT, EfficientViTFPN
@@ -67,14 +64,38 @@ class EfficientViTFPN(FPN):  # pyright: ignore[reportGeneralTypeIssues]
         deploy: bool = False,
         **kwargs: Any,
     ) -> None:
+        if isinstance(in_channels, int):
+            raise ValueError(
+                f'in_channels={in_channels} is not a list. Pass the channels of each map.'
+            )
+        end_level = kwargs.get('end_level', -1)
+        end = None if end_level == -1 else end_level + 1
+        num_levels = len(in_channels[kwargs.get('start_level', 0) : end])
+        if num_levels < 2:
+            raise ValueError(
+                f'in_channels={in_channels} has {num_levels} values from start_level to end_level. '
+                'Pass the channels of at least two backbone maps.'
+            )
+        if num_upsample_levels < 1:
+            raise ValueError(
+                f'num_upsample_levels={num_upsample_levels} is out of range. Pass at least 1, or '
+                "use mmdet's FPN."
+            )
+        num_coarser = num_outs - num_upsample_levels
+        if num_coarser < 1:
+            raise ValueError(
+                f'num_outs={num_outs} is too small for {num_upsample_levels} finer levels and the '
+                f'finest map of the backbone. Pass at least {num_upsample_levels + 1}.'
+            )
+        widths = [out_channels] * num_outs if isinstance(out_channels, int) else out_channels
+        if len(widths) != num_outs:
+            raise ValueError(
+                f'out_channels={list(widths)} has {len(widths)} values. Pass one number, or one '
+                f'for each of the {num_outs} outputs.'
+            )
         if deploy:
             kwargs['norm_cfg'] = None
-        widths = [out_channels] * num_outs if isinstance(out_channels, int) else out_channels
-        num_levels = self._count_levels(
-            in_channels, widths, num_outs, num_upsample_levels, **kwargs
-        )
         width = min(widths)
-        num_coarser = num_outs - num_upsample_levels
         super().__init__(list(in_channels), width, max(num_coarser, num_levels), **kwargs)
         conv_cfgs = {name: kwargs.get(name) for name in ('conv_cfg', 'norm_cfg', 'act_cfg')}
         self.fpn_convs[0] = FinestLevels(width, num_upsample_levels, **conv_cfgs)
@@ -86,13 +107,7 @@ class EfficientViTFPN(FPN):  # pyright: ignore[reportGeneralTypeIssues]
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Compute the pyramid.
-
-        Args:
-            inputs: The backbone's maps, finest first, each (N, in_channels[i], H_i, W_i).
-
-        Returns:
-            ``num_outs`` maps, finest first, each (N, out_channels[i], H, W).
+        """Compute the pyramid from the backbone's maps, both finest first.
 
         Raises:
             ValueError: If there are more or fewer maps than ``in_channels``.
@@ -105,12 +120,8 @@ class EfficientViTFPN(FPN):  # pyright: ignore[reportGeneralTypeIssues]
             )
         finest_levels, *coarser_levels = super().forward(inputs)
         # There are num_outs projections, and there may be more levels.
-        return tuple(
-            projection(level)
-            for projection, level in zip(
-                self.projections, (*finest_levels, *coarser_levels), strict=False
-            )
-        )
+        levels = zip(self.projections, (*finest_levels, *coarser_levels), strict=False)
+        return tuple(projection(level) for projection, level in levels)
 
     def switch_to_deploy(self) -> None:
         """Fold the norm layers, if any, into the convolutions; see :func:`fold_norm`."""
@@ -120,65 +131,17 @@ class EfficientViTFPN(FPN):  # pyright: ignore[reportGeneralTypeIssues]
                 setattr(module, str(module.norm_name), nn.Identity())
                 module.with_norm = False
 
-    @staticmethod
-    def _count_levels(
-        in_channels: Sequence[int],
-        widths: Sequence[int],
-        num_outs: int,
-        num_upsample_levels: int,
-        start_level: int = 0,
-        end_level: int = -1,
-        **_: Any,
-    ) -> int:
-        """Check the arguments, and return the number of backbone maps in the pyramid."""
-        if isinstance(in_channels, int):
-            raise ValueError(
-                f'in_channels={in_channels} is not a list. Pass the channels of each map.'
-            )
-        end = len(in_channels) if end_level == -1 else end_level + 1
-        num_levels = len(in_channels[start_level:end])
-        if num_levels < 2:
-            raise ValueError(
-                f'in_channels={in_channels} has {num_levels} values from start_level to end_level. '
-                'Pass the channels of at least two backbone maps.'
-            )
-        if num_upsample_levels < 1:
-            raise ValueError(
-                f'num_upsample_levels={num_upsample_levels} is out of range. Pass at least 1, or '
-                "use mmdet's FPN."
-            )
-        if num_outs <= num_upsample_levels:
-            raise ValueError(
-                f'num_outs={num_outs} is too small for {num_upsample_levels} finer levels and the '
-                f'finest map of the backbone. Pass at least {num_upsample_levels + 1}.'
-            )
-        if len(widths) != num_outs:
-            raise ValueError(
-                f'out_channels={list(widths)} has {len(widths)} values. Pass one number, or one '
-                f'for each of the {num_outs} outputs.'
-            )
-        return num_levels
-
 
 class FinestLevels(ConvModule):
     """The 3x3 convolution of the finest backbone level, and the finer levels.
 
-    It replaces FPN's convolution of the finest lateral. This is the only place in FPN's forward
-    pass that gets this lateral after the top-down sum.
+    It replaces FPN's, since only that layer gets the finest lateral after the top-down sum.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        num_upsample_levels: int,
-        conv_cfg: dict | None,
-        norm_cfg: dict | None,
-        act_cfg: dict | None,
-    ) -> None:
-        common: dict[str, Any] = dict(norm_cfg=norm_cfg, act_cfg=act_cfg, inplace=False)
-        conv3x3: dict[str, Any] = dict(kernel_size=3, padding=1, conv_cfg=conv_cfg, **common)
-        deconv = dict(type='deconv')
-        upsample: dict[str, Any] = dict(kernel_size=2, stride=2, conv_cfg=deconv, **common)
+    def __init__(self, channels: int, num_upsample_levels: int, **kwargs: Any) -> None:
+        conv3x3: dict[str, Any] = dict(kernel_size=3, padding=1, inplace=False, **kwargs)
+        kwargs['conv_cfg'] = dict(type='deconv')
+        upsample: dict[str, Any] = dict(kernel_size=2, stride=2, inplace=False, **kwargs)
         super().__init__(channels, channels, **conv3x3)
         self.upsamples = nn.ModuleList(
             ConvModule(channels, channels, **upsample) for _ in range(num_upsample_levels)
@@ -188,12 +151,7 @@ class FinestLevels(ConvModule):
         )
 
     def forward(self, lateral: Tensor) -> list[Tensor]:
-        """Compute the levels from a lateral (N, C, H, W).
-
-        Returns:
-            ``num_upsample_levels + 1`` feature maps, finest first. The last is (N, C, H, W), and
-            each of the others is twice as high and wide as the next.
-        """
+        """Map the finest lateral to the levels, finest first, the last of which has its size."""
         levels = [super().forward(lateral)]
         for upsample, conv in zip(self.upsamples, self.finer_convs, strict=True):
             lateral = upsample(lateral)

@@ -16,15 +16,8 @@ from mmevit.utils.errors import UserError
 class ConvNorm(nn.Module):
     """Convolution without bias and a norm layer. Folded: one convolution with bias.
 
-    Args:
-        kernel_size: Odd size of the kernel. The padding keeps the size of the feature map.
-        norm_weight: Initial weight of the norm layer. Zero makes a residual block start as the
-            identity.
-        deploy: Whether to build the folded form.
-
-    Example:
-        >>> ConvNorm(3, 8, 3, stride=2)(torch.rand(1, 3, 33, 47)).shape
-        torch.Size([1, 8, 17, 24])
+    The kernel size is odd, and the padding keeps the size of the feature map. A ``norm_weight`` of
+    zero makes a residual block start as the identity.
     """
 
     def __init__(
@@ -39,31 +32,26 @@ class ConvNorm(nn.Module):
         deploy: bool = False,
     ) -> None:
         super().__init__()
+        padding = kernel_size // 2
         self.conv = nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding=kernel_size // 2,
-            groups=groups,
-            bias=deploy,
+            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=deploy
         )
         self.norm = nn.Identity() if deploy else build_norm_layer(norm_cfg, out_channels)[1]
-        weight = getattr(self.norm, 'weight', None)
-        if weight is not None:
+        if (weight := getattr(self.norm, 'weight', None)) is not None:
             nn.init.constant_(weight, norm_weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply to ``x`` (N, in_channels, H, W).
+    @property
+    def is_folded(self) -> bool:
+        """Whether the norm layer is part of the convolution."""
+        return isinstance(self.norm, nn.Identity)
 
-        Returns:
-            (N, out_channels, H / stride, W / stride).
-        """
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
         return self.norm(self.conv(x))
 
     def switch_to_deploy(self) -> None:
         """Fold the norm layer into the convolution; see :func:`fold_norm`."""
-        if not isinstance(self.norm, nn.Identity):
+        if not self.is_folded:
             fold_norm(self.conv, self.norm)
             self.norm = nn.Identity()
 
@@ -79,15 +67,9 @@ def fold_norm(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.Module) -> None:
             f'{type(norm).__name__} cannot be folded into a convolution. Use batch norm for '
             'switch_to_deploy() and deploy=True.'
         )
+    values: Any = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
     conv.weight, conv.bias = fuse_conv_bn_weights(
-        conv.weight,
-        conv.bias,
-        norm.running_mean,  # pyright: ignore[reportArgumentType]
-        norm.running_var,  # pyright: ignore[reportArgumentType]
-        norm.eps,
-        norm.weight,
-        norm.bias,
-        transpose=conv.transposed,
+        conv.weight, conv.bias, *values, transpose=conv.transposed
     )
 
 
@@ -95,42 +77,27 @@ class ResidualDepthwise(ConvNorm):
     """``x + DropPath(norm(conv(x)))`` with a 3x3 depthwise convolution.
 
     In the folded form, the shortcut is added to the kernel (1 at its center).
-
-    Args:
-        drop_path_rate: Probability that the branch is dropped for a sample in training.
-        **kwargs: ``norm_weight``, ``norm_cfg`` and ``deploy`` of :class:`ConvNorm`.
-
-    Example:
-        >>> ResidualDepthwise(8)(torch.rand(1, 8, 5, 7)).shape
-        torch.Size([1, 8, 5, 7])
     """
 
     def __init__(self, channels: int, drop_path_rate: float = 0.0, **kwargs: Any) -> None:
         super().__init__(channels, channels, kernel_size=3, groups=channels, **kwargs)
         self.drop_path = DropPath(drop_path_rate)
-        self.is_folded = isinstance(self.norm, nn.Identity)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply to ``x`` (N, channels, H, W). The shape is unchanged."""
+        """Keep the shape (N, channels, H, W)."""
         branch = super().forward(x)
         return branch if self.is_folded else x + self.drop_path(branch)
 
     def switch_to_deploy(self) -> None:
         """Fold the norm layer, then the shortcut, into the convolution."""
-        super().switch_to_deploy()
         if not self.is_folded:
+            super().switch_to_deploy()
             with torch.no_grad():
                 self.conv.weight[:, :, 1, 1] += 1
-            self.is_folded = True
 
 
 class Residual(nn.Module):
-    """``x + DropPath(branch(x))``.
-
-    Args:
-        branch: A module that keeps the shape of its input.
-        drop_path_rate: Probability that the branch is dropped for a sample in training.
-    """
+    """``x + DropPath(branch(x))``, with a branch that keeps the shape."""
 
     def __init__(self, branch: nn.Module, drop_path_rate: float = 0.0) -> None:
         super().__init__()
@@ -138,22 +105,12 @@ class Residual(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply to ``x`` (N, C, H, W). The shape is unchanged."""
+        """Keep the shape (N, C, H, W)."""
         return x + self.drop_path(self.branch(x))
 
 
 class FFN(nn.Sequential):  # runs the submodules in the order of assignment
-    """Pointwise feed-forward network: 1x1, activation, 1x1 (Section 3.1).
-
-    Args:
-        ratio: Hidden channels relative to ``channels``.
-        deploy: Whether to build the folded form.
-
-    Example:
-        >>> ffn = FFN(8, norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU'))
-        >>> ffn(torch.rand(1, 8, 5, 7)).shape
-        torch.Size([1, 8, 5, 7])
-    """
+    """Pointwise feed-forward network: 1x1, activation, 1x1 (Section 3.1)."""
 
     def __init__(
         self, channels: int, norm_cfg: dict, act_cfg: dict, ratio: int = 2, deploy: bool = False
@@ -166,15 +123,7 @@ class FFN(nn.Sequential):  # runs the submodules in the order of assignment
 
 
 class SqueezeExcite(nn.Module):
-    """Squeeze-and-excitation with a bottleneck of a quarter of the channels.
-
-    Args:
-        act_cfg: Config of the activation inside the bottleneck.
-
-    Example:
-        >>> SqueezeExcite(8, act_cfg=dict(type='ReLU'))(torch.rand(1, 8, 5, 7)).shape
-        torch.Size([1, 8, 5, 7])
-    """
+    """Squeeze-and-excitation with a bottleneck of a quarter of the channels."""
 
     def __init__(self, channels: int, act_cfg: dict) -> None:
         super().__init__()
@@ -189,11 +138,7 @@ class SqueezeExcite(nn.Module):
 
 
 def add_load_hook(module: nn.Module, hook: Callable[..., None]) -> None:
-    """Call a hook before weights are loaded into a module.
-
-    It is called as ``hook(module, state_dict, prefix, ...)``. The other arguments are those of
-    :meth:`torch.nn.Module.register_load_state_dict_pre_hook`.
-    """
+    """Call ``hook(module, state_dict, prefix, ...)`` before weights are loaded into a module."""
     if hasattr(module, 'register_load_state_dict_pre_hook'):  # private in older PyTorch
         module.register_load_state_dict_pre_hook(hook)
     else:

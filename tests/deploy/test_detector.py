@@ -1,6 +1,6 @@
 import pytest
 import torch
-from making_models import build_model
+from making_models import TINY, build_model
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -15,8 +15,9 @@ SIZES = ((150, 200), (160, 197))
 
 def make_detector(class_agnostic):
     cfg = Config.fromfile('configs/retinanet_evit_m4_digits.py')
-    cfg.model.backbone.arch = 'm0'
-    cfg.model.neck.in_channels = [64, 128, 192]
+    cfg.model.backbone.arch = TINY
+    cfg.model.neck.update(in_channels=[16, 24, 32], out_channels=64)
+    cfg.model.bbox_head.update(in_channels=64, feat_channels=64, stacked_convs=1)
     cfg.model.test_cfg.nms = dict(type='nms', iou_threshold=0.5, class_agnostic=class_agnostic)
     return fold(build_model(cfg))
 

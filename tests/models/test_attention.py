@@ -1,11 +1,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from making_models import TINY
 from needing import needs_compiled_gradients
 
 from mmevit.models import EfficientViT
 from mmevit.models.attention import (
-    CascadedGroupAttention,
     WindowAttention,
     partition_windows,
     relative_position_index,
@@ -13,43 +13,12 @@ from mmevit.models.attention import (
 )
 
 
-def make_attention(cls=WindowAttention, channels=24, num_heads=3, window_size=7, **kwargs):
-    module = cls(channels, num_heads, window_size, kernel_sizes=(7, 5, 3), **kwargs)
+def make_attention(channels=24, num_heads=3):
+    module = WindowAttention(channels, num_heads, 7, kernel_sizes=(7, 5, 3))
     for name, parameter in module.named_parameters():
         if name.endswith(('norm.weight', 'bias', 'attention_biases')):
             torch.nn.init.normal_(parameter)
     return module.double().eval()
-
-
-def attend_by_formula(module, x):
-    """Equations 2 to 4 of the paper, one window, one head and one query at a time."""
-    size, heads = module.window_size, module.num_heads
-    output, previous = [], 0
-    for head, split in enumerate(x.split(x.shape[1] // heads, dim=1)):
-        features = module.qkvs[head](split + previous)
-        query, key, value = features.split((16, 16, x.shape[1] // heads), dim=1)
-        query = module.query_convs[head](query)
-        previous = torch.zeros_like(value)
-        for i in range(size * size):
-            logits = []
-            for j in range(size * size):
-                dy, dx = abs(i // size - j // size), abs(i % size - j % size)
-                bias = module.attention_biases[head, dy * size + dx]
-                q, k = (t[:, :, n // size, n % size] for t, n in ((query, i), (key, j)))
-                logits.append((q * k).sum(1) / 4 + bias)
-            weights = torch.stack(logits, dim=1).softmax(1)
-            previous[:, :, i // size, i % size] = (value.flatten(2) * weights[:, None]).sum(2)
-        output.append(previous)
-    return module.proj(torch.cat(output, dim=1).relu())
-
-
-def test_attention_equals_the_papers_equations():
-    module = make_attention(CascadedGroupAttention, window_size=4)
-    windows = torch.randn(2, 24, 4, 4, dtype=torch.float64)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            module(windows), attend_by_formula(module, windows), rtol=1e-12, atol=1e-12
-        )
 
 
 @pytest.mark.parametrize(('rows', 'columns'), [(1, 1), (2, 3)])
@@ -98,11 +67,11 @@ def test_bias_table_is_indexed_by_row_and_column_distance():
     assert index[8, 20] == 1 * 7 + 5  # (1, 1) and (2, 6)
 
 
-@pytest.mark.parametrize('new_windows', [(12, 12, 6), (7, 7, 7), (16, 16, 8)])
+@pytest.mark.parametrize('new_windows', [(12, 12, 6), (7, 7, 7)])
 def test_bias_tables_of_other_windows_are_resized_in_a_copy(new_windows, randomised):
-    source = randomised('m5', window_sizes=(7, 7, 4))
+    source = randomised(TINY, window_sizes=(7, 7, 4))
     weights = source.state_dict()
-    target = EfficientViT('m5', window_sizes=new_windows)
+    target = EfficientViT(TINY, window_sizes=new_windows)
     target.load_state_dict(weights)
     for name, loaded in target.state_dict().items():
         if not name.endswith('attention_biases'):
@@ -116,13 +85,13 @@ def test_bias_tables_of_other_windows_are_resized_in_a_copy(new_windows, randomi
         assert weights[name].shape == (heads, area)
 
 
-@pytest.mark.parametrize('shape', [(4, 48), (4, 7, 7), (5, 49)])
+@pytest.mark.parametrize('shape', [(2, 48), (2, 7, 7), (3, 49)])
 def test_a_bias_table_of_another_shape_is_a_size_mismatch(shape):
-    weights = EfficientViT('m0').state_dict()
+    weights = EfficientViT(TINY).state_dict()
     name = 'stages.0.0.attention.branch.attention.attention_biases'
     weights[name] = torch.zeros(shape)
     with pytest.raises(RuntimeError, match=f'size mismatch for {name}'):
-        EfficientViT('m0').load_state_dict(weights)
+        EfficientViT(TINY).load_state_dict(weights)
 
 
 def test_evaluation_uses_weights_changed_after_eval():
@@ -134,6 +103,7 @@ def test_evaluation_uses_weights_changed_after_eval():
         assert not module(x).equal(before)
 
 
+@pytest.mark.slow
 @needs_compiled_gradients
 def test_compiled_attention_has_the_gradients_of_eager():
     # Tensor.unfold() would cut the windows just as well, but its compiled gradient writes outside
