@@ -19,10 +19,8 @@ def check_batch_sizes(runner: Runner) -> None:
     """Check that batch norm never gets a single value per channel in training.
 
     Whether it does on a batch of one image depends on the size of its maps, so that such a batch,
-    if there is one, is run with a copy of the model. The train loop must be built.
-
-    Raises:
-        ConfigError: If a batch is too small.
+    if there is one, is run with a copy of the model. The train loop must be built. Raises
+    ConfigError.
     """
     loop: Any = runner.train_loop
     problem = find_single_images(loop)

@@ -25,10 +25,9 @@ class Entry(msgspec.Struct, gc=False):
     gt_label: int | list[int] = []
 
 
-class DataList(msgspec.Struct):
+class DataList(Metainfo):
     """A list in OpenMMLab's layout."""
 
-    metainfo: dict[str, Any]
     data_list: list[Entry]
 
 
@@ -79,33 +78,24 @@ def read_data_list(ann_file: Path) -> tuple[list[str], list[int | list[int]]]:
 
 
 def read_text_list(ann_file: Path, with_label: bool = True) -> tuple[list[str], list[int]]:
-    """Read a text file with a path and a label in each line.
-
-    Args:
-        ann_file: The file.
-        with_label: Whether there are labels; otherwise each line is a path.
+    """Read a text file with a path and, unless ``with_label`` is False, a label in each line.
 
     Raises:
         ConfigError: If a line is not valid.
     """
     with open(ann_file, encoding='utf-8') as file:
-        if not with_label:
-            return [line.rstrip('\n') for line in file], []
-        lines = [line.strip().rpartition(' ') for line in file]
-    try:
-        return [path for path, _, _ in lines], [int(label) for _, _, label in lines]
-    except ValueError:
-        number = next(number for number, line in enumerate(lines, 1) if not is_number(line[2]))
-        raise ConfigError(
-            f'Line {number} of {ann_file} is {"".join(lines[number - 1])!r}. Write a path, a '
-            'space and the number of the class.'
-        ) from None
-
-
-def is_number(text: str) -> bool:
-    """Whether a text is an integer."""
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
+        lines = [line.rstrip('\n') for line in file]
+    if not with_label:
+        return lines, []
+    paths, labels = [], []
+    for number, line in enumerate(lines, 1):
+        path, _, label = line.strip().rpartition(' ')
+        try:
+            labels.append(int(label))
+        except ValueError:
+            raise ConfigError(
+                f'Line {number} of {ann_file} is {line.strip()!r}. Write a path, a space and the '
+                'number of the class.'
+            ) from None
+        paths.append(path)
+    return paths, labels

@@ -1,9 +1,12 @@
 """Errors with a message for the user, which commands print without a traceback."""
 
 import contextlib
+import logging
 import sys
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from mmengine.logging import print_log
 
 # What constructors and registries raise for wrong names and arguments. A RuntimeError is not among
 # them: PyTorch raises it for devices, processes and memory.
@@ -123,3 +126,8 @@ def shorten(names: Iterable) -> str:
     """
     names = [str(name) for name in names]
     return ', '.join(names[:4]) + (f' and {len(names) - 4} more' if len(names) > 4 else '')
+
+
+def warn(message: str) -> None:
+    """Log a warning."""
+    print_log(message, logger='current', level=logging.WARNING)
