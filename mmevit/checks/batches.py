@@ -16,11 +16,10 @@ LOCAL_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def check_batch_sizes(runner: Runner) -> None:
-    """Check that batch norm never gets a single value per channel in training.
+    """Raise ConfigError if batch norm would get a single value per channel in training.
 
     Whether it does on a batch of one image depends on the size of its maps, so that such a batch,
-    if there is one, is run with a copy of the model. The train loop must be built. Raises
-    ConfigError.
+    if there is one, is run with a copy of the model. The train loop must be built.
     """
     loop: Any = runner.train_loop
     problem = find_single_images(loop)
@@ -54,9 +53,8 @@ def find_single_images(loop: BaseLoop) -> str | None:
     is_finite = isinstance(loop, EpochBasedTrainLoop) or isinstance(sampler, DefaultSampler)
     # Without round_up the processes differ in their number of images, but all must agree to try.
     is_equal = getattr(sampler, 'world_size', 1) == 1 or getattr(sampler, 'round_up', True)
-    if not is_finite or not is_equal or not isinstance(size, int):
-        return None
-    if getattr(batches, 'drop_last', True) or len(sampler) % size != 1:
+    is_full = not isinstance(size, int) or getattr(batches, 'drop_last', True)
+    if not is_finite or not is_equal or is_full or len(sampler) % size != 1:
         return None
     return (
         f'The last batch of an epoch has one image ({len(sampler)} images in each process, '

@@ -39,12 +39,9 @@ class Number(NamedTuple):
 
 
 def check_number_of_classes(cfg: Config, splits: Sequence[str]) -> None:
-    """Check every number of classes in a config, stated or the default of a head.
+    """Raise ConfigError if a number of classes, stated or the default of a head, is wrong.
 
     Where no data set names its classes, the numbers must agree with that of the first head.
-
-    Raises:
-        ConfigError: If two numbers differ, or ``topk`` is larger than they are.
     """
     if accepts_any_classes(cfg):
         return
@@ -132,10 +129,6 @@ def count_classes(model: dict) -> tuple[int | None, int | None]:
     """Return the number of classes and the ignored label of a model, None if unknown.
 
     Must be called in the scope of the model, which may be in a wrapper for test-time augmentation.
-
-    Example:
-        >>> count_classes(dict(decode_head=dict(num_classes=19)))
-        (19, 255)
     """
     model = model.get('module') or model
     if decode_head := model.get('decode_head'):

@@ -18,12 +18,9 @@ OPEN_MODELS = ('language_model', 'text_encoder', 'tracker')
 
 
 def check_classes(cfg: Config, splits: Sequence[str]) -> None:
-    """Compare classes and class folders of all data sets by name and order.
+    """Raise ConfigError if two data sets number different classes or class folders alike.
 
     Of a split that the run will not use, a difference is only logged.
-
-    Raises:
-        ConfigError: If two data sets that will be used number different classes alike.
     """
     if accepts_any_classes(cfg):
         return

@@ -23,11 +23,7 @@ SELF_DOWNLOADING = ('CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST')
 
 
 def check_data(cfg: Config, split: str) -> None:
-    """Check the files of the data sets and the evaluators of a split.
-
-    Raises:
-        ConfigError: If a file is missing, invalid, or does not fit the others.
-    """
+    """Raise ConfigError if a file of the data sets or evaluators of a split is missing or wrong."""
     if cfg.get(f'{split}_dataloader') is None:
         return
     try:
@@ -51,13 +47,9 @@ def check_data(cfg: Config, split: str) -> None:
 
 
 def check_files(dataset: DatasetInfo) -> str | None:
-    """Check that the files of a local data set exist, and check COCO files.
+    """Raise ConfigError if a file of a local data set is missing or not valid COCO.
 
-    Returns:
-        Why nothing can be learnt from it, None if something can or it is not known.
-
-    Raises:
-        ConfigError: If a file is missing or invalid.
+    Returns why nothing can be learnt from it, None if something can or it is not known.
     """
     cfg, split = dataset.cfg, dataset.split
     is_downloaded = type_name(cfg) in SELF_DOWNLOADING and cfg.get('download', True)
@@ -98,13 +90,9 @@ def fixed_layout(dataset: dict, root: str) -> list[str]:
 
 
 def check_coco(dataset: DatasetInfo) -> str | None:
-    """Check an annotation file, and warn of annotations that mmdet leaves out.
+    """Raise ConfigError if mmdet would stop or confuse classes, or an image is missing.
 
-    Returns:
-        Why nothing can be learnt from it, None if something can.
-
-    Raises:
-        ConfigError: If mmdet would stop or confuse classes, or an image is missing.
+    Warns of annotations that mmdet leaves out, and returns why nothing can be learnt, if so.
     """
     ann_file, classes = dataset.ann_file, dataset.classes
     content = read_coco(ann_file, dataset.loads_masks)
@@ -136,11 +124,9 @@ def check_coco(dataset: DatasetInfo) -> str | None:
 
 
 def check_evaluator(evaluator: dict, datasets: Sequence[DatasetInfo], split: str) -> None:
-    """Check the annotation file of a metric, and that of a ``CocoMetric`` against the data.
+    """Raise ConfigError if the annotation file of a metric is missing or differs from the data.
 
-    Raises:
-        ConfigError: If it is missing, has other images, or classes that are missing or in another
-            order.
+    For a ``CocoMetric`` the classes must be in the order of the data, and the images the same.
     """
     if not evaluator.get('ann_file') or is_remote(evaluator):
         return

@@ -29,9 +29,6 @@ def check_labels(cfg: Config, dataset: DatasetInfo) -> None:
     """Check all labels of a local data set of mmpretrain, or some maps of one of mmsegmentation.
 
     Must be called in the scope of the config.
-
-    Raises:
-        ConfigError: If an image or a map is missing, or a label is beyond the classes of the model.
     """
     scope, model = cfg.get('default_scope'), cfg.get('model') or {}
     if scope == 'mmpretrain' and not dataset.is_remote:
@@ -69,7 +66,7 @@ def check_class_labels(dataset: DatasetInfo, num_classes: int | None) -> None:
 def find_wrong_labels(
     paths: Sequence[str], labels: Sequence[int | Sequence[int]], num_classes: int | None
 ) -> list[str]:
-    """List the labels without a class, as many as ``num_classes`` or any, with their images.
+    """List the labels that are not below ``num_classes``, if that is known, with their images.
 
     Example:
         >>> find_wrong_labels(['a.png', 'b.png'], [1, [0, 3]], num_classes=3)
@@ -105,11 +102,7 @@ def refuse_empty_datasets(split: str) -> Iterator[None]:
 
 
 def check_seg_maps(dataset: DatasetInfo, num_classes: int | None, ignored: int | None) -> None:
-    """Check that all segmentation maps exist, and the pixels of some of them.
-
-    Raises:
-        ConfigError: If a map is missing or does not fit its image or the model.
-    """
+    """Raise ConfigError if a map is missing, or one of some does not fit its image or the model."""
     split = dataset.split
     if 'seg_map_path' not in dataset.prefixes:
         return

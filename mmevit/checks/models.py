@@ -83,18 +83,10 @@ class Maps(NamedTuple):
 
 
 def check_model(model: dict, scope: str | None = None) -> None:
-    """Check an EfficientViT backbone, and that neck and heads fit its maps.
+    """Raise ConfigError if backbone or neck cannot be built, or a part does not fit its maps.
 
-    The model is built on the meta device, and each part is given the output of the part before it.
-    A model with another backbone is not checked.
-
-    Args:
-        model: Config of the model.
-        scope: The config's ``default_scope``.
-
-    Raises:
-        ConfigError: If the backbone or its neck cannot be built, or a part does not fit the maps
-            that it is given.
+    The model is built on the meta device, in the ``default_scope`` of its config, and each part is
+    given the output of the part before it. Models without EfficientViT are not checked.
     """
     backbone = model.get('backbone') or {}
     if type_name(backbone) != 'EfficientViT':
@@ -234,13 +226,9 @@ def check_extractor(extractor: Part, maps: Maps) -> None:
 
 
 def run(part: Part, inputs: Maps, *others: Any) -> Any:
-    """Run a part of a model on the output of the part before it, and other arguments.
+    """Run a part of a model on maps and other arguments, raise ConfigError if they do not fit.
 
-    Returns:
-        Its output, None if it cannot run on the meta device or needs other arguments.
-
-    Raises:
-        ConfigError: If it does not fit its input.
+    Returns None if it cannot run on the meta device or needs other arguments.
     """
     try:
         return part.module(inputs.levels, *others)

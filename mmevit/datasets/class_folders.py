@@ -85,13 +85,7 @@ def is_image(path: Path) -> bool:
 
 
 def find_images(root: Path, part: str) -> Folders:
-    """List the sorted paths, relative to ``root``, of the images in the folders of a part.
-
-    Warns of other files.
-
-    Raises:
-        ConfigError: If a class has no images.
-    """
+    """List the images in the class folders of a part by class, and warn of other files."""
     images, others = {}, []
     for folder in sorted((root / part).iterdir()):
         # macOS adds such a folder to its archives.
@@ -116,11 +110,7 @@ def find_images(root: Path, part: str) -> Folders:
 
 
 def hold_out(images: Folders, fraction: float, seed: int) -> tuple[Folders, Folders]:
-    """Split the paths of each class into kept and held-out ones.
-
-    Raises:
-        ConfigError: If a class has only one image.
-    """
+    """Split the paths of each class, of which there must be two, into kept and held-out ones."""
     kept, held_out = {}, {}
     for name, paths in images.items():
         if len(paths) < 2:

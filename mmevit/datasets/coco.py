@@ -90,11 +90,7 @@ class CocoMaskFile(CocoFile):
 
 
 def read_coco(ann_file: Path, with_masks: bool = False) -> CocoFile:
-    """Read a COCO annotation file, which may have no annotations, with or without masks.
-
-    Raises:
-        ConfigError: If it is not valid JSON, or a list or a field is missing or of another type.
-    """
+    """Read a COCO annotation file, which may have no annotations; raise ConfigError if invalid."""
     content = parse_coco(ann_file, CocoMaskFile if with_masks else CocoFile)
     for part in ('images', 'categories'):
         if not getattr(content, part):

@@ -55,11 +55,7 @@ def read_metainfo(ann_file: Path) -> dict[str, Any]:
 
 
 def read_data_list(ann_file: Path) -> tuple[list[str], list[int | list[int]]]:
-    """Read the paths and labels of a list in OpenMMLab's layout.
-
-    Raises:
-        ConfigError: If it has another layout, or a label is not an integer or a list of integers.
-    """
+    """Read paths and labels of a list in OpenMMLab's layout, raise ConfigError if it differs."""
     try:
         if ann_file.suffix == '.json':
             content = parse_json(ann_file, DataList)
@@ -78,10 +74,9 @@ def read_data_list(ann_file: Path) -> tuple[list[str], list[int | list[int]]]:
 
 
 def read_text_list(ann_file: Path, with_label: bool = True) -> tuple[list[str], list[int]]:
-    """Read a text file with a path and, unless ``with_label`` is False, a label in each line.
+    """Read a text file of paths, each with a label unless ``with_label`` is False.
 
-    Raises:
-        ConfigError: If a line is not valid.
+    Raises ConfigError if a label is not a number.
     """
     with open(ann_file, encoding='utf-8') as file:
         lines = [line.rstrip('\n') for line in file]

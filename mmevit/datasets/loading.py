@@ -83,9 +83,8 @@ class LoadReadableImage(LoadImageFromFile):
     def transform(self, results: dict) -> dict | None:
         """Add ``img``, ``img_shape`` and ``ori_shape`` to ``results``, or return None.
 
-        Raises:
-            UserError: If the file cannot be read, memory is exhausted, or too many images cannot
-                be decoded.
+        Raises UserError if the file cannot be read, memory is exhausted, or too many images cannot
+        be decoded.
         """
         path = results['img_path']
         if self.max_pixels and is_huge(path, self.max_pixels):
@@ -132,11 +131,7 @@ class LoadReadableImage(LoadImageFromFile):
         return {**results, 'img': image, 'img_shape': size, 'ori_shape': size}
 
     def replace(self, results: dict, reason: str) -> dict | None:
-        """Warn of an image and return None or a blank image.
-
-        Raises:
-            UserError: If too many images cannot be decoded, or the number of channels is unknown.
-        """
+        """Warn of an image that cannot be decoded, and return None or a blank image."""
         consequence = 'skipped' if self.on_error == 'skip' else 'replaced by a blank image'
         print_log(
             f'{results["img_path"]} cannot be read and is {consequence} ({reason}).',
