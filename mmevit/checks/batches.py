@@ -44,7 +44,7 @@ def find_single_images(loop: BaseLoop) -> str | None:
     """Explain why a process gets a batch of one image, None if it does not."""
     batches = loop.dataloader.batch_sampler
     sampler: Any = getattr(batches, 'sampler', None)
-    size = getattr(batches, 'batch_size', None)
+    size: Any = getattr(batches, 'batch_size', None)
     if size == 1:
         return (
             'train_dataloader.batch_size is 1, but batch norm needs two or more images in each '

@@ -167,7 +167,7 @@ def check_head(head: Part, maps: Maps) -> None:
     samples = [BaseDataElement(metainfo=dict.fromkeys(sizes, (SIDE, SIDE)))]
     needs_samples = sum(value.default is value.empty for value in inputs) > 1
     run(head, maps, *([samples] if needs_samples else []))
-    strides = getattr(head.module, 'strides', None)
+    strides: Any = getattr(head.module, 'strides', None)
     generator = getattr(head.module, 'prior_generator', None)
     if generator is not None and head.name.endswith(('bbox_head', 'rpn_head')):
         strides = generator.strides

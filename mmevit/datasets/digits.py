@@ -132,9 +132,9 @@ def split_digits(seed: int) -> tuple[Digits, Digits]:
         ) from error
     data: Any = load_digits()
     options: Any = dict(test_size=NUM_VAL_DIGITS, stratify=data.target, random_state=seed)
-    train_digits, val_digits, train_labels, val_labels = train_test_split(
-        data.images / 16, data.target, **options
-    )
+    # The stubs of scikit-learn do not tell arrays from lists.
+    parts: Any = train_test_split(data.images / 16, data.target, **options)
+    train_digits, val_digits, train_labels, val_labels = parts
     return (train_digits, train_labels), (val_digits, val_labels)
 
 
