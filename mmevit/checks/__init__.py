@@ -10,10 +10,14 @@ from mmevit.utils.errors import reraise_as_config_error
 from .class_counts import check_number_of_classes
 from .classes import check_classes
 from .data import check_data
-from .devices import check_device, check_mixed_precision
 from .models import check_model
-from .pixels import check_pixels, warn_of_other_pixels, warn_of_random_statistics
-from .schedule import check_schedule
+from .settings import (
+    check_device,
+    check_mixed_precision,
+    check_pixels,
+    check_schedule,
+    warn_of_pixels,
+)
 
 __all__ = ['check_config']
 
@@ -44,8 +48,7 @@ def check_config(cfg: Config, splits: Sequence[str]) -> None:
     if int(os.environ.get('LOCAL_RANK', 0)) > 0:
         return
     if 'train' in splits:
-        warn_of_random_statistics(cfg)
-        warn_of_other_pixels(cfg)
+        warn_of_pixels(cfg)
     for split in splits:
         check_data(cfg, split)
     check_classes(cfg, splits)

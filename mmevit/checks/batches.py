@@ -16,13 +16,10 @@ LOCAL_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def check_batch_sizes(runner: Runner) -> None:
-    """Check that batch norm never gets a single value per channel in training.
+    """Raise ConfigError if batch norm would get a single value per channel in training.
 
     Whether it does on a batch of one image depends on the size of its maps, so that such a batch,
     if there is one, is run with a copy of the model. The train loop must be built.
-
-    Raises:
-        ConfigError: If a batch is too small.
     """
     loop: Any = runner.train_loop
     problem = find_single_images(loop)
@@ -47,7 +44,7 @@ def find_single_images(loop: BaseLoop) -> str | None:
     """Explain why a process gets a batch of one image, None if it does not."""
     batches = loop.dataloader.batch_sampler
     sampler: Any = getattr(batches, 'sampler', None)
-    size = getattr(batches, 'batch_size', None)
+    size: Any = getattr(batches, 'batch_size', None)
     if size == 1:
         return (
             'train_dataloader.batch_size is 1, but batch norm needs two or more images in each '
@@ -56,9 +53,8 @@ def find_single_images(loop: BaseLoop) -> str | None:
     is_finite = isinstance(loop, EpochBasedTrainLoop) or isinstance(sampler, DefaultSampler)
     # Without round_up the processes differ in their number of images, but all must agree to try.
     is_equal = getattr(sampler, 'world_size', 1) == 1 or getattr(sampler, 'round_up', True)
-    if not is_finite or not is_equal or not isinstance(size, int):
-        return None
-    if getattr(batches, 'drop_last', True) or len(sampler) % size != 1:
+    is_full = not isinstance(size, int) or getattr(batches, 'drop_last', True)
+    if not is_finite or not is_equal or is_full or len(sampler) % size != 1:
         return None
     return (
         f'The last batch of an epoch has one image ({len(sampler)} images in each process, '

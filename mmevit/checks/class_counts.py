@@ -5,66 +5,53 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import MODELS
 
-from mmevit.utils.configs import as_list, default_scope, find_class, find_datasets, type_name
+from mmevit.utils.configs import as_list, default_scope, find_class, type_name
 from mmevit.utils.errors import ConfigError, shorten
 
-from .classes import (
-    accepts_any_classes,
-    build_unread,
-    list_class_folders,
-    list_classes,
-    stated_classes,
-)
-from .pixels import find_preprocessor
+from .classes import accepts_any_classes
+from .dataset_info import list_datasets
+from .settings import find_preprocessor
 
 PANOPTIC_NUMBERS = ('num_things_classes', 'num_stuff_classes')
 NUMBERS = ('num_classes', *PANOPTIC_NUMBERS)
 # Parts and heads whose classes are not those of the data: object or background, one task of
-# several, edges, or stuff from other files. label_numbers handles data preprocessors.
+# several, edges, or stuff from other files. Data preprocessors have a rule of their own.
 OTHER_PARTS = ('rpn_head', 'task_heads', 'teacher', 'teacher_config', 'reid', 'data_preprocessor')
 OTHER_HEADS = ('STDCHead', 'FusedSemanticHead', 'SCNetSemanticHead')
 
 
 class Classes(NamedTuple):
-    """Number of classes; ``num_things`` is None unless it is known."""
+    """Number of classes, and of things if known, else 0."""
 
     num: int
-    num_things: int | None
+    num_things: int
     source: str
 
 
 class Number(NamedTuple):
-    """A number of classes in a config; ``same_part`` has all those of the same part."""
+    """A number of classes in a config, and the sum of things and stuff in the same part."""
 
     name: str
-    key: str
     value: Any
-    same_part: dict
+    total: int = 0
 
 
 def check_number_of_classes(cfg: Config, splits: Sequence[str]) -> None:
-    """Check every number of classes in a config, stated or the default of a head.
+    """Raise ConfigError if a number of classes, stated or the default of a head, is wrong.
 
     Where no data set names its classes, the numbers must agree with that of the first head.
-
-    Args:
-        cfg: The config of a model and its data.
-        splits: Which of ``'train'``, ``'val'`` and ``'test'`` the run will use.
-
-    Raises:
-        ConfigError: If two numbers differ, or ``topk`` is larger than they are.
     """
     if accepts_any_classes(cfg):
         return
     with default_scope(cfg):
-        numbers = [*find_numbers(cfg, splits), *label_numbers(cfg)]
+        numbers = list(find_numbers(cfg, splits))
         known = list(find_classes(cfg, splits))
-    has_stuff = any(number.key == 'num_stuff_classes' and number.value for number in numbers)
-    if not known and not has_stuff:
-        heads = [number for number in numbers if number.key == 'num_classes']
-        known = [Classes(head.value, None, f'{head.name} is {head.value}') for head in heads[:1]]
+    heads = [number for number in numbers if number.name.endswith('.num_classes')]
+    stuff = [number for number in numbers if number.name.endswith('.num_stuff_classes')]
+    if not known and not any(number.value for number in stuff):
+        known = [Classes(head.value, 0, f'{head.name} is {head.value}') for head in heads[:1]]
     for classes in known:
         for number in numbers:
             check_number(number, classes)
@@ -72,49 +59,43 @@ def check_number_of_classes(cfg: Config, splits: Sequence[str]) -> None:
 
 def check_number(number: Number, classes: Classes) -> None:
     """Raise ConfigError if a number disagrees with some classes."""
-    stated, fix = f'{number.name} is {number.value}', 'Make them agree.'
-    if number.key == 'topk':
-        values = [number.value] if isinstance(number.value, int) else number.value
-        is_right, fix = max(values) <= classes.num, f'Use a topk of at most {classes.num}.'
-    elif number.key == 'class_weight':
+    name, value, total = number
+    key = name.rpartition('.')[2]
+    stated, fix = f'{name} is {value}', 'Make them agree.'
+    if key == 'topk':
+        is_right = max([value] if isinstance(value, int) else value) <= classes.num
+        fix = f'Use a topk of at most {classes.num}.'
+    elif key == 'class_weight':
         # Some losses also weigh the background.
-        is_right = len(number.value) in (classes.num, classes.num + 1)
-        stated = f'{number.name} has {len(number.value)} values'
-    elif number.key in PANOPTIC_NUMBERS and classes.num_things is None:
-        total = sum(number.same_part.get(key, 0) for key in PANOPTIC_NUMBERS)
+        is_right = len(value) in (classes.num, classes.num + 1)
+        stated = f'{name} has {len(value)} values'
+    elif key in PANOPTIC_NUMBERS and not classes.num_things:
         is_right = total == classes.num
         stated = f'{stated} (things and stuff together: {total})'
-    elif number.key == 'num_stuff_classes':
-        is_right = number.value == classes.num - (classes.num_things or 0)
+    elif key == 'num_stuff_classes':
+        is_right = value == classes.num - classes.num_things
     else:
-        is_right = number.value == (classes.num_things or classes.num)
+        is_right = value == (classes.num_things or classes.num)
     if not is_right:
         raise ConfigError(f'{stated}, but {classes.source}. {fix}')
 
 
 def find_classes(cfg: Config, splits: Sequence[str]) -> Iterator[Classes]:
     """Yield the classes of each data set, from its config, type or folders."""
-    for split in splits:
-        dataloader = cfg.get(f'{split}_dataloader') or {}
-        for dataset in find_datasets(dataloader.get('dataset') or {}):
-            stated = stated_classes(dataset)
-            # A list of images may have other classes than ImageNet's; its labels are checked later.
-            if not stated and getattr(build_unread(dataset), 'ann_file', None):
-                continue
-            if names := list_classes(dataset):
-                default = getattr(find_class(DATASETS, dataset), 'METAINFO', {})
-                is_default = not stated and 'classes' in default
-                metainfo = (default if is_default else {}) | (dataset.get('metainfo') or {})
-                things = metainfo.get('thing_classes')
-                yield Classes(
-                    len(names),
-                    len(things) if things else None,
-                    f'the {split} data has {len(names)} classes ({shorten(names)})'
-                    + (' by default, as metainfo.classes is not set' if is_default else ''),
-                )
-            elif folders := list_class_folders(dataset):
-                source = f'the {split} data has {len(folders)} class folders ({shorten(folders)})'
-                yield Classes(len(folders), None, source)
+    for dataset in list_datasets(cfg, splits):
+        is_stated = bool(dataset.stated_classes)
+        # A list of images may have other classes than ImageNet's; its labels are checked later.
+        if not is_stated and getattr(dataset.unread, 'ann_file', None):
+            continue
+        names = dataset.classes or dataset.folders
+        kind = 'classes' if dataset.classes else 'class folders'
+        is_default = not is_stated and 'classes' in dataset.default_metainfo
+        metainfo = (dataset.default_metainfo if is_default else {}) | dataset.metainfo
+        source = f'the {dataset.split} data has {len(names)} {kind} ({shorten(names)})'
+        if is_default:
+            source += ' by default, as metainfo.classes is not set'
+        if names:
+            yield Classes(len(names), len(metainfo.get('thing_classes') or ()), source)
 
 
 def find_numbers(cfg: Config, splits: Sequence[str]) -> Iterator[Number]:
@@ -129,35 +110,25 @@ def find_numbers(cfg: Config, splits: Sequence[str]) -> Iterator[Number]:
             numbers = {key: default_of(head, key) for key in NUMBERS}
         # Backbones have -1 or None for no classifier.
         numbers = {key: value for key, value in numbers.items() if value not in (None, -1)}
-        for key, value in numbers.items():
-            yield Number(f'{name}.{key}', key, value, numbers)
+        total = sum(numbers.get(key, 0) for key in PANOPTIC_NUMBERS)
         if isinstance(part.get('class_weight'), (list, tuple)):
-            yield Number(f'{name}.class_weight', 'class_weight', part['class_weight'], numbers)
+            numbers['class_weight'] = part['class_weight']
         # A head only uses it to log its accuracy in training.
         if 'topk' in part and (part.get('cal_acc') or type_name(part) == 'Accuracy'):
-            yield Number(f'{name}.topk', 'topk', part['topk'], numbers)
-
-
-def label_numbers(cfg: Config) -> Iterator[Number]:
-    """Yield the number of classes with which a preprocessor mixes labels."""
+            numbers['topk'] = part['topk']
+        for key, value in numbers.items():
+            yield Number(f'{name}.{key}', value, total)
+    # A preprocessor needs the number to mix labels.
     name, preprocessor = find_preprocessor(cfg)
     mixing = preprocessor.get('batch_augments', cfg.model.get('train_cfg'))
     if preprocessor.get('to_onehot') or (isinstance(mixing, dict) and mixing.get('augments')):
-        value = preprocessor.get('num_classes')
-        yield Number(f'{name}.num_classes', 'num_classes', value, preprocessor)
+        yield Number(f'{name}.num_classes', preprocessor.get('num_classes'))
 
 
 def count_classes(model: dict) -> tuple[int | None, int | None]:
-    """Return the number of classes and the ignored label of a model.
+    """Return the number of classes and the ignored label of a model, None if unknown.
 
-    Either is None if unknown. Must be called in the scope of the model.
-
-    Args:
-        model: Its config, or that of a wrapper for test-time augmentation.
-
-    Example:
-        >>> count_classes(dict(decode_head=dict(num_classes=19)))
-        (19, 255)
+    Must be called in the scope of the model, which may be in a wrapper for test-time augmentation.
     """
     model = model.get('module') or model
     if decode_head := model.get('decode_head'):

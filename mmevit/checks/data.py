@@ -1,17 +1,18 @@
 """Check that the files of data sets and evaluators exist and fit each other."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
 
-from mmevit.utils.configs import as_list, default_scope, find_datasets, is_remote, type_name
-from mmevit.utils.errors import ConfigError
+from mmevit.datasets.coco import CocoImages, parse_coco, read_coco
+from mmevit.datasets.coco_faults import NOTHING_TO_LEARN, find_coco_faults
+from mmevit.utils.configs import as_list, default_scope, is_remote, type_name
+from mmevit.utils.errors import ConfigError, shorten, warn
 
-from .coco import check_coco, check_coco_metric, reads_coco
+from .classes import find_difference
+from .dataset_info import DatasetInfo, MissingFilesError, check_images, list_datasets
 from .labels import check_labels
-from .missing import MissingFilesError
 
 DIGITS_CONFIGS = dict(
     mmdet='configs/retinanet_evit_m4_digits.py',
@@ -22,25 +23,16 @@ SELF_DOWNLOADING = ('CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST')
 
 
 def check_data(cfg: Config, split: str) -> None:
-    """Check the files of the data sets and the evaluators of a split.
-
-    Args:
-        cfg: The config.
-        split: ``'train'``, ``'val'`` or ``'test'``.
-
-    Raises:
-        ConfigError: If a file is missing, invalid, or does not fit the others.
-    """
-    dataloader = cfg.get(f'{split}_dataloader')
-    if dataloader is None:
+    """Raise ConfigError if a file of the data sets or evaluators of a split is missing or wrong."""
+    if cfg.get(f'{split}_dataloader') is None:
         return
     try:
         with default_scope(cfg):
-            datasets = list(find_datasets(dataloader['dataset']))
+            datasets = list(list_datasets(cfg, [split]))
             problems = []
             for dataset in datasets:
-                problems.append(check_dataset(dataset, split))
-                check_labels(cfg, dataset, split)
+                problems.append(check_files(dataset))
+                check_labels(cfg, dataset)
             # Some data sets may be unlabelled, as in semi-supervised training, but not all.
             if split != 'test' and problems and all(problems):
                 raise ConfigError(problems[0])
@@ -54,58 +46,39 @@ def check_data(cfg: Config, split: str) -> None:
         ) from error
 
 
-def check_dataset(dataset: dict, split: str) -> str | None:
-    """Check that the files of a local data set exist, and check COCO files.
+def check_files(dataset: DatasetInfo) -> str | None:
+    """Raise ConfigError if a file of a local data set is missing or not valid COCO.
 
-    Args:
-        dataset: Config of a data set.
-        split: Its split.
-
-    Returns:
-        Why nothing can be learnt from it, None if something can or it is not known.
-
-    Raises:
-        ConfigError: If a file is missing or invalid.
+    Returns why nothing can be learnt from it, None if something can or it is not known.
     """
-    root = dataset.get('data_root') or ''
-    ann_file = dataset.get('ann_file') or ''
-    is_downloaded = type_name(dataset) in SELF_DOWNLOADING and dataset.get('download', True)
-    if is_remote(dataset) or is_downloaded:
+    cfg, split = dataset.cfg, dataset.split
+    is_downloaded = type_name(cfg) in SELF_DOWNLOADING and cfg.get('download', True)
+    if dataset.is_remote or is_downloaded:
         return None
-    classes = (dataset.get('metainfo') or {}).get('classes')
+    classes = dataset.metainfo.get('classes')
     # mmengine only warns, and takes each letter for a class.
     if isinstance(classes, str) and not Path(classes).is_file():
         raise ConfigError(
             f'metainfo.classes of the {split} data is {classes!r}, but this file does not exist. '
             "Correct the path, or write a tuple such as ('cat',) for a single class."
         )
-    prefixes = dataset.get('data_prefix') or {}
-    if isinstance(prefixes, str):
-        prefixes = dict(img=prefixes)
-    parts = [part for part in (ann_file, *prefixes.values()) if part] or fixed_layout(dataset, root)
-    paths = [Path(root, part) for part in parts or ['']]
+    parts = [part for part in (cfg.get('ann_file'), *dataset.prefixes.values()) if part]
+    paths = [Path(dataset.root, part) for part in parts or fixed_layout(cfg, dataset.root) or ['']]
     for path in paths:
         if not path.exists():
             raise MissingFilesError(
                 f'The {split} data is incomplete: {path} is missing. Expected are '
                 f'{" and ".join(map(str, paths))}.'
             )
-    if ann_file and reads_coco(dataset):
-        return check_coco(dataset, Path(root, ann_file), Path(root, prefixes.get('img', '')))
-    return None
+    return check_coco(dataset) if dataset.reads_coco else None
 
 
 def fixed_layout(dataset: dict, root: str) -> list[str]:
-    """List the files in ``root`` of mmpretrain's data sets with a fixed layout.
-
-    Example:
-        >>> fixed_layout(dict(type='ImageNet', split='val'), 'data/imagenet')
-        ['val']
-    """
+    """List the files in ``root`` of mmpretrain's data sets with a fixed layout."""
     split = dataset.get('split')
+    part, labels = ('test', '_withlabels') if split == 'test' else ('train', '')
     cars = ['car_ims', 'cars_annos.mat']
     if not Path(root, cars[1]).exists():
-        part, labels = ('test', '_withlabels') if split == 'test' else ('train', '')
         cars = [f'cars_{part}', f'devkit/cars_{part}_annos{labels}.mat']
     layouts = dict(
         ImageNet=[split] if split else [],
@@ -116,23 +89,74 @@ def fixed_layout(dataset: dict, root: str) -> list[str]:
     return layouts.get(type_name(dataset), [])
 
 
-def check_evaluator(evaluator: dict, datasets: Sequence[dict], split: str) -> None:
-    """Check that the annotation file of an evaluator exists and fits the data.
+def check_coco(dataset: DatasetInfo) -> str | None:
+    """Raise ConfigError if mmdet would stop or confuse classes, or an image is missing.
 
-    Args:
-        evaluator: Config of a metric.
-        datasets: Configs of the data sets of the split.
-        split: The split.
-
-    Raises:
-        ConfigError: If it is missing or does not fit.
+    Warns of annotations that mmdet leaves out, and returns why nothing can be learnt, if so.
     """
-    ann_file = evaluator.get('ann_file') or ''
-    is_local = ann_file and not is_remote(evaluator)
-    if is_local and not os.path.exists(ann_file):
+    ann_file, classes = dataset.ann_file, dataset.classes
+    content = read_coco(ann_file, dataset.loads_masks)
+    names = [category.name for category in content.categories]
+    if not set(classes) & set(names):
+        raise ConfigError(
+            f'None of the categories of {ann_file} ({shorten(names)}) is among the classes of the '
+            f'data set ({shorten(classes)}). Set dataset.metainfo.classes, and num_classes of the '
+            'head to their number.'
+        )
+    faults = find_coco_faults(content, classes)
+    if found := faults.describe(faults.of('fatal')):
+        raise ConfigError(
+            f'{ann_file} cannot be trained on or evaluated: {found}. '
+            'Run tools/check_dataset.py CONFIG to list all faults.'
+        )
+    if found := faults.describe(faults.of('fault')):
+        warn(f'{ann_file} has faults: {found}. Run tools/check_dataset.py CONFIG to list them all.')
+    folder = Path(dataset.root, dataset.prefixes.get('img', ''))
+    check_images(ann_file, [image.file_name for image in content.images], folder)
+    if not content.annotations:
+        return f'{ann_file} has no annotations. Set ann_file to a file with annotations.'
+    if NOTHING_TO_LEARN in faults.counts:
+        return (
+            f'{ann_file} cannot be trained on or evaluated: {faults.describe([NOTHING_TO_LEARN])}. '
+            'Add annotations of the classes.'
+        )
+    return None
+
+
+def check_evaluator(evaluator: dict, datasets: Sequence[DatasetInfo], split: str) -> None:
+    """Raise ConfigError if the annotation file of a metric is missing or differs from the data.
+
+    For a ``CocoMetric`` the classes must be in the order of the data, and the images the same.
+    """
+    if not evaluator.get('ann_file') or is_remote(evaluator):
+        return
+    ann_file = Path(evaluator['ann_file'])
+    if not ann_file.exists():
         raise MissingFilesError(f'{split}_evaluator.ann_file is missing: {ann_file}.')
-    if is_local and type_name(evaluator) == 'CocoMetric':
-        local = [dataset for dataset in datasets if reads_coco(dataset) and not is_remote(dataset)]
-        files = [Path(dataset.get('data_root') or '', dataset['ann_file']) for dataset in local]
-        is_known = len(local) == len(datasets)
-        check_coco_metric(evaluator, datasets, files if is_known else [], split)
+    if type_name(evaluator) != 'CocoMetric':
+        return
+    content = parse_coco(ann_file, CocoImages)
+    if evaluator.get('sort_categories'):
+        content.categories.sort(key=lambda category: category.id)  # pyright: ignore[reportArgumentType]
+    for classes in filter(None, (dataset.classes for dataset in datasets)):
+        names = [category.name for category in content.categories if category.name in classes]
+        place = f'the categories of {ann_file}, the annotation file of {split}_evaluator'
+        if difference := find_difference(classes, 'metainfo.classes', names, place):
+            raise ConfigError(
+                f'{difference}. List every class in the categories of the file, in the order of '
+                'metainfo.classes, even without annotations.'
+            )
+    files = [data.ann_file for data in datasets if data.reads_coco and not data.is_remote]
+    # The images of other data sets are unknown.
+    if len(files) < len(datasets) or any(map(ann_file.samefile, files)):
+        return
+    images = {}
+    for path in files:
+        images |= parse_coco(path, CocoImages).names_by_id
+    own = content.names_by_id
+    if differing := [number for number in own | images if own.get(number) != images.get(number)]:
+        raise ConfigError(
+            f'{split}_evaluator.ann_file, {ann_file}, and the {split} data have different images '
+            f'for {len(differing)} ids, such as {differing[0]}. Set {split}_evaluator.ann_file to '
+            f'the annotation file of the {split} data.'
+        )

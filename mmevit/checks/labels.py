@@ -5,61 +5,47 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DATASETS
 
 from mmevit.datasets.faults import Faults
+from mmevit.datasets.image_faults import find_seg_map_faults
 from mmevit.datasets.lists import read_data_list, read_text_list, reads_data_list
-from mmevit.datasets.seg_maps import find_seg_map_faults
-from mmevit.utils.configs import find_class, find_step, is_remote
+from mmevit.utils.configs import find_step
 from mmevit.utils.errors import ConfigError
 
 from .class_counts import count_classes
-from .classes import build_unread
-from .missing import MissingFilesError, check_images, find_missing
+from .dataset_info import DatasetInfo, MissingFilesError, check_images, find_missing
 
 # As many as take about a second; tools/check_dataset.py checks all.
 MAX_SEG_MAPS = 200
 
 
-def check_labels(cfg: Config, dataset: dict, split: str) -> None:
-    """Check all labels of a data set, or some of its segmentation maps.
+def check_labels(cfg: Config, dataset: DatasetInfo) -> None:
+    """Check all labels of a local data set of mmpretrain, or some maps of one of mmsegmentation.
 
-    Args:
-        cfg: Config of any library, in whose scope this must be called; only data of mmpretrain and
-            mmseg are checked.
-        dataset: Config of a data set; one on remote storage is not checked.
-        split: Its split.
-
-    Raises:
-        ConfigError: If an image or a map is missing, or a label is beyond the classes of the model.
+    Must be called in the scope of the config.
     """
-    if is_remote(dataset):
-        return
     scope, model = cfg.get('default_scope'), cfg.get('model') or {}
-    if scope == 'mmpretrain':
+    if scope == 'mmpretrain' and not dataset.is_remote:
         check_class_labels(dataset, count_classes(model)[0])
-    elif scope == 'mmseg' and model.get('decode_head'):
-        check_seg_maps(dataset, split, *count_classes(model))
+    elif scope == 'mmseg' and model.get('decode_head') and not dataset.is_remote:
+        check_seg_maps(dataset, *count_classes(model))
 
 
-def check_class_labels(dataset: dict, num_classes: int | None) -> None:
-    """Check a list of images and labels.
-
-    Raises:
-        ConfigError: If a line has no label or an invalid one, or its image is missing.
-    """
+def check_class_labels(dataset: DatasetInfo, num_classes: int | None) -> None:
+    """Raise ConfigError if a line of a list has no or an invalid label, or its image is missing."""
     from mmpretrain.datasets import CustomDataset
 
-    cls = find_class(DATASETS, dataset)
-    if reads_data_list(cls):
-        built = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
+    if reads_data_list(dataset.type):
+        built = dataset.build()
         paths, labels = read_data_list(Path(built.ann_file))
-    elif getattr(cls, 'load_data_list', None) is CustomDataset.load_data_list:
-        built = build_unread(dataset)
+    elif getattr(dataset.type, 'load_data_list', None) is CustomDataset.load_data_list:
+        built = dataset.unread
         # Other checks count and compare class folders.
         if not built.ann_file:
             return
@@ -80,12 +66,7 @@ def check_class_labels(dataset: dict, num_classes: int | None) -> None:
 def find_wrong_labels(
     paths: Sequence[str], labels: Sequence[int | Sequence[int]], num_classes: int | None
 ) -> list[str]:
-    """List the labels that a classifier has no class for, with their images.
-
-    Args:
-        paths: Paths of the images.
-        labels: A number for each, or a list of several.
-        num_classes: Number of classes, None if any label is valid.
+    """List the labels that are not below ``num_classes``, if that is known, with their images.
 
     Example:
         >>> find_wrong_labels(['a.png', 'b.png'], [1, [0, 3]], num_classes=3)
@@ -120,16 +101,13 @@ def refuse_empty_datasets(split: str) -> Iterator[None]:
         ) from error
 
 
-def check_seg_maps(dataset: dict, split: str, num_classes: int | None, ignored: int | None) -> None:
-    """Check that all segmentation maps exist, and the pixels of some of them.
-
-    Raises:
-        ConfigError: If a map is missing or does not fit its image or the model.
-    """
-    if 'seg_map_path' not in (dataset.get('data_prefix') or {}):
+def check_seg_maps(dataset: DatasetInfo, num_classes: int | None, ignored: int | None) -> None:
+    """Raise ConfigError if a map is missing, or one of some does not fit its image or the model."""
+    split = dataset.split
+    if 'seg_map_path' not in dataset.prefixes:
         return
     with refuse_empty_datasets(split):
-        built = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': False})
+        built = dataset.build(lazy_init=False)
     entries = [built.get_data_info(index) for index in range(len(built))]
     entries = [entry for entry in entries if entry.get('seg_map_path')]
     if missing := find_missing([entry['seg_map_path'] for entry in entries]):
@@ -137,7 +115,7 @@ def check_seg_maps(dataset: dict, split: str, num_classes: int | None, ignored: 
             f'{len(missing)} of {len(entries)} segmentation maps of the {split} data are missing, '
             f'such as {missing[0]}. Add them, or correct data_prefix or seg_map_suffix.'
         )
-    load = find_step(dataset.get('pipeline') or [], 'LoadAnnotations')
+    load = find_step(dataset.cfg.get('pipeline') or [], 'LoadAnnotations')
     # Another transform may read files other than images.
     if load is None:
         return
@@ -147,17 +125,14 @@ def check_seg_maps(dataset: dict, split: str, num_classes: int | None, ignored: 
             f'LoadAnnotations of the {split} data has reduce_zero_label={reduces}, but the data '
             f'set has reduce_zero_label={built.reduce_zero_label}. Set it in the data set only.'
         )
-    chosen = entries[:: -(-len(entries) // MAX_SEG_MAPS) or 1]
     backend = load.get('imdecode_backend', 'pillow')
-    faults = Faults()
+    chosen = entries[:: -(-len(entries) // MAX_SEG_MAPS) or 1]
+    check = partial(find_seg_map_faults, num_classes=num_classes, ignored=ignored, backend=backend)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for found in pool.map(
-            lambda entry: find_seg_map_faults(entry, num_classes, ignored, backend), chosen
-        ):
-            faults.add_all(found)
-    if found := [*faults.of('fatal'), *faults.of('fault')]:
+        faults = Faults(chain.from_iterable(pool.map(check, chosen)))
+    if found := faults.describe(faults.of('fatal', 'fault')):
         raise ConfigError(
             f'Of {len(chosen)} segmentation maps of the {split} data that were checked: '
-            f'{faults.describe(found)}. Correct them, or num_classes or reduce_zero_label. '
+            f'{found}. Correct them, or num_classes or reduce_zero_label. '
             'Run tools/check_dataset.py CONFIG to check all.'
         )

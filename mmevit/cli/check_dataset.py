@@ -18,15 +18,14 @@ from mmengine.registry import DATASETS
 from rich.progress import track
 
 from mmevit.checks.class_counts import count_classes
-from mmevit.checks.classes import check_classes, list_classes
-from mmevit.checks.coco import loads_masks, reads_coco
+from mmevit.checks.classes import check_classes
+from mmevit.checks.dataset_info import DatasetInfo
 from mmevit.checks.labels import find_wrong_labels, refuse_empty_datasets
 from mmevit.cli.arguments import add_settings_argument, argument, command
 from mmevit.datasets.coco import read_coco
 from mmevit.datasets.coco_faults import NOTHING_TO_LEARN, find_coco_faults
 from mmevit.datasets.faults import STOPS, Faults, FaultType
-from mmevit.datasets.image_faults import find_image_faults
-from mmevit.datasets.seg_maps import find_seg_map_faults
+from mmevit.datasets.image_faults import find_image_faults, find_seg_map_faults
 from mmevit.utils.configs import default_scope, find_datasets, find_step, read_config
 from mmevit.utils.errors import ConfigError, one_line
 from mmevit.utils.files import check_ending
@@ -117,7 +116,7 @@ def check_dataset(dataset: CheckedDataset, model: dict) -> None:
     """Find the faults of a data set and count its images; shows progress."""
     config, entries = dataset.config, []
     try:
-        if reads_coco(config):
+        if DatasetInfo(config).reads_coco:
             images = check_coco(dataset)
         else:
             with refuse_empty_datasets(dataset.splits[0]):
@@ -160,12 +159,12 @@ def check_dataset(dataset: CheckedDataset, model: dict) -> None:
 def check_coco(dataset: CheckedDataset) -> list[Image]:
     """Check the annotation file of a ``CocoDataset``, and list its images."""
     config = dataset.config
-    root = config.get('data_root') or ''
-    content = read_coco(Path(root, config['ann_file']), loads_masks(config))
-    dataset.faults = find_coco_faults(content, list_classes(config) or ())
+    info = DatasetInfo(config)
+    content = read_coco(info.ann_file, info.loads_masks)
+    dataset.faults = find_coco_faults(content, info.classes)
     if not content.annotations:
         dataset.faults.add(UNLABELLED, config['ann_file'])
-    folder = Path(root, (config.get('data_prefix') or {}).get('img') or '')
+    folder = Path(info.root, info.prefixes.get('img') or '')
     return [
         (str(folder / image.file_name), (image.height, image.width)) for image in content.images
     ]

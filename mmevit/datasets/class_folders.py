@@ -1,18 +1,16 @@
 """List images for classification in class folders."""
 
-import logging
 import os
 import random
 from pathlib import Path
 
-from mmengine.logging import print_log
-
-from mmevit.utils.errors import ConfigError, shorten
+from mmevit.utils.errors import ConfigError, shorten, warn
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 VAL_NAMES = ('val', 'valid', 'validation', 'test')
 
 Labelled = list[tuple[str, int]]
+Folders = dict[str, list[str]]  # paths of images by class
 
 
 def split_class_folders(
@@ -74,12 +72,11 @@ def split_class_folders(
             'least two and one. Add one folder per class.'
         )
     classes = tuple(train)
-    return classes, label_images(train, classes), label_images(val, classes)
-
-
-def label_images(images: dict[str, list[str]], classes: tuple[str, ...]) -> Labelled:
-    """Pair each image with the number of its class."""
-    return [(path, classes.index(name)) for name, paths in images.items() for path in paths]
+    train, val = (
+        [(path, classes.index(name)) for name, paths in images.items() for path in paths]
+        for images in (train, val)
+    )
+    return classes, train, val
 
 
 def is_image(path: Path) -> bool:
@@ -87,15 +84,8 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith('.') and path.is_file()
 
 
-def find_images(root: Path, part: str) -> dict[str, list[str]]:
-    """Find the images in class folders of ``root / part``, warn of other files.
-
-    Returns:
-        Sorted paths relative to ``root`` by the sorted names of the classes.
-
-    Raises:
-        ConfigError: If a class has no images.
-    """
+def find_images(root: Path, part: str) -> Folders:
+    """List the images in the class folders of a part by class, and warn of other files."""
     images, others = {}, []
     for folder in sorted((root / part).iterdir()):
         # macOS adds such a folder to its archives.
@@ -112,23 +102,15 @@ def find_images(root: Path, part: str) -> dict[str, list[str]]:
             f'of a class, which end in {", ".join(SUFFIXES)}.'
         )
     if others:
-        print_log(
+        warn(
             f'{len(others)} files are left out, such as {others[0]}: images end in '
-            f'{", ".join(SUFFIXES)}.',
-            logger='current',
-            level=logging.WARNING,
+            f'{", ".join(SUFFIXES)}.'
         )
     return images
 
 
-def hold_out(
-    images: dict[str, list[str]], fraction: float, seed: int
-) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Split the paths of each class into kept and held-out ones.
-
-    Raises:
-        ConfigError: If a class has only one image.
-    """
+def hold_out(images: Folders, fraction: float, seed: int) -> tuple[Folders, Folders]:
+    """Split the paths of each class, of which there must be two, into kept and held-out ones."""
     kept, held_out = {}, {}
     for name, paths in images.items():
         if len(paths) < 2:

@@ -1,6 +1,7 @@
 """Read the fields of COCO annotation files that mmdet uses."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,6 +71,11 @@ class CocoImages(msgspec.Struct):
     images: list[Image]
     categories: list[Category]
 
+    @property
+    def names_by_id(self) -> dict[Id, str]:
+        """The file names of the images, without folders, by id."""
+        return {image.id: os.path.basename(image.file_name) for image in self.images}
+
 
 class CocoFile(CocoImages):
     """The content of an annotation file for boxes."""
@@ -84,15 +90,7 @@ class CocoMaskFile(CocoFile):
 
 
 def read_coco(ann_file: Path, with_masks: bool = False) -> CocoFile:
-    """Read a COCO annotation file and check its layout; it may have no annotations.
-
-    Args:
-        ann_file: The annotation file.
-        with_masks: Whether to read ``segmentation``.
-
-    Raises:
-        ConfigError: If it is not valid JSON, or a list or a field is missing or of another type.
-    """
+    """Read a COCO annotation file, which may have no annotations; raise ConfigError if invalid."""
     content = parse_coco(ann_file, CocoMaskFile if with_masks else CocoFile)
     for part in ('images', 'categories'):
         if not getattr(content, part):
@@ -104,11 +102,7 @@ def read_coco(ann_file: Path, with_masks: bool = False) -> CocoFile:
 
 
 def parse_coco(ann_file: Path, layout: type[T]) -> T:
-    """Parse a COCO annotation file into one of the classes above.
-
-    Raises:
-        ConfigError: If it is not valid JSON, or a list or a field is missing or of another type.
-    """
+    """Parse a COCO annotation file into one of the classes above, raise ConfigError if invalid."""
     try:
         return parse_json(ann_file, layout)
     except msgspec.ValidationError as error:

@@ -3,9 +3,10 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from .coco import Annotation, Category, CocoFile, Image, MaskAnnotation, RunLengths
-from .faults import LEFT_OUT, STOPS, Faults, FaultType
+from .faults import LEFT_OUT, STOPS, Faults, FaultType, Found
 
 SAME_IMAGE_ID = FaultType('duplicate image id', STOPS, 'fatal')
 SAME_ANNOTATION_ID = FaultType('duplicate annotation id', STOPS, 'fatal')
@@ -31,32 +32,19 @@ OTHER_CATEGORY = FaultType('category that is not among the classes', LEFT_OUT, '
 NO_ANNOTATIONS = FaultType('image without annotations', 'left out by filter_empty_gt', 'note')
 NO_EXAMPLES = FaultType('class without annotations', 'never learnt', 'note')
 
-Found = Iterator[tuple[FaultType, object]]
-
 
 def find_coco_faults(content: CocoFile, classes: Sequence[str]) -> Faults:
-    """Find the faults of a COCO annotation file.
-
-    Args:
-        content: The content of the file.
-        classes: The classes of the data set, in order.
-
-    Example:
-        >>> from mmevit.datasets.coco import Category, CocoFile, Image
-        >>> images = [Image(1, name, height=8, width=8) for name in ('a.png', 'b.png')]
-        >>> content = CocoFile(images, [Category(1, 'cat')])
-        >>> find_coco_faults(content, ['cat']).describe([SAME_IMAGE_ID])
-        '1 x duplicate image id (image 1)'
-    """
-    faults = Faults()
-    faults.add_all(find_image_entry_faults(content.images))
-    faults.add_all(find_category_faults(content.categories, classes))
-    if content.annotations is not None:
-        faults.add_all(find_annotation_faults(content, content.annotations, classes))
-    return faults
+    """Find the faults of a COCO annotation file, given the classes of the data set in order."""
+    return Faults(
+        chain(
+            find_image_entry_faults(content.images),
+            find_category_faults(content.categories, classes),
+            find_annotation_faults(content, classes),
+        )
+    )
 
 
-def find_image_entry_faults(entries: Sequence[Image]) -> Found:
+def find_image_entry_faults(entries: Sequence[Image]) -> Iterator[Found]:
     """Find images that share an id or have no pixels."""
     images = {}
     for image in entries:
@@ -69,7 +57,7 @@ def find_image_entry_faults(entries: Sequence[Image]) -> Found:
             yield EMPTY_IMAGE, f'image {image.id}'
 
 
-def find_category_faults(categories: Sequence[Category], classes: Sequence[str]) -> Found:
+def find_category_faults(categories: Sequence[Category], classes: Sequence[str]) -> Iterator[Found]:
     """Compare categories with the classes of a data set.
 
     mmdet numbers the categories that are among the classes in their order in the file, so that a
@@ -80,28 +68,29 @@ def find_category_faults(categories: Sequence[Category], classes: Sequence[str])
     names_by_id = defaultdict(list)
     for category in categories:
         names_by_id[category.id].append(category.name)
-    counts = Counter(category.name for category in categories)
     for number, names in names_by_id.items():
         if len(names) > 1 and used.intersection(names):
             yield SAME_CATEGORY, f'id {number}'
+    names = [category.name for category in categories]
+    counts = Counter(names)
     for name in classes:
         if counts[name] > 1:
             yield SAME_CATEGORY, name
         if name not in counts:
             yield MISSING_CLASS, name
-    for category in categories:
-        if category.name not in used:
-            yield OTHER_CATEGORY, category.name
-    present = [category.name for category in categories if category.name in used]
-    for name, expected in zip(present, classes, strict=False):
+    for name in names:
+        if name not in used:
+            yield OTHER_CATEGORY, name
+    for name, expected in zip(filter(used.__contains__, names), classes, strict=False):
         if name != expected:
             yield OTHER_ORDER, f'{name} in the place of {expected}'
 
 
-def find_annotation_faults(
-    content: CocoFile, annotations: Sequence[Annotation], classes: Sequence[str]
-) -> Found:
+def find_annotation_faults(content: CocoFile, classes: Sequence[str]) -> Iterator[Found]:
     """Find faulty annotations, and images and classes without any."""
+    annotations = content.annotations
+    if annotations is None:
+        return
     for number, count in Counter(annotation.id for annotation in annotations).items():
         if count > 1:
             yield SAME_ANNOTATION_ID, f'annotation {number}'
@@ -148,7 +137,11 @@ def find_annotation_fault(
     fault = find_box_fault(annotation.bbox, annotation.area, image)
     # Masks of boxes that are left out are not loaded.
     if isinstance(annotation, MaskAnnotation) and fault in (None, BOX_ACROSS):
-        return find_mask_fault(annotation.segmentation, image) or fault
+        mask, sizes = annotation.segmentation, (None, [image.height, image.width])
+        if not mask:
+            return NO_MASK
+        if isinstance(mask, RunLengths) and mask.size not in sizes:
+            return OTHER_MASK_SIZE
     return fault
 
 
@@ -166,11 +159,3 @@ def find_box_fault(bbox: tuple[float, ...], area: float, image: Image) -> FaultT
     if left < -1 or top < -1 or right > image.width + 1 or bottom > image.height + 1:
         return BOX_ACROSS
     return None
-
-
-def find_mask_fault(mask: RunLengths | list | None, image: Image) -> FaultType | None:
-    """Find the fault of a mask."""
-    if not mask:
-        return NO_MASK
-    sizes = (None, [image.height, image.width])
-    return OTHER_MASK_SIZE if isinstance(mask, RunLengths) and mask.size not in sizes else None

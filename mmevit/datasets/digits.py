@@ -17,6 +17,8 @@ CLASSES = tuple(str(digit) for digit in range(10))
 NUM_VAL_DIGITS = 360
 # Lists the generated files, one per line: only a folder with no other files is replaced.
 MARKER = '.mmevit-digits'
+# Images, float (n, 8, 8) from 0 to 1, and their labels, int (n,).
+Digits = tuple[np.ndarray, np.ndarray]
 
 
 def prepare_digits(
@@ -61,29 +63,22 @@ def prepare_digits(
             f'num_train is {num_train} and num_val is {num_val}. Pass at least 1 each.'
         )
     with atomic_folder(Path(root), force) as folder:
-        splits = split_digits(seed)
-        for (split, (digits, labels)), num_scenes in zip(
-            splits.items(), (num_train, num_val), strict=True
-        ):
-            write_class_folders(folder / 'classification' / split, digits, labels)
-            write_scenes(folder, split, digits, labels, num_scenes, image_size, seed)
+        train, val = split_digits(seed)
+        for split, digits, num_scenes in (('train', train, num_train), ('val', val, num_val)):
+            write_class_folders(folder / 'classification' / split, *digits)
+            write_scenes(folder, split, digits, num_scenes, image_size, seed)
         (folder / MARKER).write_text('\n'.join(list_files(folder)))
 
 
 @contextlib.contextmanager
 def atomic_folder(root: Path, force: bool) -> Iterator[Path]:
-    """Yield an empty folder, which replaces ``root`` if the block succeeds.
-
-    Raises:
-        FileExistsError: If ``root`` exists and ``force`` is False, or it contains other files.
-    """
+    """Yield an empty folder, which replaces ``root`` if the block succeeds."""
     check_replaceable(root, force)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f'.{root.name}-') as scratch:
-        new = Path(scratch, 'new')
+        new, old = Path(scratch, 'new'), Path(scratch, 'old')
         new.mkdir()
         yield new
-        old = Path(scratch, 'old')
         try:
             if root.exists():
                 root.rename(old)
@@ -125,16 +120,8 @@ def list_files(folder: Path) -> list[str]:
     )
 
 
-def split_digits(seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Split the digits into training and validation, stratified by class.
-
-    Returns:
-        For ``'train'`` and ``'val'``, the digits, float (n, 8, 8) from 0 to 1, and their labels,
-        int (n,).
-
-    Raises:
-        ImportError: If scikit-learn is not installed.
-    """
+def split_digits(seed: int) -> tuple[Digits, Digits]:
+    """Split the digits into training and validation, stratified by class."""
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -144,15 +131,11 @@ def split_digits(seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             'scikit-learn.'
         ) from error
     data: Any = load_digits()
-    train_digits, val_digits, train_labels, val_labels = train_test_split(
-        data.images / 16,
-        data.target,
-        test_size=NUM_VAL_DIGITS,
-        stratify=data.target,
-        random_state=seed,
-    )
+    options: Any = dict(test_size=NUM_VAL_DIGITS, stratify=data.target, random_state=seed)
     # The stubs of scikit-learn do not tell arrays from lists.
-    return dict(train=(train_digits, train_labels), val=(val_digits, val_labels))  # pyright: ignore[reportReturnType]
+    parts: Any = train_test_split(data.images / 16, data.target, **options)
+    train_digits, val_digits, train_labels, val_labels = parts
+    return (train_digits, train_labels), (val_digits, val_labels)
 
 
 def write_class_folders(folder: Path, digits: np.ndarray, labels: np.ndarray) -> None:
@@ -165,13 +148,7 @@ def write_class_folders(folder: Path, digits: np.ndarray, labels: np.ndarray) ->
 
 
 def write_scenes(
-    folder: Path,
-    split: str,
-    digits: np.ndarray,
-    labels: np.ndarray,
-    num_scenes: int,
-    image_size: int,
-    seed: int,
+    folder: Path, split: str, digits: Digits, num_scenes: int, image_size: int, seed: int
 ) -> None:
     """Write the scenes of a split, their annotations and segmentation maps."""
     # Seeded by the split too, so that its scenes do not depend on the size of the other split.
@@ -180,7 +157,7 @@ def write_scenes(
     (folder / 'segments' / split).mkdir(parents=True)
     images, annotations = [], []
     for image_id in track(range(1, num_scenes + 1), description=f'digits, {split}'):
-        scene, segments, instances = draw_scene(rng, digits, labels, image_size)
+        scene, segments, instances = draw_scene(rng, *digits, image_size)
         file_name = f'{image_id:06d}.png'
         Image.fromarray(scene).save(folder / split / file_name)
         Image.fromarray(segments).save(folder / 'segments' / split / file_name)
@@ -188,11 +165,9 @@ def write_scenes(
         for instance in instances:
             annotations.append(dict(id=len(annotations) + 1, image_id=image_id, **instance))
     categories = [dict(id=index + 1, name=name) for index, name in enumerate(CLASSES)]
-    annotation_file = folder / 'annotations' / f'instances_{split}.json'
-    annotation_file.parent.mkdir(exist_ok=True)
-    annotation_file.write_text(
-        json.dumps(dict(images=images, annotations=annotations, categories=categories))
-    )
+    content = dict(images=images, annotations=annotations, categories=categories)
+    (folder / 'annotations').mkdir(exist_ok=True)
+    (folder / f'annotations/instances_{split}.json').write_text(json.dumps(content))
 
 
 def draw_scene(
@@ -201,8 +176,8 @@ def draw_scene(
     """Draw at least three bright, disjoint digits on a dark background.
 
     Returns:
-        The scene, uint8 (image_size, image_size, 3), its segmentation map, uint8 (image_size,
-        image_size), and a COCO annotation without ids for each digit.
+        The scene, uint8 (size, size, 3), its segmentation map, uint8 (size, size), and a COCO
+        annotation without ids for each digit.
     """
     scene = draw_background(rng, image_size)
     segments = np.zeros((image_size, image_size), dtype=np.uint8)

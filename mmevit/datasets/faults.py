@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -26,38 +26,37 @@ STOPS = 'training does not start'
 ENDS = 'ends training'
 LEFT_OUT = 'left out'
 
+# A fault and where it is.
+Found = tuple[FaultType, object]
 
-@dataclass
+
 class Faults:
     """Counts of faults by type, with the first three examples of each."""
 
-    examples: dict[FaultType, list[str]] = field(default_factory=lambda: defaultdict(list))
-    counts: Counter[FaultType] = field(default_factory=Counter)
+    def __init__(self, found: Iterable[Found] = ()) -> None:
+        self.counts: Counter[FaultType] = Counter()
+        self.examples: defaultdict[FaultType, list[str]] = defaultdict(list)
+        self.add_all(found)
 
     def add(self, fault: FaultType, example: object) -> None:
         """Count a fault."""
-        self.counts[fault] += 1
-        if len(self.examples[fault]) < 3:
-            self.examples[fault].append(str(example))
+        self.add_all([(fault, example)])
 
-    def add_all(self, found: Iterable[tuple[FaultType, object]]) -> None:
+    def add_all(self, found: Iterable[Found]) -> None:
         """Count several faults, each with its example."""
         for fault, example in found:
-            self.add(fault, example)
+            self.counts[fault] += 1
+            if len(self.examples[fault]) < 3:
+                self.examples[fault].append(str(example))
 
-    def of(self, severity: str) -> list[FaultType]:
-        """List the types of a severity that were found."""
-        return [fault for fault in self.counts if fault.severity == severity]
+    def of(self, *severities: str) -> list[FaultType]:
+        """List the types of some severities that were found, by severity."""
+        return [
+            fault for severity in severities for fault in self.counts if fault.severity == severity
+        ]
 
     def describe(self, found: Iterable[FaultType]) -> str:
-        """Describe some types of faults by count, name and first example, in one line.
-
-        Example:
-            >>> nan_box, faults = FaultType('box with NaN', LEFT_OUT), Faults()
-            >>> faults.add(nan_box, 'annotation 7')
-            >>> faults.describe([nan_box])
-            '1 x box with NaN (annotation 7)'
-        """
+        """Describe types of faults in one line, such as ``1 x box with NaN (annotation 7)``."""
         return '; '.join(
             f'{self.counts[fault]} x {fault.name} ({self.examples[fault][0]})' for fault in found
         )

@@ -25,10 +25,9 @@ class Entry(msgspec.Struct, gc=False):
     gt_label: int | list[int] = []
 
 
-class DataList(msgspec.Struct):
+class DataList(Metainfo):
     """A list in OpenMMLab's layout."""
 
-    metainfo: dict[str, Any]
     data_list: list[Entry]
 
 
@@ -56,11 +55,7 @@ def read_metainfo(ann_file: Path) -> dict[str, Any]:
 
 
 def read_data_list(ann_file: Path) -> tuple[list[str], list[int | list[int]]]:
-    """Read the paths and labels of a list in OpenMMLab's layout.
-
-    Raises:
-        ConfigError: If it has another layout, or a label is not an integer or a list of integers.
-    """
+    """Read paths and labels of a list in OpenMMLab's layout, raise ConfigError if it differs."""
     try:
         if ann_file.suffix == '.json':
             content = parse_json(ann_file, DataList)
@@ -79,33 +74,23 @@ def read_data_list(ann_file: Path) -> tuple[list[str], list[int | list[int]]]:
 
 
 def read_text_list(ann_file: Path, with_label: bool = True) -> tuple[list[str], list[int]]:
-    """Read a text file with a path and a label in each line.
+    """Read a text file of paths, each with a label unless ``with_label`` is False.
 
-    Args:
-        ann_file: The file.
-        with_label: Whether there are labels; otherwise each line is a path.
-
-    Raises:
-        ConfigError: If a line is not valid.
+    Raises ConfigError if a label is not a number.
     """
     with open(ann_file, encoding='utf-8') as file:
-        if not with_label:
-            return [line.rstrip('\n') for line in file], []
-        lines = [line.strip().rpartition(' ') for line in file]
-    try:
-        return [path for path, _, _ in lines], [int(label) for _, _, label in lines]
-    except ValueError:
-        number = next(number for number, line in enumerate(lines, 1) if not is_number(line[2]))
-        raise ConfigError(
-            f'Line {number} of {ann_file} is {"".join(lines[number - 1])!r}. Write a path, a '
-            'space and the number of the class.'
-        ) from None
-
-
-def is_number(text: str) -> bool:
-    """Whether a text is an integer."""
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
+        lines = [line.rstrip('\n') for line in file]
+    if not with_label:
+        return lines, []
+    paths, labels = [], []
+    for number, line in enumerate(lines, 1):
+        path, _, label = line.strip().rpartition(' ')
+        try:
+            labels.append(int(label))
+        except ValueError:
+            raise ConfigError(
+                f'Line {number} of {ann_file} is {line.strip()!r}. Write a path, a space and the '
+                'number of the class.'
+            ) from None
+        paths.append(path)
+    return paths, labels

@@ -20,12 +20,7 @@ from .image_faults import MAX_PIXELS, is_huge
 
 
 class UnreadableImages:
-    """The images that cannot be decoded, shared by all worker processes.
-
-    Args:
-        num_images: Length of the data set.
-        max_share: Maximum share of unreadable images, from 0 to 1.
-    """
+    """The images that cannot be decoded, at most a share, for all worker processes."""
 
     def __init__(self, num_images: int, max_share: float) -> None:
         # A byte per image, so that no worker waits for another and none counts twice.
@@ -88,18 +83,24 @@ class LoadReadableImage(LoadImageFromFile):
     def transform(self, results: dict) -> dict | None:
         """Add ``img``, ``img_shape`` and ``ori_shape`` to ``results``, or return None.
 
-        Raises:
-            UserError: If the file cannot be read, memory is exhausted, or too many images cannot
-                be decoded.
+        Raises UserError if the file cannot be read, memory is exhausted, or too many images cannot
+        be decoded.
         """
         path = results['img_path']
         if self.max_pixels and is_huge(path, self.max_pixels):
             return self.replace(results, f'more than {self.max_pixels} pixels')
         content = self.read(path)
         try:
-            image = self.decode(content)
-            if self.on_error == 'skip':
-                check_size(image, results)
+            image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
+            if image is None:
+                raise ValueError('not a complete image')
+            height, width = image.shape[:2]
+            annotated = (results.get('height', height), results.get('width', width))
+            if self.on_error == 'skip' and (height < annotated[0] or width < annotated[1]):
+                raise ValueError(
+                    f'size {width} x {height}, but annotated as {annotated[1]} x {annotated[0]}'
+                )
+            return self.add(image, results)
         # What a decoder raises depends on the backend and the format.
         except Exception as error:
             if isinstance(error, MemoryError) or getattr(error, 'code', 0) == cv2.Error.StsNoMem:
@@ -109,7 +110,6 @@ class LoadReadableImage(LoadImageFromFile):
                 ) from error
             reason = ' '.join(str(error).split()) or 'no content'
             return self.replace(results, f'{type(error).__name__}: {reason}')
-        return {**results, 'img': image, **shapes(image)}
 
     def read(self, path: str) -> bytes:
         """Read a file, raise UserError if it cannot be read."""
@@ -124,19 +124,14 @@ class LoadReadableImage(LoadImageFromFile):
                 'exists, that its disk is mounted and that you have permission to read it.'
             ) from error
 
-    def decode(self, content: bytes) -> np.ndarray:
-        """Decode an image as the parent class does."""
-        image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
-        if image is None:
-            raise ValueError('not a complete image')
-        return image.astype(np.float32) if self.to_float32 else image
+    def add(self, image: np.ndarray, results: dict) -> dict:
+        """Add an image and its shape to the results."""
+        size = image.shape[:2]
+        image = image.astype(np.float32) if self.to_float32 else image
+        return {**results, 'img': image, 'img_shape': size, 'ori_shape': size}
 
     def replace(self, results: dict, reason: str) -> dict | None:
-        """Warn of an image and return None or a blank image.
-
-        Raises:
-            UserError: If too many images cannot be decoded, or the number of channels is unknown.
-        """
+        """Warn of an image that cannot be decoded, and return None or a blank image."""
         consequence = 'skipped' if self.on_error == 'skip' else 'replaced by a blank image'
         print_log(
             f'{results["img_path"]} cannot be read and is {consequence} ({reason}).',
@@ -158,23 +153,7 @@ class LoadReadableImage(LoadImageFromFile):
         if results.get('seg_map_path'):
             shape = mmcv.imread(results['seg_map_path'], 'unchanged').shape[:2]
         channels = () if self.color_type.startswith('grayscale') else (3,)
-        image = np.zeros((*shape, *channels), dtype=np.float32 if self.to_float32 else np.uint8)
-        return {**results, 'img': image, **shapes(image)}
-
-
-def shapes(image: np.ndarray) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of an image that has just been loaded."""
-    return dict(img_shape=image.shape[:2], ori_shape=image.shape[:2])
-
-
-def check_size(image: np.ndarray, results: dict) -> None:
-    """Raise ValueError if an image is smaller than annotated."""
-    height, width = image.shape[:2]
-    annotated = (results.get('height', height), results.get('width', width))
-    if height < annotated[0] or width < annotated[1]:
-        raise ValueError(
-            f'size {width} x {height}, but annotated as {annotated[1]} x {annotated[0]}'
-        )
+        return self.add(np.zeros((*shape, *channels), np.uint8), results)
 
 
 def load_readable_images(dataset: dict, on_error: str) -> None:

@@ -19,16 +19,10 @@ def find_test_pipeline(cfg: Config) -> list[Any]:
 
 
 def sample_images(cfg: Config, model: Any, split: str, num_images: int) -> Iterator[dict]:
-    """Read evenly spaced images with the test pipeline; shows progress.
-
-    Args:
-        cfg: A config with the data of that split and a ``test_dataloader``.
-        model: The model, for its data preprocessor.
-        split: ``'train'``, ``'val'`` or ``'test'``.
-        num_images: Maximum number of images.
+    """Read at most ``num_images`` evenly spaced images with the test pipeline; shows progress.
 
     Yields:
-        ``inputs``, one normalized image, (1, 3, H, W), and its ``data_samples``.
+        ``inputs``, one image normalized by the model, (1, 3, H, W), and its ``data_samples``.
     """
     config = next(find_datasets(cfg[f'{split}_dataloader'].dataset)).copy()
     config['pipeline'] = find_test_pipeline(cfg)

@@ -1,9 +1,12 @@
 """Errors with a message for the user, which commands print without a traceback."""
 
 import contextlib
+import logging
 import sys
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from mmengine.logging import print_log
 
 from .versions import LIBRARIES
 
@@ -94,3 +97,8 @@ def shorten(names: Iterable) -> str:
     """Join the first four names and count the others, as in ``a, b, c, d and 3 more``."""
     names = [str(name) for name in names]
     return ', '.join(names[:4]) + (f' and {len(names) - 4} more' if len(names) > 4 else '')
+
+
+def warn(message: str) -> None:
+    """Log a warning."""
+    print_log(message, logger='current', level=logging.WARNING)

@@ -2,11 +2,11 @@
 
 import contextlib
 import json
-import shutil
 
 import mmengine
 import numpy as np
 import pytest
+from editing import SEGMENTOR, expect_error, load
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -15,20 +15,10 @@ from PIL import Image
 
 from mmevit.checks import labels
 from mmevit.checks.class_counts import count_classes
+from mmevit.checks.dataset_info import DatasetInfo
 from mmevit.checks.labels import check_labels, refuse_empty_datasets
+from mmevit.datasets.image_faults import find_seg_map_faults
 from mmevit.datasets.lists import read_data_list
-from mmevit.datasets.seg_maps import find_seg_map_faults
-from mmevit.utils.errors import ConfigError
-
-SEGMENTOR = 'configs/semantic-fpn_evit_m4_digits.py'
-
-
-@pytest.fixture
-def root(digits, tmp_path):
-    """Scenes and their segments, to be changed."""
-    folder = tmp_path / 'digits'
-    shutil.copytree(digits, folder, ignore=shutil.ignore_patterns('classification'))
-    return folder
 
 
 def change(path, function):
@@ -46,35 +36,36 @@ def with_value(value, kind=np.uint8):
     return put
 
 
-CHANGES = {
-    'a value beyond the classes': (with_value(11), r'values beyond the classes \(.*000003.png: 11'),
-    '16 bits': (with_value(257, np.uint16), r'values beyond the classes \(.*000003.png: 257'),
-    'three channels': (lambda p: np.stack([p] * 3, 2), r'more than one channel \(.*: 3 channels'),
-    'another size': (lambda p: p[:-1], r'another size .*: \(191, 192\), image: \(192, 192\)'),
-}
-
-
 def check_in_scope(cfg, dataset, split):
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        check_labels(cfg, dataset, split)
+        check_labels(cfg, DatasetInfo(dataset, split))
 
 
 def check(root, split='train', **settings):
-    cfg = Config.fromfile(SEGMENTOR)
-    cfg.merge_from_dict(settings)
-    dataset = cfg[f'{split}_dataloader'].dataset
-    dataset.data_root = str(root)
-    check_in_scope(cfg, dataset.to_dict(), split)
+    cfg = load(SEGMENTOR, root)
+    dataset = cfg[f'{split}_dataloader'].dataset.to_dict()
+    check_in_scope(cfg, {**dataset, **settings}, split)
 
 
-@pytest.mark.parametrize('split', ['train', 'val'])
-@pytest.mark.parametrize('name', CHANGES)
-def test_a_segmentation_map_that_cannot_be_trained_on_is_refused(root, name, split):
-    function, message = CHANGES[name]
-    change(root / f'segments/{split}/000003.png', function)
-    with pytest.raises(ConfigError, match=message) as end:
+@pytest.mark.parametrize(
+    ('split', 'function', 'message'),
+    [
+        ('train', with_value(11), 'values beyond the classes ({}: 11)'),
+        ('val', with_value(257, np.uint16), 'values beyond the classes ({}: 257)'),
+        ('train', lambda p: np.stack([p] * 3, 2), 'more than one channel ({}: 3 channels)'),
+        (
+            'val',
+            lambda p: p[:-1],
+            'another size than its image ({}: (191, 192), image: (192, 192))',
+        ),
+    ],
+)
+def test_a_segmentation_map_that_cannot_be_trained_on_is_refused(root, split, function, message):
+    path = root / f'segments/{split}/000003.png'
+    change(path, function)
+    expected = f'maps of the {split} data that were checked: 1 x segmentation map '
+    with expect_error(expected, message.format(path)):
         check(root, split)
-    assert f'maps of the {split} data that were checked: 1 x ' in str(end.value)
 
 
 def test_segmentation_maps_that_can_be_trained_on_are_not_refused(root):
@@ -89,25 +80,25 @@ def test_segmentation_maps_that_can_be_trained_on_are_not_refused(root):
 
 def test_segmentation_maps_that_are_missing_or_corrupt_are_refused(root):
     (root / 'segments/train/000003.png').write_bytes(b'corrupt')
-    with pytest.raises(ConfigError, match='1 x segmentation map that cannot be decoded'):
+    with expect_error('1 x segmentation map that cannot be decoded'):
         check(root)
     (root / 'segments/train/000003.png').unlink()
-    with pytest.raises(ConfigError, match=r'1 of 16 segmentation maps .* missing, .*000003.png'):
+    with expect_error('1 of 16 segmentation maps', 'missing, ', '000003.png'):
         check(root)
 
 
-def test_segmentation_data_without_images_are_refused(root):
-    with pytest.raises(ConfigError, match='The train data set has no images'):
-        check(root, **{'train_dataloader.dataset.img_suffix': '.jpeg'})
+def test_segmentation_data_without_images_are_refused(digits):
+    with expect_error('The train data set has no images'):
+        check(digits, img_suffix='.jpeg')
 
 
-def test_of_many_segmentation_maps_evenly_spaced_ones_are_checked(root, monkeypatch):
+def test_of_many_segmentation_maps_evenly_spaced_ones_are_checked(digits, monkeypatch):
     looked_at = []
     monkeypatch.setattr(labels, 'MAX_SEG_MAPS', 5)
     monkeypatch.setattr(
-        labels, 'find_seg_map_faults', lambda entry, *_: looked_at.append(entry['img_path']) or []
+        labels, 'find_seg_map_faults', lambda entry, **_: looked_at.append(entry['img_path']) or []
     )
-    check(root)
+    check(digits)
     assert sorted(path[-10:] for path in looked_at) == [
         f'{number:06d}.png' for number in (1, 5, 9, 13)
     ]
@@ -165,19 +156,16 @@ def check_list(tmp_path):
     ('content', 'message'),
     [
         ('a.png 0\nb.png 2\n', None),
-        ('a.png 0\nb.png 3\n', r'list.txt has 1 labels .* the 3 classes .* such as 3 of b.png'),
+        ('a.png 0\nb.png 3\n', 'list.txt has 1 labels that are not among the 3 classes'),
         ('a.png -1\nb.png 2\n', 'such as -1 of a.png'),
-        ('a.png 0\nb.png dog\n', "Line 2 of .*list.txt is 'b.png dog'"),
-        ('a.png 0\nc.png 2\n', r'1 of 2 images .* are missing, such as .*c.png'),
+        ('a.png 0\nb.png dog\n', "list.txt is 'b.png dog'"),
+        ('a.png 0\nc.png 2\n', 'c.png. Put the images into'),
         ('', 'list.txt lists no images'),
     ],
 )
 def test_a_text_list_whose_labels_do_not_fit_is_refused(check_list, content, message):
-    if message is None:
+    with expect_error(message) if message else contextlib.nullcontext():
         check_list(content)
-    else:
-        with pytest.raises(ConfigError, match=message):
-            check_list(content)
 
 
 @pytest.mark.parametrize('label', [3, [0, 3], -1])
@@ -185,16 +173,16 @@ def test_a_list_in_openmmlabs_layout_whose_labels_do_not_fit_is_refused(check_li
     items = [dict(img_path='a.png', gt_label=2), dict(img_path='b.png')]
     check_list(dict(metainfo={}, data_list=items))
     items[1]['gt_label'] = label
-    with pytest.raises(ConfigError, match=r'has 1 labels .* of b.png'):
+    with expect_error('has 1 labels', ' of b.png'):
         check_list(dict(metainfo={}, data_list=items))
-    with pytest.raises(ConfigError, match='not in OpenMMLab.s layout'):
+    with expect_error("not in OpenMMLab's layout"):
         check_list([1, 2])
 
 
 @pytest.mark.parametrize('label', ['1', [0, '1'], None, 1.5])
 def test_a_label_that_is_not_an_integer_is_refused_with_file_and_entry(check_list, label):
     items = [dict(img_path='a.png', gt_label=2), dict(img_path='b.png', gt_label=label)]
-    with pytest.raises(ConfigError, match=r'list.json .* `\$\.data_list\[1\]\.gt_label'):
+    with expect_error('list.json ', '`$.data_list[1].gt_label'):
         check_list(dict(metainfo={}, data_list=items))
 
 
@@ -207,7 +195,7 @@ def test_a_pickled_list_with_numpy_numbers_is_read(tmp_path):
 
 def test_missing_images_of_a_list_without_labels_are_reported(check_list):
     check_list('a.png\nb.png\n', with_label=False)
-    with pytest.raises(ConfigError, match=r'1 of 2 images .* are missing, such as .*c d.png'):
+    with expect_error('1 of 2 images of ', 'c d.png. Put'):
         check_list('a.png\nc d.png\n', with_label=False)
 
 
@@ -222,25 +210,22 @@ def test_the_default_list_of_imagenet_is_checked(tmp_path, line, message):
     (tmp_path / 'meta/train.txt').write_text(line)
     dataset = dict(type='ImageNet', data_root=str(tmp_path), split='train')
     cfg = Config(dict(default_scope='mmpretrain', model=classifier(1000)))
-    with pytest.raises(ConfigError, match=message) if message else contextlib.nullcontext():
+    with expect_error(message) if message else contextlib.nullcontext():
         check_in_scope(cfg, dataset, 'train')
 
 
-@pytest.mark.parametrize('loader', ['LoadRGBMap', 'LoadBiomedicalAnnotation'])
-def test_maps_that_another_transform_reads_are_not_decoded(root, loader):
+def test_maps_that_another_transform_reads_are_not_decoded(root):
     change(root / 'segments/train/000003.png', lambda p: np.stack([p] * 3, 2))
-    pipeline = [dict(type='LoadImageFromFile'), dict(type=loader)]
-    check(root, **{'train_dataloader.dataset.pipeline': pipeline})
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadRGBMap')]
+    check(root, pipeline=pipeline)
     (root / 'segments/train/000003.png').unlink()
-    with pytest.raises(ConfigError, match=r'1 of 16 segmentation maps .* missing, .*000003.png'):
-        check(root, **{'train_dataloader.dataset.pipeline': pipeline})
+    with expect_error('1 of 16 segmentation maps', 'missing, ', '000003.png'):
+        check(root, pipeline=pipeline)
 
 
-def test_reduce_zero_label_must_agree_with_the_data_set(root):
-    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
-    pipeline[1]['reduce_zero_label'] = True
-    with pytest.raises(ConfigError, match='reduce_zero_label=True, but the data set has .*=False'):
-        check(root, **{'train_dataloader.dataset.pipeline': pipeline})
+def test_reduce_zero_label_must_agree_with_the_data_set(digits):
+    with expect_error('reduce_zero_label=True, but the data set has reduce_zero_label=False'):
+        check(digits, pipeline=[dict(type='LoadAnnotations', reduce_zero_label=True)])
 
 
 @pytest.mark.parametrize(
@@ -266,7 +251,7 @@ def test_data_whose_images_are_all_filtered_out_are_reported(digits):
         metainfo=dict(classes=tuple('0123456789')),
     )
     message = 'The train data set has no images, or filter_cfg'
-    with pytest.raises(ConfigError, match=message), refuse_empty_datasets('train'):
+    with expect_error(message), refuse_empty_datasets('train'):
         CocoDataset(**settings, filter_cfg=dict(filter_empty_gt=True, min_size=1000))
     with pytest.raises(ValueError, match='another'), refuse_empty_datasets('train'):
         raise ValueError('another')
