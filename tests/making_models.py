@@ -4,6 +4,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
+# The arch of a backbone for tests that any backbone will do for.
+TINY = dict(embed_dims=(16, 24, 32), depths=(1, 1, 1), num_heads=(2, 3, 2), kernel_sizes=(5, 3, 3))
+
 
 def build_model(cfg):
     """Build the model of a config, its classes told apart by chance."""
