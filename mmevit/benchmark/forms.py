@@ -105,7 +105,8 @@ def compile_frozen(network: nn.Module, images: Tensor) -> Run:
 
 def trace(network: nn.Module, images: Tensor) -> Run:
     """Trace a network, like the speed test of the released code."""
-    return partial(torch.jit.trace(network, images, check_trace=False), images)
+    traced: Any = torch.jit.trace(network, images, check_trace=False)
+    return partial(traced, images)
 
 
 def prepare_training(workload: Workload, dtype: str) -> Run:

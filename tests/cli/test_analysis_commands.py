@@ -86,7 +86,7 @@ def test_channel_importance(run_analysis, digits_model, tmp_path, capsys):
     scores = [line.split(' | ') for line in printed.splitlines() if line.startswith('| ')][-3:]
     assert [cells[0] for cells in scores] == ['| original', '| by importance', '| random, seed 0']
     original, pruned = (float(cells[1]) for cells in scores[:2])
-    assert pruned / original == pytest.approx(0.7, abs=0.001)
+    assert pruned / original == pytest.approx(0.7, abs=0.02)  # rounded to thousands
     (logits,) = load_exported(tmp_path / 'pruned.torchscript')(torch.rand(3, 3, 112, 112))
     assert logits.shape == (3, 10)
     assert Image.open(tmp_path / 'kept.png').size == (1500, 450)

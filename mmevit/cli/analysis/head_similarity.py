@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.runner import CheckpointLoader, load_checkpoint
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if label in similarities:
             label = f'{name}={checkpoint}'
         similarities[label] = head_similarity(network, track(batches, label, transient=True))
-    rows = [
+    rows: list[dict[str, Any]] = [
         dict(
             model=name,
             block=block.removeprefix('model.'),
