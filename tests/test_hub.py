@@ -13,7 +13,6 @@ import yaml
 from mmcv.transforms import Compose
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.apis.model import ModelHub
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmevit.apis import DetInferencer
 from mmevit.models import EfficientViT
@@ -44,15 +43,11 @@ def test_exactly_the_published_classifiers_are_listed():
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
-def test_metafile_has_accuracy_parameters_and_macs(name):
+def test_metafile_has_accuracy_and_parameters(name):
     meta = ModelHub.get(name)
     assert meta.results[0].metrics == {'Top 1 Accuracy': PUBLISHED[name]}
     model = mmpretrain.get_model(name)
     assert meta.metadata.parameters == sum(p.numel() for p in model.parameters())
-    size = 224 if 'px' not in name else int(name[-5:-2])
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.rand(1, 3, size, size))
-    assert meta.metadata.flops == counter.get_total_flops() / 2
 
 
 @pytest.mark.parametrize('index', range(6))

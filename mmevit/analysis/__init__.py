@@ -1,9 +1,10 @@
 """Analyses of networks: Grad-CAM, head similarity, channel importance, runtime profile."""
 
-from .grad_cam import grad_cam, plot_grad_cams
-from .heads import head_similarity, plot_similarity
-from .importance import channel_importance, count_params, plot_kept, prune, shares_kept
-from .runtime import memory_bound_share, plot_shares, profile_runtime, sum_rows
+from .grad_cam import grad_cam
+from .heads import head_similarity
+from .importance import channel_importance, count_params, prune, shares_kept
+from .plots import plot_grad_cams, plot_kept, plot_shares, plot_similarity
+from .runtime import memory_bound_share, profile_runtime, sum_rows
 
 __all__ = [
     'channel_importance',

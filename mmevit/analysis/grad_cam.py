@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy import ndarray
@@ -14,7 +14,6 @@ from torch.nn.functional import interpolate
 from mmevit.utils.errors import ConfigError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mmpretrain.models import ImageClassifier
 
 
@@ -63,20 +62,17 @@ def grad_cam(
         ) from error
 
     # A copy, since GradCAM adds hooks and resets the gradients of the weights.
-    classifier = deepcopy(classifier).requires_grad_(False)
-    layers = [cast(Any, classifier.backbone).stages[stage][-1] for stage in stages]
-    cam = GradCAM(classifier, layers)
-    targets = cast(
-        Any, None if classes is None else [*map(ClassifierOutputTarget, classes.tolist())]
-    )
+    copy: Any = deepcopy(classifier).requires_grad_(False)
+    layers = [copy.backbone.stages[stage][-1] for stage in stages]
+    cam = GradCAM(copy, layers)
+    targets: Any = classes if classes is None else [*map(ClassifierOutputTarget, classes.tolist())]
     with torch.enable_grad():
         cam(inputs.detach().requires_grad_(), targets)
     recorded = cam.activations_and_grads
+    found = zip(layers, recorded.activations, recorded.gradients, strict=True)
     maps = [
         cam.get_cam_image(inputs, layer, targets, features.numpy(), gradient.numpy())
-        for layer, features, gradient in zip(
-            layers, recorded.activations, recorded.gradients, strict=True
-        )
+        for layer, features, gradient in found
     ]
     return [normalize_map(cam_image, inputs) for cam_image in maps], cam.outputs.detach()
 
@@ -87,29 +83,3 @@ def normalize_map(cam_image: ndarray, inputs: Tensor) -> Tensor:
     maps = interpolate(maps[:, None], inputs.shape[2:], mode='bilinear')[:, 0]
     highest = maps.amax((1, 2), keepdim=True)
     return torch.where(highest > 0, maps / highest, maps)
-
-
-def plot_grad_cams(images: Tensor, maps: list[Tensor], titles: list[str]) -> Figure:
-    """Draw each image in a row: plain, then with the map of each stage.
-
-    Args:
-        images: RGB from 0 to 1, (N, 3, H, W).
-        maps: For each stage (N, H, W), from 0 to 1.
-        titles: One for each image.
-    """
-    # Not at the top: the smallest build of mmengine comes without matplotlib.
-    from matplotlib.figure import Figure
-
-    num_columns = 1 + len(maps)
-    figure = Figure(figsize=(2.2 * num_columns, 2.4 * len(images)), layout='constrained')
-    rows = figure.subplots(len(images), num_columns, squeeze=False)
-    for index, row in enumerate(rows):
-        image = images[index].permute(1, 2, 0).clamp(0, 1).cpu()
-        for column, axes in enumerate(row):
-            axes.imshow(image)
-            axes.set_axis_off()
-            if column > 0:
-                axes.imshow(maps[column - 1][index].cpu(), cmap='jet', alpha=0.5, vmin=0, vmax=1)
-                axes.set_title(f'stage {column}', fontsize=9)
-        row[0].set_title(titles[index], fontsize=9, parse_math=False)
-    return figure

@@ -5,12 +5,10 @@ first order, removing a channel changes the loss by the sum of gradient times we
 weights that make it.
 """
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +16,6 @@ from torch import Tensor, nn
 from mmevit.utils.errors import ConfigError
 
 from .prunable import find_prunable
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Batch = TypeVar('Batch')
 # By the name of a module, then by the kind of its channels.
@@ -51,8 +46,6 @@ def channel_importance(
         >>> def loss(network, images):
         ...     return network(images)[-1].square().mean()
         >>> importance = channel_importance(backbone, [torch.rand(1, 3, 64, 64)], loss)
-        >>> importance['stages.0.0.ffn0.branch']['ffn'].shape
-        torch.Size([1, 128])
         >>> importance['stages.0.0.attention.branch.attention']['value'].shape
         torch.Size([4, 16])
     """
@@ -121,8 +114,11 @@ def prune(
         >>> count_params(backbone), count_params(pruned) <= 60_000
         (69196, True)
     """
-    candidates = list(list_candidates(network, importance, cost))
-    candidates.sort(key=lambda candidate: candidate.importance / candidate.cost, reverse=True)
+    candidates = sorted(
+        list_candidates(network, importance, cost),
+        key=lambda candidate: candidate.importance / candidate.cost,
+        reverse=True,
+    )
     excess, num_removed = cost(network) - budget, Counter()
     while excess > 0 and candidates:
         candidate = candidates.pop()
@@ -139,17 +135,12 @@ def prune(
 
 
 class Candidate(NamedTuple):
-    """One channel of every head of a module, which can be removed together.
+    """One channel of every head of a module, which can be removed together."""
 
-    Attributes:
-        place: Name of the module, and kind of the channels.
-        num_channels: Channels of this kind per head.
-    """
-
-    place: tuple[str, str]
+    place: tuple[str, str]  # name of the module, and kind of the channels
     importance: float
     cost: int
-    num_channels: int
+    num_channels: int  # of this kind per head
 
 
 def list_candidates(
@@ -159,13 +150,12 @@ def list_candidates(
     full_cost = cost(network)
     for name, prunable in find_prunable(network).items():
         for kind in prunable.kinds:
-            place = name, kind
             values = importance[name][kind]
-            pruned, _ = remove_channels(network, importance, {place: 1})
+            pruned, _ = remove_channels(network, importance, {(name, kind): 1})
             saved = full_cost - cost(pruned)
             # The r-th least important channels of all heads are removed together.
             for value in values.sort(dim=1).values.sum(0).tolist():
-                yield Candidate(place, value, saved, values.shape[1])
+                yield Candidate((name, kind), value, saved, values.shape[1])
 
 
 def remove_channels(
@@ -174,21 +164,18 @@ def remove_channels(
     """Remove the least important channels from a copy of a network: see :func:`prune`."""
     pruned, kept = deepcopy(network), {}
     for name, prunable in find_prunable(pruned).items():
-        kept[name] = {}
-        for kind in prunable.kinds:
-            ranks = importance[name][kind].argsort(dim=1)
-            kept[name][kind] = ranks[:, num_removed.get((name, kind), 0) :].sort(dim=1).values
-        if any((name, kind) in num_removed for kind in prunable.kinds):
+        removed = {kind: num_removed.get((name, kind), 0) for kind in prunable.kinds}
+        kept[name] = {
+            kind: importance[name][kind].argsort(dim=1)[:, number:].sort(dim=1).values
+            for kind, number in removed.items()
+        }
+        if any(removed.values()):
             prunable.keep_channels(kept[name], pruned, name)
     return pruned, kept
 
 
 def shares_kept(importance: TensorsByKind, kept: TensorsByKind) -> list[dict[str, Any]]:
-    """Compute the share of the channels that is left of each kind.
-
-    Args:
-        importance: Result of :func:`channel_importance`.
-        kept: Result of :func:`prune`.
+    """Compute the share of the channels that :func:`prune` has ``kept`` of each kind.
 
     Returns:
         For each ``part`` (the name of a module) and ``kind`` the ``channels`` per head, the number
@@ -204,29 +191,3 @@ def shares_kept(importance: TensorsByKind, kept: TensorsByKind) -> list[dict[str
                 dict(part=name, kind=kind, channels=before, kept=after, share=after / before)
             )
     return rows
-
-
-def plot_kept(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Plot the share of channels that each block keeps, as in Figure 5 of the paper.
-
-    There is one panel each for queries and keys, values, and FFNs.
-
-    Args:
-        rows: Result of :func:`shares_kept`.
-    """
-    # Not at the top: mmengine-lite does not install matplotlib.
-    from matplotlib.figure import Figure
-
-    panels = dict(query='queries and keys', value='values', ffn='FFNs')
-    figure = Figure(figsize=(10, 3), layout='constrained')
-    for axes, (kind, title) in zip(figure.subplots(1, 3, sharey=True), panels.items(), strict=True):
-        shares = [100 * row['share'] for row in rows if row['kind'] == kind]
-        numbers = range(1, len(shares) + 1)
-        axes.bar(numbers, [100] * len(shares), color='0.9')
-        axes.bar(numbers, shares, color='tab:blue')
-        axes.set_title(title)
-        axes.set_xlabel('block')
-        axes.locator_params('x', integer=True)
-        axes.spines[['top', 'right']].set_visible(False)
-    figure.axes[0].set_ylabel('channels kept, %')
-    return figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, cast
+from typing import Any
 
 import torch
 from mmcv.cnn.bricks.transformer import FFN as TokenFFN
@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmevit.models.attention import CascadedGroupAttention
-from mmevit.models.layers import FFN, ConvNorm
-
-ChannelIndices = dict[str, Tensor]
+from mmevit.models.layers import FFN
 
 
 def find_prunable(network: nn.Module) -> dict[str, Prunable]:
@@ -36,15 +34,14 @@ def make_prunable(module: Any) -> Prunable | None:
     if class_name in ATTENTION_CLASSES and is_plain_attention(module):
         return PrunableAttention(module)
     if class_name == 'timm.layers.mlp.Mlp' and isinstance(module.norm, nn.Identity):
-        return PrunableFFN(module.fc1, None, module.fc2)
+        return PrunableFFN(module.fc1, module.norm, module.fc2)
     if isinstance(module, TokenFFN) and module.num_fcs == 2:
-        layers = cast(Any, module.layers)
-        return PrunableFFN(layers[0][0], None, layers[1])
+        layers: Any = module.layers
+        return PrunableFFN(layers[0][0], nn.Identity(), layers[1])
     if isinstance(module, FFN) and is_channelwise(module.expand.norm):
         return PrunableFFN(module.expand.conv, module.expand.norm, module.reduce.conv)
     if isinstance(module, CascadedGroupAttention) and not module.deploy:
-        prunable = PrunableCascadedAttention(module)
-        return prunable if is_channelwise(prunable.qkvs[0].norm) else None
+        return PrunableCascadedAttention(module) if is_channelwise(module.qkvs[0].norm) else None
     return None
 
 
@@ -54,13 +51,9 @@ def is_channelwise(norm: nn.Module) -> bool:
 
 
 class Prunable(ABC):
-    """A module with inner channels that no other module sees.
+    """A module with inner channels that no other module sees."""
 
-    Attributes:
-        kinds: Kinds of channels that can be removed. Keys are removed together with queries.
-    """
-
-    kinds: tuple[str, ...]
+    kinds: tuple[str, ...]  # that can be removed; keys are removed together with queries
 
     @abstractmethod
     def loss_changes(self) -> dict[str, Tensor]:
@@ -71,41 +64,31 @@ class Prunable(ABC):
         """
 
     @abstractmethod
-    def keep_channels(self, kept: ChannelIndices, network: nn.Module, name: str) -> None:
-        """Remove all channels except some.
+    def keep_channels(self, kept: dict[str, Tensor], network: nn.Module, name: str) -> None:
+        """Remove all channels except ``kept``, (num_heads, channels) of each kind.
 
-        Args:
-            kept: Channels to keep of each kind, (num_heads, channels).
-            network: The network, which is changed.
-            name: Name of the module in the network.
+        The module is ``name`` in ``network``, where it can be replaced.
         """
 
 
 class PrunableFFN(Prunable):
-    """Two linear layers or 1x1 convolutions, ``first`` with a norm layer or None after it."""
+    """Two linear layers or 1x1 convolutions, with a norm layer or the identity after the first."""
 
     kinds = ('ffn',)
 
-    def __init__(
-        self,
-        first: nn.Linear | nn.Conv2d,
-        norm: nn.Module | None,
-        second: nn.Linear | nn.Conv2d,
-    ) -> None:
+    def __init__(self, first: nn.Module, norm: nn.Module, second: Any) -> None:
         self.first, self.norm, self.second = first, norm, second
 
     def loss_changes(self) -> dict[str, Tensor]:
         """Compute the first-order change of the loss: see :meth:`Prunable.loss_changes`."""
-        change = weight_times_gradient(self.second.weight)
-        return dict(ffn=change.reshape(*change.shape[:2], -1).sum((0, 2))[None])
+        return dict(ffn=weight_times_gradient(self.second.weight).sum(0).view(1, -1))
 
-    def keep_channels(self, kept: ChannelIndices, network: nn.Module, name: str) -> None:
+    def keep_channels(self, kept: dict[str, Tensor], network: nn.Module, name: str) -> None:
         """Remove all channels except some: see :meth:`Prunable.keep_channels`."""
         (index,) = kept['ffn']
-        keep_outputs(self.first, index)
-        if self.norm is not None:
-            keep_outputs(self.norm, index)
-        keep_inputs(self.second, index)
+        keep_slices(self.first, index)
+        keep_slices(self.norm, index)
+        keep_slices(self.second, index, axis=1)
 
 
 class PrunableCascadedAttention(Prunable):
@@ -115,30 +98,29 @@ class PrunableCascadedAttention(Prunable):
 
     def __init__(self, attention: CascadedGroupAttention) -> None:
         self.attention = attention
-        self.qkvs = cast(list[ConvNorm], attention.qkvs)
-        self.query_convs = cast(list[ConvNorm], attention.query_convs)
 
     def loss_changes(self) -> dict[str, Tensor]:
         """Compute the first-order change of the loss: see :meth:`Prunable.loss_changes`."""
         widths = [self.attention.key_channels] * 2 + [self.attention.value_channels]
-        queries = torch.stack([output_changes(conv.norm) for conv in self.query_convs])
-        qkv = torch.stack([output_changes(conv.norm) for conv in self.qkvs])
+        queries = torch.stack([output_changes(conv.norm) for conv in self.attention.query_convs])
+        qkv = torch.stack([output_changes(conv.norm) for conv in self.attention.qkvs])
         _, keys, values = qkv.split(widths, dim=1)
         return dict(query=queries, key=keys, value=values)
 
-    def keep_channels(self, kept: ChannelIndices, network: nn.Module, name: str) -> None:
+    def keep_channels(self, kept: dict[str, Tensor], network: nn.Module, name: str) -> None:
         """Remove all queries and keys except some: see :meth:`Prunable.keep_channels`."""
-        width = self.attention.key_channels
-        values = torch.arange(self.attention.value_channels) + 2 * width
-        for qkv, query, index in zip(self.qkvs, self.query_convs, kept['query'], strict=True):
+        attention, width = self.attention, self.attention.key_channels
+        values = torch.arange(attention.value_channels) + 2 * width
+        heads = zip(attention.qkvs, attention.query_convs, kept['query'], strict=True)
+        for qkv, query, index in heads:
             rows = torch.cat([index, index + width, values.to(index)])
-            for layer in (qkv.conv, qkv.norm):
-                keep_outputs(layer, rows)
-            for layer in (query.conv, query.norm):
-                keep_outputs(layer, index)
+            keep_slices(qkv.conv, rows)
+            keep_slices(qkv.norm, rows)
+            keep_slices(query.conv, index)
+            keep_slices(query.norm, index)
             query.conv.groups = query.conv.in_channels = len(index)
         # The scale stays that of the width that the weights were trained with.
-        self.attention.key_channels = kept['query'].shape[1]
+        attention.key_channels = kept['query'].shape[1]
 
 
 class PrunableAttention(Prunable):
@@ -154,7 +136,7 @@ class PrunableAttention(Prunable):
         changes = output_changes(self.attention.qkv).view(3, self.attention.num_heads, -1)
         return dict(zip(('query', 'key', 'value'), changes, strict=True))
 
-    def keep_channels(self, kept: ChannelIndices, network: nn.Module, name: str) -> None:
+    def keep_channels(self, kept: dict[str, Tensor], network: nn.Module, name: str) -> None:
         """Replace by an attention with fewer channels: see :meth:`Prunable.keep_channels`."""
         parent, _, child = name.rpartition('.')
         pruned = PrunedAttention(self.attention, kept['query'], kept['value'])
@@ -175,23 +157,22 @@ class PrunedAttention(nn.Module):
     def __init__(self, attention: Any, queries: Tensor, values: Tensor) -> None:
         super().__init__()
         self.num_heads: int = attention.num_heads
-        head_channels = attention.qkv.out_features // 3 // self.num_heads
+        channels = attention.qkv.out_features // 3
+        head_channels = channels // self.num_heads
         self.scale: float = getattr(attention, 'scale', head_channels**-0.5)
         self.widths = [self.num_heads * index.shape[1] for index in (queries, queries, values)]
         starts = (torch.arange(self.num_heads) * head_channels)[:, None].to(queries)
         queries, values = (queries + starts).flatten(), (values + starts).flatten()
-        channels = head_channels * self.num_heads
         self.qkv, self.proj = attention.qkv, attention.proj
-        keep_outputs(self.qkv, torch.cat([queries, queries + channels, values + 2 * channels]))
-        keep_inputs(self.proj, values)
+        keep_slices(self.qkv, torch.cat([queries, queries + channels, values + 2 * channels]))
+        keep_slices(self.proj, values, axis=1)
         self.gamma = getattr(attention, 'gamma1', nn.Identity())
         self.relative_position_bias_table: nn.Parameter | None = getattr(
             attention, 'relative_position_bias_table', None
         )
         if self.relative_position_bias_table is not None:
-            self.register_buffer(
-                'relative_position_index', attention.relative_position_index.flatten()
-            )
+            index = attention.relative_position_index.flatten()
+            self.register_buffer('relative_position_index', index)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, **unused: Any) -> Tensor:
         """Map tokens ``x`` (N, L, C) to the same shape; ``mask`` (num_windows, L, L) is added."""
@@ -242,27 +223,22 @@ def weight_times_gradient(weight: Tensor) -> Tensor:
     return torch.zeros_like(weight) if weight.grad is None else weight * weight.grad
 
 
-def keep_outputs(layer: nn.Module, index: Tensor) -> None:
-    """Keep some outputs of a convolution, linear or norm layer."""
-    for name in ('weight', 'bias', 'running_mean', 'running_var'):
-        keep_slices(getattr(layer, name, None), index, axis=0)
-    set_size(layer, ('out_channels', 'out_features', 'num_features'), len(index))
+# Tensors and sizes of convolutions, linear and norm layers by axis: of outputs and of inputs.
+SLICED = (
+    (
+        ('weight', 'bias', 'running_mean', 'running_var'),
+        ('out_channels', 'out_features', 'num_features'),
+    ),
+    (('weight',), ('in_channels', 'in_features')),
+)
 
 
-def keep_inputs(layer: nn.Linear | nn.Conv2d, index: Tensor) -> None:
-    """Keep some inputs of a convolution or linear layer."""
-    keep_slices(layer.weight, index, axis=1)
-    set_size(layer, ('in_channels', 'in_features'), len(index))
-
-
-def keep_slices(value: Tensor | None, index: Tensor, axis: int) -> None:
-    """Keep some slices of a parameter or a buffer."""
-    if value is not None:
-        value.data = value.data.index_select(axis, index.to(value.device))
-
-
-def set_size(layer: nn.Module, names: tuple[str, ...], size: int) -> None:
-    """Set the attribute that holds the size, whatever name the layer has for it."""
-    for name in names:
+def keep_slices(layer: Any, index: Tensor, axis: int = 0) -> None:
+    """Keep some outputs (axis 0) or inputs (axis 1) of a layer, in place."""
+    tensors, sizes = SLICED[axis]
+    for name in tensors:
+        if (value := getattr(layer, name, None)) is not None:
+            value.data = value.data.index_select(axis, index.to(value.device))
+    for name in sizes:
         if hasattr(layer, name):
-            setattr(layer, name, size)
+            setattr(layer, name, len(index))

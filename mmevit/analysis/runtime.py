@@ -7,10 +7,11 @@ pooling are memory-bound; convolution and matmul are compute-bound.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,8 @@ from torch.utils._pytree import tree_flatten
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.pytorch import attention_as_products
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 Row = dict[str, Any]
+Place = tuple[str, str]  # an operator and a module
 
 COMPUTE_BOUND = ('convolution', 'matmul')
 MEMORY_BOUND = ('reshape and copy', 'element-wise', 'normalization', 'softmax', 'pooling and sums')
@@ -66,30 +65,25 @@ def profile_runtime(network: nn.Module, images: Tensor, rounds: int = 5) -> list
             'Install PyTorch 2.3 or newer.'
         )
     with torch.no_grad(), attention_as_products():
-        costs = count_costs(network, images)
+        with running_modules(network) as paths, CostCounter(paths) as costs:
+            network(images)
         seconds = measure_times(network, images, rounds)
-    rows = []
-    for operator, module in seconds.keys() | costs.keys():
-        num_bytes, flops = costs.get((operator, module), (0, 0))
-        rows.append(
-            dict(
-                kind=KINDS.get(operator, OTHER),
-                operator=operator,
-                module=module,
-                seconds=seconds[operator, module],
-                bytes=num_bytes,
-                flops=flops,
-            )
+    rows = [
+        dict(
+            kind=KINDS.get(operator, OTHER),
+            operator=operator,
+            module=module,
+            seconds=seconds[operator, module],
+            bytes=costs.bytes[operator, module],
+            flops=costs.flops[operator, module],
         )
+        for operator, module in seconds.keys() | costs.bytes.keys()
+    ]
     return sorted(rows, key=lambda row: -row['seconds'])
 
 
 def sum_rows(rows: Sequence[Row], key: str) -> list[Row]:
     """Sum the rows of a profile by ``'kind'``, ``'operator'`` or ``'module'``.
-
-    Args:
-        rows: Result of :func:`profile_runtime`.
-        key: What to group by.
 
     Returns:
         For each value of ``key`` the sums, the ``share`` of the total time, and the ``intensity``
@@ -101,10 +95,9 @@ def sum_rows(rows: Sequence[Row], key: str) -> list[Row]:
         [('a', 16, '0.67'), ('b', 8, '0.33')]
     """
     total_seconds = sum(row['seconds'] for row in rows)
-    sums = {}
+    sums: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        total = sums.setdefault(row[key], Counter())
-        total.update({name: row[name] for name in ('seconds', 'bytes', 'flops')})
+        sums[row[key]].update({name: row[name] for name in ('seconds', 'bytes', 'flops')})
     summed = [
         {
             key: value,
@@ -121,12 +114,8 @@ def memory_bound_share(rows: Sequence[Row]) -> float:
     """Compute the share of memory-bound operators in the time, from 0 to 1.
 
     Only the time in known operators counts: the rest includes the overhead of the profiler.
-
-    Args:
-        rows: Result of :func:`profile_runtime`.
     """
-    shares = kind_shares(rows)
-    return sum(shares.get(kind, 0.0) for kind in MEMORY_BOUND)
+    return sum(share for kind, share in kind_shares(rows).items() if kind in MEMORY_BOUND)
 
 
 def kind_shares(rows: Sequence[Row]) -> dict[str, float]:
@@ -135,31 +124,30 @@ def kind_shares(rows: Sequence[Row]) -> dict[str, float]:
     return {row['kind']: row['share'] for row in sum_rows(known, 'kind')}
 
 
-def measure_times(network: nn.Module, images: Tensor, rounds: int) -> Counter[tuple[str, str]]:
+def measure_times(network: nn.Module, images: Tensor, rounds: int) -> Counter[Place]:
     """Measure the seconds of one run by operator and module."""
     activities = [ProfilerActivity.CPU]
     if images.is_cuda:
         activities.append(ProfilerActivity.CUDA)
     for _ in range(3):
         network(images)
-    ranges = module_contexts(network, lambda path: record_function(RANGE_PREFIX + path))
+    ranges = running_modules(network, lambda path: record_function(RANGE_PREFIX + path))
     with ranges, profile(activities=activities, acc_events=True) as profiler:
         for _ in range(rounds):
             network(images)
     seconds = Counter()
     for event in profiler.events() or ():
         # GPU kernels are separate events, and also counted in the operators that launch them.
-        if event.device_type != DeviceType.CPU:
-            continue
-        time = event.self_device_time_total if images.is_cuda else event.self_cpu_time_total
-        seconds[find_operator_and_module(event)] += time / 1e6 / rounds
+        if event.device_type == DeviceType.CPU:
+            time = event.self_device_time_total if images.is_cuda else event.self_cpu_time_total
+            seconds[find_operator_and_module(event)] += time / 1e6 / rounds
     return seconds
 
 
 RANGE_PREFIX = 'mmevit module '
 
 
-def find_operator_and_module(event: FunctionEvent) -> tuple[str, str]:
+def find_operator_and_module(event: FunctionEvent) -> Place:
     """Find the operator that a profiler event is part of, and the module that calls it."""
     operator, parent = None, event
     while parent is not None and not parent.name.startswith(RANGE_PREFIX):
@@ -181,29 +169,14 @@ def is_part_of(inner: str, outer: str | None) -> bool:
     return kind in ('normalization', 'softmax') or (outer != 'view' and kind == KINDS[inner])
 
 
-def count_costs(network: nn.Module, images: Tensor) -> dict[tuple[str, str], tuple[int, int]]:
-    """Count the bytes read and written and the FLOPs of one run by operator and module."""
-    counter = CostCounter()
-    with module_contexts(network, counter.in_module), counter:
-        network(images)
-    return {place: (counter.bytes[place], counter.flops[place]) for place in counter.bytes}
-
-
 class CostCounter(TorchDispatchMode):
-    """Counts the bytes and the FLOPs of every operator that runs."""
+    """Counts the bytes and FLOPs of operators by the module that runs, the last of ``paths``."""
 
-    def __init__(self) -> None:
+    def __init__(self, paths: Sequence[str]) -> None:
         super().__init__()
-        self.path = ''
-        self.bytes: Counter[tuple[str, str]] = Counter()
-        self.flops: Counter[tuple[str, str]] = Counter()
-
-    @contextmanager
-    def in_module(self, path: str) -> Iterator[None]:
-        """Count for the module with the name ``path``."""
-        outer, self.path = self.path, path
-        yield
-        self.path = outer
+        self.paths = paths
+        self.bytes: Counter[Place] = Counter()
+        self.flops: Counter[Place] = Counter()
 
     def __torch_dispatch__(
         self,
@@ -216,7 +189,7 @@ class CostCounter(TorchDispatchMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         operator = operator_name(func.overloadpacket.__name__) or OTHER
-        place = operator, short_path(self.path)
+        place = operator, short_path(self.paths[-1])
         # Views move no data.
         values = [] if operator == 'view' else tree_flatten((args, kwargs, output))[0]
         self.bytes[place] += sum(value.nbytes for value in values if isinstance(value, Tensor))
@@ -226,32 +199,30 @@ class CostCounter(TorchDispatchMode):
 
 
 @contextmanager
-def module_contexts(
-    network: nn.Module, enter: Callable[[str], AbstractContextManager]
-) -> Iterator[None]:
-    """Run the forward pass of every module in a context of its own.
+def running_modules(
+    network: nn.Module, enter: Callable[[str], AbstractContextManager] = nullcontext
+) -> Iterator[Sequence[str]]:
+    """Yield the names of the modules whose forward pass is running, the innermost last.
 
-    Args:
-        network: The network.
-        enter: Makes the context of a module from its name.
+    ``enter`` makes a context for the forward pass of a module from its name.
     """
+    paths: list[str] = []
     contexts: list[AbstractContextManager] = []
 
-    def before(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any) -> None:
-            contexts.append(enter(path))
-            contexts[-1].__enter__()
-
-        return hook
+    def before(path: str, module: nn.Module, args: Any) -> None:
+        paths.append(path)
+        contexts.append(enter(path))
+        contexts[-1].__enter__()
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
+        paths.pop()
         contexts.pop().__exit__(None, None, None)
 
     with ExitStack() as handles:
         for path, module in network.named_modules():
-            handles.enter_context(module.register_forward_pre_hook(before(path)))
+            handles.enter_context(module.register_forward_pre_hook(partial(before, path)))
             handles.enter_context(module.register_forward_hook(after, always_call=True))
-        yield
+        yield paths
 
 
 def short_path(path: str) -> str:
@@ -261,8 +232,6 @@ def short_path(path: str) -> str:
     last number is dropped.
 
     Example:
-        >>> short_path('backbone.stages.1.blocks.0.attn.w_msa.qkv')
-        'backbone.stages.*.blocks.*.attn'
         >>> short_path('backbone.stages.2.1.ffn0.branch.expand.conv')
         'backbone.stages.*.*.ffn0'
         >>> short_path('head.fc')
@@ -273,12 +242,7 @@ def short_path(path: str) -> str:
 
 
 def operator_name(name: str) -> str | None:
-    """Map the name of a PyTorch operator, at any level, to ours; None if it is unknown.
-
-    Example:
-        >>> operator_name('aten::mkldnn_convolution'), operator_name('add_'), operator_name('foo')
-        ('convolution', 'add', None)
-    """
+    """Map the name of a PyTorch operator, at any level, to ours; None if it is unknown."""
     return OPERATORS.get(name.removeprefix('aten::').strip('_'))
 
 
@@ -296,7 +260,7 @@ NAMES = {
         'convolution': 'conv1d conv2d conv3d conv_transpose2d convolution_overrideable '
         'mkldnn_convolution cudnn_convolution cudnn_convolution_relu cudnn_convolution_add_relu '
         'cudnn_convolution_transpose slow_conv2d_forward slow_conv_dilated2d thnn_conv2d '
-        'conv_depthwise2d nnpack_spatial_convolution',
+        'conv_depthwise2d nnpack_spatial_convolution'
     },
     'matmul': {
         'linear': 'addmm mm addmv mv mkldnn_linear addmm_activation',
@@ -338,39 +302,3 @@ OPERATORS = {
     for operator, others in operators.items()
     for name in (operator, *others.split())
 }
-
-
-def plot_shares(profiles: Mapping[str, Sequence[Row]]) -> Figure:
-    """Plot the share of each kind of operator, one bar per network, as in Figure 2 of the paper.
-
-    Args:
-        profiles: For each network's name the result of :func:`profile_runtime`.
-    """
-    # Not at the top: mmengine-lite does not install matplotlib.
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 1.6 + 0.5 * len(profiles)), layout='constrained')
-    axes = figure.subplots()
-    reds, blues = colormaps['Reds'], colormaps['Blues']
-    shades = {
-        **{kind: reds(0.75 - 0.13 * index) for index, kind in enumerate(MEMORY_BOUND)},
-        **{kind: blues(0.45 + 0.3 * index) for index, kind in enumerate(COMPUTE_BOUND)},
-    }
-    shares = {name: kind_shares(rows) for name, rows in profiles.items()}
-    starts = dict.fromkeys(profiles, 0.0)
-    for kind, shade in shades.items():
-        widths = [100 * shares[name].get(kind, 0.0) for name in profiles]
-        bars = axes.barh(
-            list(profiles), widths, left=list(starts.values()), color=shade, label=kind
-        )
-        labels = [f'{width:.0f}' if width >= 3 else '' for width in widths]
-        axes.bar_label(bars, labels, label_type='center', fontsize=8)
-        starts = {name: starts[name] + width for name, width in zip(starts, widths, strict=True)}
-    axes.invert_yaxis()
-    axes.set_xlim(0, 100)
-    axes.set_xlabel('share of the time in operators, %: memory-bound red, compute-bound blue')
-    axes.spines[['top', 'right', 'left']].set_visible(False)
-    axes.tick_params(left=False)
-    figure.legend(loc='outside upper center', ncols=4, fontsize=8, frameon=False)
-    return figure

@@ -1,6 +1,7 @@
 """Interleaved speed measurements of networks, eager, compiled or exported."""
 
-from .measuring import Setting, benchmark, best_forms
+from .forms import Setting
+from .measuring import benchmark, best_forms
 from .models import find_model, find_models, select_paper_models
 from .report import format_results, write_plot, write_results
 

@@ -1,4 +1,4 @@
-"""The forms that a network is measured in: eager, compiled, exported and so on."""
+"""The setting of a benchmark, and the forms that networks are measured in: eager, exported, ..."""
 
 import copy
 import dataclasses
@@ -9,35 +9,58 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmevit.deploy import TARGETS, export, load_exported
 from mmevit.utils.errors import ConfigError
 
 from .models import FlatOutputs
-from .setting import Setting
 
+DTYPES = ('float32', 'bfloat16', 'float16', 'int8')
 # Computes the batch of a workload; returns None in training.
 Run = Callable[[], Sequence[Tensor] | None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Workload:
-    """A network and a batch to measure in each form.
+class Setting:
+    """What all networks of a benchmark have in common.
 
     Args:
-        network: The network, in evaluation mode.
-        folded: The same network, folded.
-        images: A batch, (N, C, H, W).
-        setting: Number of threads and memory layout.
-        folder: Where exported files are written.
+        batch_size: Images per call; 1 measures latency.
+        threads: CPU threads.
+        size: Height and width of the images. Defaults to the size that the accuracy of each network
+            is published for, 224 x 224 if that is unknown.
+        device: ``'cpu'`` or ``'cuda'``.
+        channels_last: Whether the eager and folded forms use channels-last images and weights.
+            Compiled forms always do. Traced forms never do, except for EfficientViT, whose folded
+            weights are channels-last.
+        rounds: Number of times that each network is measured.
+        seconds: Duration of each measurement, which is at least one call.
+        seed: Seed of weights, images and the order of measurements.
+        keep_memory: Whether the allocator keeps freed memory, for steadier times. This lasts for
+            the rest of the process.
     """
+
+    batch_size: int = 16
+    threads: int = 1
+    size: tuple[int, int] | None = None
+    device: str = 'cpu'
+    channels_last: bool = False
+    rounds: int = 20
+    seconds: float = 0.25
+    seed: int = 0
+    keep_memory: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A network, in evaluation mode, and a batch (N, C, H, W) to measure in each form."""
 
     network: FlatOutputs
     folded: FlatOutputs
     images: Tensor
     setting: Setting
-    folder: str
+    folder: str  # for exported files
 
 
 def split_form(form: str) -> tuple[str, str]:
@@ -51,53 +74,59 @@ def split_form(form: str) -> tuple[str, str]:
     return name, dtype or 'float32'
 
 
-def is_form(form: str) -> bool:
-    """Whether a form of that name exists."""
-    name, dtype = split_form(form)
-    return name in FORMS and dtype in ('float32', 'bfloat16', 'float16', 'int8')
+def prepare(
+    workload: Workload,
+    dtype: str,
+    make_run: Callable[[nn.Module, Tensor], Run] = partial,
+    folded: bool = True,
+    channels_last: bool | None = None,
+) -> Run:
+    """Copy a network and images to a dtype and a memory format, make the run, and warm it up.
+
+    By default, the run calls the network, and the setting decides about ``channels_last``.
+    """
+    if dtype == 'int8':
+        raise ConfigError('int8 is only supported by onnxruntime and openvino.')
+    if channels_last is None:
+        channels_last = workload.setting.channels_last
+    layout = torch.channels_last if channels_last else torch.preserve_format
+    options: dict[str, Any] = dict(dtype=getattr(torch, dtype), memory_format=layout)
+    network = copy.deepcopy(workload.folded if folded else workload.network)
+    run = make_run(network.to(**options), workload.images.to(**options))
+    for _ in range(3):  # until everything is compiled and cached
+        run()
+    return run
 
 
-def prepare_form(form: str, workload: Workload) -> Run:
-    """Bring a network into a form and warm it up."""
-    name, dtype = split_form(form)
-    return FORMS[name](workload, dtype)
+def compile_frozen(network: nn.Module, images: Tensor) -> Run:
+    """Compile a network with frozen weights."""
+    return partial(torch.compile(network, options=dict(freezing=True)), images)
 
 
-def prepare_eager(workload: Workload, dtype: str, folded: bool = False) -> Run:
-    """Run the network as it is."""
-    network = workload.folded if folded else workload.network
-    channels_last = workload.setting.channels_last
-    return warm_up(partial(*convert(network, workload.images, dtype, channels_last)))
-
-
-def prepare_compiled(workload: Workload, dtype: str) -> Run:
-    """Compile the folded network with frozen weights, channels-last."""
-    folded, images = convert(workload.folded, workload.images, dtype, channels_last=True)
-    return warm_up(partial(torch.compile(folded, options=dict(freezing=True)), images))
-
-
-def prepare_traced(workload: Workload, dtype: str) -> Run:
-    """Trace the folded network, like the speed test of the released code."""
-    folded, images = convert(workload.folded, workload.images, dtype, channels_last=False)
-    trace: Any = torch.jit.trace(folded, images, check_trace=False)
-    return warm_up(partial(trace, images))
+def trace(network: nn.Module, images: Tensor) -> Run:
+    """Trace a network, like the speed test of the released code."""
+    traced: Any = torch.jit.trace(network, images, check_trace=False)
+    return partial(traced, images)
 
 
 def prepare_training(workload: Workload, dtype: str) -> Run:
     """Run forward, in mixed precision, and backward, without an optimizer."""
-    channels_last = workload.setting.channels_last
-    network, images = convert(workload.network, workload.images, 'float32', channels_last)
-    network.train()
-    autocast = torch.autocast(images.device.type, getattr(torch, dtype), dtype != 'float32')
 
-    def step() -> None:
-        network.zero_grad()
-        with torch.enable_grad():
-            with autocast:
-                outputs = network(images)
-            torch.stack([output.float().square().mean() for output in outputs]).sum().backward()
+    def make_step(network: nn.Module, images: Tensor) -> Run:
+        network.train()
+        autocast = torch.autocast(images.device.type, getattr(torch, dtype), dtype != 'float32')
 
-    return warm_up(step)
+        def step() -> None:
+            network.zero_grad()
+            with torch.enable_grad():
+                with autocast:
+                    outputs = network(images)
+                losses = [output.float().square().mean() for output in outputs]
+                torch.stack(losses).sum().backward()
+
+        return step
+
+    return prepare(workload, 'float32', make_step, folded=False)
 
 
 def prepare_exported(target: str, workload: Workload, dtype: str) -> Run:
@@ -110,29 +139,12 @@ def prepare_exported(target: str, workload: Workload, dtype: str) -> Run:
     return partial(load_exported(path, workload.setting.threads, trust=True), images)
 
 
-def convert(
-    network: FlatOutputs, images: Tensor, dtype: str, channels_last: bool
-) -> tuple[FlatOutputs, Tensor]:
-    """Copy a network and images to a dtype and a memory format."""
-    if dtype == 'int8':
-        raise ConfigError('int8 is only supported by onnxruntime and openvino.')
-    layout = torch.channels_last if channels_last else torch.preserve_format
-    options = dict(dtype=getattr(torch, dtype), memory_format=layout)
-    return copy.deepcopy(network).to(**options), images.to(**options)
-
-
-def warm_up(run: Run) -> Run:
-    """Run three times, until everything is compiled and cached."""
-    for _ in range(3):
-        run()
-    return run
-
-
+# Functions that bring a network into a form and, unless it is exported, warm it up.
 FORMS: dict[str, Callable[[Workload, str], Run]] = dict(
-    eager=prepare_eager,
-    folded=partial(prepare_eager, folded=True),
-    compiled=prepare_compiled,
-    traced=prepare_traced,
+    eager=partial(prepare, folded=False),
+    folded=prepare,
+    compiled=partial(prepare, make_run=compile_frozen, channels_last=True),
+    traced=partial(prepare, make_run=trace, channels_last=False),
     onnxruntime=partial(prepare_exported, 'onnx'),
     openvino=partial(prepare_exported, 'openvino'),
     torchscript=partial(prepare_exported, 'torchscript'),

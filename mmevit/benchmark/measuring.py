@@ -1,5 +1,6 @@
 """Interleaved speed measurements of networks."""
 
+import contextlib
 import ctypes
 import dataclasses
 import itertools
@@ -9,7 +10,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,35 +28,23 @@ from mmevit.utils.errors import ConfigError, one_line
 from mmevit.utils.pytorch import attention_as_products
 from mmevit.utils.tables import Rows
 
-from .folding import fold_all
-from .forms import FORMS, Workload, is_form, prepare_form, split_form
-from .models import FlatOutputs, Model, build, calibrate
-from .setting import Setting
+from .forms import DTYPES, FORMS, Setting, Workload, split_form
+from .models import FlatOutputs, Model, build, calibrate, fold_all
 
 T = TypeVar('T')
 
 
 @dataclasses.dataclass
 class Entry:
-    """A network in one form, or a matrix product, measured in every round.
-
-    Args:
-        model: Label of the network.
-        form: Its form, see :func:`mmevit.benchmark.forms.split_form`.
-        run: Computes one batch; None if the network does not support the form.
-        items: Images per batch.
-        macs: Multiply-accumulates per image.
-        details: Further values by column.
-        rounds: Seconds per call, by round.
-    """
+    """A network in one form, or a matrix product, measured in every round."""
 
     model: str
     form: str
-    run: Callable[[], Any] | None = None
-    items: int = 1
-    macs: int = 0
-    details: dict[str, Any] = dataclasses.field(default_factory=dict)
-    rounds: list[list[float]] = dataclasses.field(default_factory=list)
+    run: Callable[[], Any] | None = None  # computes a batch; None if the form is not supported
+    items: int = 1  # images per batch
+    macs: int = 0  # per image
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)  # further values by column
+    rounds: list[list[float]] = dataclasses.field(default_factory=list)  # seconds of each call
 
     def rates(self) -> list[float]:
         """Return the images per second in each round."""
@@ -74,9 +62,7 @@ def benchmark(
     In each round everything is measured once, in random order, so that other load of the machine
     affects all alike. Ratios are taken within a round; their median and quartiles are reported. The
     peak of the processor, measured in the same rounds, is the fastest of several products of square
-    matrices.
-
-    Weights and images are random. Batch norm has the statistics of random images.
+    matrices. Weights and images are random, batch norm has the statistics of random images.
 
     Args:
         models: The networks, see :func:`find_model`.
@@ -105,8 +91,8 @@ def benchmark(
         >>> from mmevit.benchmark import find_model
         >>> setting = Setting(batch_size=1, size=(64, 64), rounds=1, seconds=0)
         >>> rows = benchmark([find_model('efficientvit-m0')], ['eager', 'folded'], setting)
-        >>> [(row['model'], row['form'], round(row['params'], 3)) for row in rows]
-        [('efficientvit-m0', 'eager', 2.349), ('efficientvit-m0', 'folded', 2.349)]
+        >>> [(row['form'], round(row['params'], 3)) for row in rows]
+        [('eager', 2.349), ('folded', 2.349)]
     """
     setting = setting or Setting()
     check_arguments(models, forms, setting, baseline)
@@ -132,7 +118,8 @@ def check_arguments(
     models: Sequence[Model], forms: Sequence[str], setting: Setting, baseline: str | None
 ) -> None:
     """Raise ConfigError if an argument of :func:`benchmark` is invalid, before building models."""
-    unknown = [form for form in forms if not is_form(form)]
+    known = {*itertools.product(FORMS, DTYPES)}
+    unknown = [form for form in forms if split_form(form) not in known]
     if unknown or not forms:
         raise ConfigError(
             f'Unknown form {", ".join(unknown)}. Choose from {", ".join(FORMS)}, and append '
@@ -147,7 +134,7 @@ def check_arguments(
         raise ConfigError(f'Unknown baseline {baseline}. Choose from {", ".join(names)}.')
 
 
-@contextmanager
+@contextlib.contextmanager
 def process_settings(setting: Setting) -> Iterator[None]:
     """Set PyTorch's threads and the limits of torch.compile in the block, without gradients."""
     # torch.compile silently runs further networks eagerly beyond these limits, for which PyTorch
@@ -179,7 +166,7 @@ def prepare_entries(
     expected = network(images)
     folded = fold_all(network, images[:1])
     workload = Workload(network, folded, images, setting, folder)
-    macs = dict(eager=count_macs(network, images[:1]), folded=count_macs(folded, images[:1]))
+    eager_macs, folded_macs = (count_macs(each, images[:1]) for each in (network, folded))
     details: dict[str, Any] = dict(
         params=sum(weight.numel() for weight in network.parameters()) / 1e6
     )
@@ -191,26 +178,23 @@ def prepare_entries(
             cpu_speed=model.cpu_speed,
         )
     for form in forms:
-        entry = Entry(model.label, form, items=setting.batch_size, details=dict(details))
-        entry.macs = macs['eager' if form.startswith(('eager', 'training')) else 'folded']
-        entry.details['macs'] = entry.macs / 1e6
+        name, dtype = split_form(form)
+        macs = eager_macs if name in ('eager', 'training') else folded_macs
+        row = details | dict(macs=macs / 1e6)
+        entry = Entry(model.label, form, items=setting.batch_size, macs=macs, details=row)
         try:
-            entry.run = prepare_form(form, workload)
-            outputs, entry.details['memory'] = run_for_memory(entry.run, setting.device)
+            entry.run = FORMS[name](workload, dtype)
+            outputs, row['memory'] = run_for_memory(entry.run, setting.device)
             if outputs is not None:
-                entry.details['difference'] = largest_difference(outputs, expected)
+                row['difference'] = largest_difference(outputs, expected)
         # Each runtime raises errors of its own for unsupported networks.
         except Exception as error:
-            entry.run, entry.details['problem'] = None, one_line(error)
+            entry.run, row['problem'] = None, one_line(error)
         yield entry
 
 
 def prepare_network(model: Model, setting: Setting) -> tuple[FlatOutputs, Tensor]:
-    """Build a calibrated network with random weights, and random images (N, C, H, W).
-
-    Raises:
-        ConfigError: If the network cannot be built, or does not support the image size.
-    """
+    """Build a calibrated network with random weights, and random images (N, C, H, W)."""
     size = setting.size or (model.size, model.size)
     torch.manual_seed(setting.seed)
     network = FlatOutputs(build(model.name, model.options)).eval()
@@ -228,11 +212,7 @@ def prepare_network(model: Model, setting: Setting) -> tuple[FlatOutputs, Tensor
 
 
 def find_baseline(entries: Sequence[Entry], name: str | None) -> Entry:
-    """Return the entry ``'MODEL:FORM'``, or the first one that runs.
-
-    Raises:
-        ConfigError: If the named one does not run.
-    """
+    """Return the entry ``'MODEL:FORM'``, or the first one that runs."""
     if name is None:
         return next((entry for entry in entries if entry.run), entries[0])
     found = next(entry for entry in entries if f'{entry.model}:{entry.form}' == name)
@@ -243,13 +223,9 @@ def find_baseline(entries: Sequence[Entry], name: str | None) -> Entry:
     return found
 
 
+@torch.no_grad()
 def count_macs(network: nn.Module, images: Tensor) -> int:
-    """Count the multiply-accumulates of convolutions, linear layers and matrix products.
-
-    Args:
-        network: The network.
-        images: One image, (1, C, H, W).
-    """
+    """Count the multiply-accumulates of convolutions, linear layers and matrix products."""
     with attention_as_products(), FlopCounterMode(display=False) as counter:
         network(images)
     return counter.get_total_flops() // 2
@@ -261,11 +237,7 @@ def run_for_memory(run: Callable[[], T], device: str) -> tuple[T, float | None]:
     On a GPU, this is the memory that PyTorch allocates. On a CPU, it is the growth of the process
     on Linux, which includes the memory of all runtimes and libraries. Freed memory is given back
     before, so that the run allocates all that it uses. Weights and memory kept since loading are
-    not included.
-
-    Args:
-        run: Computes a batch. A runtime that keeps its memory must not have been run before.
-        device: ``'cpu'`` or ``'cuda'``.
+    not included. A runtime that keeps its memory must not have been run before.
     """
     if device == 'cuda':
         torch.cuda.synchronize()
@@ -286,8 +258,7 @@ def run_for_memory(run: Callable[[], T], device: str) -> tuple[T, float | None]:
 
 def peak_memory() -> int:
     """Return the peak resident memory of this process in KiB, on Linux."""
-    status = Path('/proc/self/status').read_text()
-    return int(re.findall(r'VmHWM:\s*(\d+)', status)[0])
+    return int(re.findall(r'VmHWM:\s*(\d+)', Path('/proc/self/status').read_text())[0])
 
 
 def keep_freed_memory() -> None:
@@ -296,13 +267,11 @@ def keep_freed_memory() -> None:
     By default, glibc may return freed memory to the system after each call, depending on the layout
     of the heap. PyTorch is then up to 25 % slower.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return
     trim_threshold, mmap_max = -1, -4  # constants of malloc.h
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(mmap_max, 0)
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_max, 0)
 
 
 def measure(entries: Sequence[Entry], setting: Setting) -> None:
@@ -340,9 +309,13 @@ def time_on_gpu(run: Callable[[], Any]) -> float:
     return start.elapsed_time(end) / 1000
 
 
+# Heights of square matrices, the fastest product of which is the peak of the processor.
+PRODUCT_SIZES = dict(cpu=(512, 1024, 2048), cuda=(4096, 8192))
+
+
 def matrix_products(dtype: str, device: str) -> Iterator[Entry]:
-    """Yield products of square matrices, the fastest of which is the peak of the processor."""
-    for size in {'cpu': (512, 1024, 2048), 'cuda': (4096, 8192)}[device]:
+    """Yield the products of square matrices that are measured."""
+    for size in PRODUCT_SIZES[device]:
         matrix = torch.randn(size, size, device=device).to(getattr(torch, dtype))
         yield Entry('matrix product', str(size), partial(torch.mm, matrix, matrix), macs=size**3)
 
@@ -356,12 +329,7 @@ def best_of_each_round(products: Sequence[Entry]) -> list[float]:
 def summarise(
     entry: Entry, reference: Entry, peaks: Sequence[float] | None = None
 ) -> dict[str, Any]:
-    """Make the row of an entry, see :func:`benchmark`.
-
-    Args:
-        entry: The entry.
-        reference: The baseline.
-        peaks: Peak multiply-accumulates/s by round.
+    """Make the row of an entry, see :func:`benchmark`, with the peak MACs/s of each round.
 
     Example:
         >>> fast = Entry('a', 'eager', items=2, macs=10, rounds=[[0.1, 0.1], [0.2]])
@@ -374,7 +342,7 @@ def summarise(
     if not entry.rounds:
         return row
     rates = np.array(entry.rates())
-    milliseconds = 1000 * np.array([*itertools.chain(*entry.rounds)])
+    milliseconds = 1000 * np.concatenate(entry.rounds)
     low, ratio, high = np.percentile(rates / np.array(reference.rates()), [25, 50, 75])
     numbers = dict(
         speed=np.median(rates),
@@ -392,10 +360,7 @@ def summarise(
 
 
 def best_forms(rows: Rows) -> list[Mapping[str, Any]]:
-    """Keep the fastest form of each network.
-
-    Args:
-        rows: From :func:`benchmark`.
+    """Keep the fastest form of each network in the rows of :func:`benchmark`.
 
     Example:
         >>> best_forms([dict(model='a', form='eager', speed=1.0),

@@ -1,15 +1,19 @@
-"""Networks by name, and their published accuracy and size."""
+"""Networks by name, their published accuracy and size, calibration and folding."""
 
+import copy
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from mmevit.deploy import try_to_fold
 from mmevit.deploy.networks import count_input_channels
 from mmevit.models import EfficientViT
 from mmevit.utils.configs import build_model, read_config
@@ -18,28 +22,60 @@ from mmevit.utils.errors import ConfigError, one_line
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A network and what is published about it.
+    """A network and what is published about it."""
 
-    Args:
-        label: Name in tables and plots.
-        name: Name for :func:`build`.
-        options: Overridden settings of its config.
-        size: Image size that the accuracy is published for.
-        top1: Accuracy on ImageNet-1k, in percent.
-        params: Number of parameters, in millions.
-        macs: Multiply-accumulates per image, in millions.
-        cpu_speed: Images/s on one thread of a Xeon E5-2690 v4 with batch size 16, from the
-            `EfficientViT paper <https://arxiv.org/abs/2305.07027>`_.
-    """
-
-    label: str
-    name: str
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    size: int = 224
-    top1: float | None = None
-    params: float | None = None
-    macs: float | None = None
+    label: str  # in tables and plots
+    name: str  # for :func:`build`
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # override its config
+    size: int = 224  # of the images that the accuracy is published for
+    top1: float | None = None  # accuracy on ImageNet-1k, in percent
+    params: float | None = None  # in millions
+    macs: float | None = None  # multiply-accumulates per image, in millions
+    # Images/s on one thread of a Xeon E5-2690 v4 with batch size 16, from the EfficientViT paper.
     cpu_speed: float | None = None
+
+
+T2T_LAYERS = dict(num_heads=4, feedforward_channels=512)
+T2T_7 = dict(
+    backbone=dict(embed_dims=256, num_layers=7, layer_cfgs=T2T_LAYERS), head=dict(in_channels=256)
+)
+SHUFFLENET_2X = dict(backbone=dict(widen_factor=2.0), head=dict(in_channels=2048))
+# The networks of Tables 2 and 3 that mmpretrain or timm have, with the accuracy, parameters and
+# multiply-accumulates of their own papers, and the speeds of the EfficientViT paper where they are
+# certain. MobileViT is measured at 256 pixels, like in the paper. Neither library has the performer
+# of T2T-ViT-7; full attention replaces it, with more operations.
+PAPER_MODELS = [
+    Model('MobileNetV3-Small', 'timm::mobilenetv3_small_100', {}, 224, 67.4, 2.5, 57),
+    Model('MobileViT-XXS', 'timm::mobilevit_xxs', {}, 256, 69.0, 1.3, 410),
+    Model('ShuffleNetV2 1x', 'shufflenet-v2-1x_16xb64_in1k', {}, 224, 69.4, 2.3, 146),
+    Model('MobileViTv2-0.5', 'timm::mobilevitv2_050', {}, 256, 70.2, 1.4, 466),
+    Model('PVTv2-B0', 'timm::pvt_v2_b0', {}, 224, 70.5, 3.4, 600),
+    Model('MobileOne-S0', 'timm::mobileone_s0', {}, 224, 71.4, 2.1, 275),
+    Model('T2T-ViT-7, no performer', 't2t-vit-t-14_8xb64_in1k', T2T_7, 224, 71.7, 4.3, 1100),
+    Model('MobileNetV2 1.0', 'timm::mobilenetv2_100', {}, 224, 72.0, 3.4, 300),
+    Model('DeiT-T', 'timm::deit_tiny_patch16_224', {}, 224, 72.2, 5.7, 1300),
+    Model('GhostNet', 'timm::ghostnet_100', {}, 224, 73.9, 5.2, 141),
+    Model('MobileViT-XS', 'timm::mobilevit_xs', {}, 256, 74.8, 2.3, 986),
+    Model('ShuffleNetV2 2x', 'shufflenet-v2-1x_16xb64_in1k', SHUFFLENET_2X, 224, 74.9, 7.4, 591),
+    Model('MobileNetV3-Large', 'timm::mobilenetv3_large_100', {}, 224, 75.2, 5.4, 219, 39.1),
+    Model('MobileViTv2-0.75', 'timm::mobilevitv2_075', {}, 256, 75.6, 2.9, 1030),
+    Model('MobileOne-S1', 'timm::mobileone_s1', {}, 224, 75.9, 4.8, 825),
+    Model('LeViT-128S', 'timm::levit_128s', {}, 224, 76.6, 7.8, 305),
+    Model('EfficientNet-B0', 'timm::efficientnet_b0', {}, 224, 77.1, 5.3, 390),
+    Model('PoolFormer-S12', 'timm::poolformer_s12', {}, 224, 77.2, 12, 1800),
+    Model('EfficientFormer-L1', 'timm::efficientformer_l1', {}, 224, 79.2, 12.3, 1300),
+    Model('Swin-T', 'timm::swin_tiny_patch4_window7_224', {}, 224, 81.3, 29, 4500),
+    Model('EfficientViT-M0', 'efficientvit-m0', {}, 224, 63.2, 2.3, 79),
+    Model('EfficientViT-M1', 'efficientvit-m1', {}, 224, 68.4, 3.0, 167),
+    Model('EfficientViT-M2', 'efficientvit-m2', {}, 224, 70.8, 4.2, 201),
+    Model('EfficientViT-M3', 'efficientvit-m3', {}, 224, 73.4, 6.9, 263),
+    Model('EfficientViT-M4', 'efficientvit-m4', {}, 224, 74.3, 8.8, 299),
+    Model('EfficientViT-M5', 'efficientvit-m5', {}, 224, 77.1, 12.4, 522, 56.8),
+]
+# By label, and by name unless they also need options.
+PAPER_NAMES = {model.label: model for model in PAPER_MODELS} | {
+    model.name: model for model in PAPER_MODELS if not model.options
+}
 
 
 def find_model(name: str) -> Model:
@@ -52,27 +88,18 @@ def find_model(name: str) -> Model:
         >>> find_model('timm::mobilenetv2_100').top1
         72.0
     """
-    short = name.removeprefix('mmpretrain::').removesuffix('_8xb256_in1k')
-    for model in PAPER_MODELS:
-        if {name, short, name.removeprefix('mmpretrain::')} & names_of(model):
-            return dataclasses.replace(model, label=name)
+    plain = name.removeprefix('mmpretrain::')
+    for known in (name, plain, plain.removesuffix('_8xb256_in1k')):
+        if known in PAPER_NAMES:
+            return dataclasses.replace(PAPER_NAMES[known], label=name)
     return Model(label=name, name=name)
 
 
 def find_models(names: Sequence[str]) -> list[Model]:
-    """Return the networks of some names, see :func:`find_model`.
-
-    Raises:
-        ConfigError: If there is no name.
-    """
+    """Return the networks of some names, at least one: see :func:`find_model`."""
     if not names:
         raise ConfigError('No model given. Name at least one model, such as efficientvit-m4.')
     return [find_model(name) for name in names]
-
-
-def names_of(model: Model) -> set[str]:
-    """Return the label of a network, and its name unless it also needs options."""
-    return {model.label} if model.options else {model.label, model.name}
 
 
 def select_paper_models(names: Sequence[str]) -> list[Model]:
@@ -88,12 +115,13 @@ def select_paper_models(names: Sequence[str]) -> list[Model]:
         >>> [model.label for model in select_paper_models(['efficientvit-m1', 'Swin-T'])]
         ['Swin-T', 'EfficientViT-M1']
     """
-    if unknown := sorted(set(names).difference(*map(names_of, PAPER_MODELS))):
+    if unknown := sorted(set(names) - PAPER_NAMES.keys()):
         labels = ', '.join(model.label for model in PAPER_MODELS)
         raise ConfigError(
             f'{", ".join(unknown)} is not a model of the paper. Choose from {labels}.'
         )
-    return [model for model in PAPER_MODELS if not names or names_of(model) & set(names)]
+    labels = {PAPER_NAMES[name].label for name in names}
+    return [model for model in PAPER_MODELS if not names or model.label in labels]
 
 
 def build(name: str, options: Mapping[str, Any] = {}) -> nn.Module:
@@ -116,7 +144,8 @@ def build(name: str, options: Mapping[str, Any] = {}) -> nn.Module:
     library, _, rest = name.rpartition('::')
     try:
         if name.endswith('.py'):
-            return build_from_config(name, options)
+            settings = {f'model.{key}': value for key, value in options.items()}
+            return build_model(read_config(name, settings, needs=['model']))
         if library == 'backbone':
             return EfficientViT(rest)
         if library == 'timm':
@@ -151,18 +180,10 @@ def build_from_mmpretrain(name: str, options: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def build_from_config(path: str, options: Mapping[str, Any]) -> nn.Module:
-    """Build the network of a config of any OpenMMLab library."""
-    options = {f'model.{key}': value for key, value in options.items()}
-    return build_model(read_config(path, options, needs=['model']))
-
-
 class FlatOutputs(nn.Module):
     """A network that returns its outputs as a flat tuple of tensors.
 
-    Args:
-        model: A network of PyTorch or OpenMMLab. The latter run with ``mode='tensor'``, without
-            decoding.
+    Models of OpenMMLab run with ``mode='tensor'``, without decoding.
 
     Example:
         >>> network = FlatOutputs(EfficientViT('m0')).eval()
@@ -202,26 +223,20 @@ def make_data_samples(images: Tensor) -> list[Any]:
 
 
 def calibrate(network: nn.Module, size: tuple[int, int]) -> None:
-    """Give batch norms random weights, and the statistics of random images, in place.
+    """Give batch norms random weights, and the statistics of random images of a size, in place.
 
     Otherwise the activations of a deep network with random weights grow or vanish, and processors
     are slow on denormal numbers.
-
-    Args:
-        network: The network.
-        size: Height and width of the images.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         if norm.affine:
             nn.init.uniform_(norm.weight, 0.5, 1.5)
             nn.init.normal_(norm.bias, std=0.1)
-        norm.momentum = 1.0
+        norm.momentum = 1.0  # the statistics of the next batch only
         norm.train()
     network(torch.randn(2, count_input_channels(network), *size))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    for norm in norms:
         norm.eval()
         if norm.running_var is not None:
             # After attention and pooling, noise has hardly any variance. Normalising it to 1 would
@@ -229,46 +244,61 @@ def calibrate(network: nn.Module, size: tuple[int, int]) -> None:
             norm.running_var.clamp_(min=0.1)
 
 
-T2T_7 = {
-    'backbone': dict(
-        embed_dims=256,
-        num_layers=7,
-        layer_cfgs=dict(num_heads=4, feedforward_channels=512),
-    ),
-    'head': dict(in_channels=256),
-}
-SHUFFLENET_2X = {'backbone': dict(widen_factor=2.0), 'head': dict(in_channels=2048)}
+def fold_all(network: FlatOutputs, images: Tensor) -> FlatOutputs:
+    """Return a copy for inference with everything folded that can be.
+
+    That is what :func:`mmevit.deploy.try_to_fold` or timm's function fold, and then every batch
+    norm that follows a convolution or linear layer. One image is run to find these pairs.
+    """
+    folded = copy.deepcopy(network)
+    if type(folded.model).__module__.startswith('timm.'):
+        from timm.utils.model import reparameterize_model
+
+        reparameterize_model(folded, inplace=True)
+    else:
+        folded = try_to_fold(folded)
+    parents = {
+        child: (parent, name)
+        for parent in folded.modules()
+        for name, child in parent.named_children()
+    }
+    for layer, norm in find_pairs(folded, images):
+        fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
+        statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        layer.weight, layer.bias = fuse(layer.weight, layer.bias, *statistics)
+        parent, name = parents[norm]
+        # timm's batch norms include the activation.
+        rest = nn.Sequential(norm.drop, norm.act) if hasattr(norm, 'act') else nn.Identity()
+        setattr(parent, name, rest.eval())
+    return folded
 
 
-# The networks of Tables 2 and 3 that mmpretrain or timm have, with the accuracy, parameters and
-# multiply-accumulates of their own papers, and the speeds of the EfficientViT paper where they are
-# certain. MobileViT is measured at 256 pixels, like in the paper. Neither library has the performer
-# of T2T-ViT-7; full attention replaces it, with more operations.
-PAPER_MODELS = [
-    Model('MobileNetV3-Small', 'timm::mobilenetv3_small_100', {}, 224, 67.4, 2.5, 57),
-    Model('MobileViT-XXS', 'timm::mobilevit_xxs', {}, 256, 69.0, 1.3, 410),
-    Model('ShuffleNetV2 1x', 'shufflenet-v2-1x_16xb64_in1k', {}, 224, 69.4, 2.3, 146),
-    Model('MobileViTv2-0.5', 'timm::mobilevitv2_050', {}, 256, 70.2, 1.4, 466),
-    Model('PVTv2-B0', 'timm::pvt_v2_b0', {}, 224, 70.5, 3.4, 600),
-    Model('MobileOne-S0', 'timm::mobileone_s0', {}, 224, 71.4, 2.1, 275),
-    Model('T2T-ViT-7, no performer', 't2t-vit-t-14_8xb64_in1k', T2T_7, 224, 71.7, 4.3, 1100),
-    Model('MobileNetV2 1.0', 'timm::mobilenetv2_100', {}, 224, 72.0, 3.4, 300),
-    Model('DeiT-T', 'timm::deit_tiny_patch16_224', {}, 224, 72.2, 5.7, 1300),
-    Model('GhostNet', 'timm::ghostnet_100', {}, 224, 73.9, 5.2, 141),
-    Model('MobileViT-XS', 'timm::mobilevit_xs', {}, 256, 74.8, 2.3, 986),
-    Model('ShuffleNetV2 2x', 'shufflenet-v2-1x_16xb64_in1k', SHUFFLENET_2X, 224, 74.9, 7.4, 591),
-    Model('MobileNetV3-Large', 'timm::mobilenetv3_large_100', {}, 224, 75.2, 5.4, 219, 39.1),
-    Model('MobileViTv2-0.75', 'timm::mobilevitv2_075', {}, 256, 75.6, 2.9, 1030),
-    Model('MobileOne-S1', 'timm::mobileone_s1', {}, 224, 75.9, 4.8, 825),
-    Model('LeViT-128S', 'timm::levit_128s', {}, 224, 76.6, 7.8, 305),
-    Model('EfficientNet-B0', 'timm::efficientnet_b0', {}, 224, 77.1, 5.3, 390),
-    Model('PoolFormer-S12', 'timm::poolformer_s12', {}, 224, 77.2, 12, 1800),
-    Model('EfficientFormer-L1', 'timm::efficientformer_l1', {}, 224, 79.2, 12.3, 1300),
-    Model('Swin-T', 'timm::swin_tiny_patch4_window7_224', {}, 224, 81.3, 29, 4500),
-    Model('EfficientViT-M0', 'efficientvit-m0', {}, 224, 63.2, 2.3, 79),
-    Model('EfficientViT-M1', 'efficientvit-m1', {}, 224, 68.4, 3.0, 167),
-    Model('EfficientViT-M2', 'efficientvit-m2', {}, 224, 70.8, 4.2, 201),
-    Model('EfficientViT-M3', 'efficientvit-m3', {}, 224, 73.4, 6.9, 263),
-    Model('EfficientViT-M4', 'efficientvit-m4', {}, 224, 74.3, 8.8, 299),
-    Model('EfficientViT-M5', 'efficientvit-m5', {}, 224, 77.1, 12.4, 522, 56.8),
-]
+def find_pairs(network: nn.Module, images: Tensor) -> list[tuple[Any, Any]]:
+    """Find the batch norms whose input is the output of a convolution or linear layer.
+
+    Shared modules are left out. That the output has no other use is not checked.
+
+    Returns:
+        Pairs of a layer and a batch norm.
+    """
+    sources, pairs = {}, []
+
+    def record_output(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        # The reference to the output keeps its id from being reused. Its version, for which PyTorch
+        # has no public name, tells whether an activation changes it in place.
+        sources[id(output)] = (layer, output, output._version)
+
+    def record_input(norm: nn.Module, args: tuple[Any, ...]) -> None:
+        layer, _, version = sources.get(id(args[0]), (None, None, None))
+        if layer is not None and args[0]._version == version:
+            pairs.append((layer, norm))
+
+    with ExitStack() as hooks:
+        for module in network.modules():
+            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
+                hooks.enter_context(module.register_forward_hook(record_output))
+            elif isinstance(module, _BatchNorm) and module.affine and module.track_running_stats:
+                hooks.enter_context(module.register_forward_pre_hook(record_input))
+        network(images)
+    modules = [module for pair in pairs for module in pair]
+    return [pair for pair in pairs if all(modules.count(module) == 1 for module in pair)]

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,11 @@ from mmevit.utils.files import PICTURES, atomic_write, check_ending
 from mmevit.utils.pytorch import cpu_capability
 from mmevit.utils.tables import Rows, format_table, write_formats
 
-from .measuring import Setting, best_forms
+from .forms import Setting
+from .measuring import best_forms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.transforms import Bbox
 
 Row = Mapping[str, Any]
 
@@ -45,10 +44,7 @@ CSV_COLUMNS = ('model', 'form', *COLUMNS, 'ratio_low', 'ratio_high', 'problem')
 
 
 def format_results(rows: Rows) -> str:
-    """Format results as a Markdown table, without the columns that are empty.
-
-    Args:
-        rows: From :func:`benchmark`.
+    """Format the rows of :func:`benchmark` as a Markdown table, without empty columns.
 
     Example:
         >>> print(format_results([dict(model='a', form='eager', speed=12.34, ratio=1,
@@ -63,7 +59,7 @@ def format_results(rows: Rows) -> str:
     names = [name for name in COLUMNS if any(row.get(name) is not None for row in measured)]
     names = names or ['speed']
     shown = [
-        {name: row[name] for name in ('model', 'form')} | {names[0]: row['problem']}
+        dict(model=row['model'], form=row['form']) | {names[0]: row['problem']}
         if 'problem' in row
         else row
         for row in rows
@@ -73,12 +69,9 @@ def format_results(rows: Rows) -> str:
 
 
 def write_results(rows: Rows, setting: Setting, path: str | Path) -> None:
-    """Write results to a .md, .csv or .json file.
+    """Write the rows of :func:`benchmark` to a .md, .csv or .json file.
 
-    Args:
-        rows: From :func:`benchmark`.
-        setting: How they were measured.
-        path: The file. JSON also holds the setting and the speed in every round.
+    JSON also holds the setting and the speed in every round.
 
     Raises:
         UserError: If the suffix is another one, or the file cannot be written.
@@ -134,20 +127,11 @@ def write_plot(rows: Rows, setting: Setting, path: str | Path) -> None:
         raise ConfigError(
             'No published accuracy of these models is known. Plot models of the paper.'
         )
-    figure = plot(rows, setting)
-    with atomic_write(path) as unfinished:
-        figure.savefig(unfinished, dpi=150)
-
-
-def plot(rows: Rows, setting: Setting) -> 'Figure':
-    """Plot speed against accuracy: a line for EfficientViT, labelled points for the others."""
     # mmengine-lite is installed without matplotlib.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, ScalarFormatter
 
     figure = Figure(figsize=(9, 6), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_xscale('log')
     ours = sorted(filter(is_efficientvit, rows), key=lambda row: row['top1'])
@@ -156,8 +140,7 @@ def plot(rows: Rows, setting: Setting) -> 'Figure':
     axes.plot(
         *coordinates(ours), 'o-', color='tab:red', markersize=7, label='EfficientViT', zorder=3
     )
-    axes.set_xlabel('images/s, measured')
-    axes.set_ylabel('ImageNet-1k top-1 (%), published')
+    axes.set(xlabel='images/s, measured', ylabel='ImageNet-1k top-1 (%), published')
     axes.set_title(describe(setting), fontsize=8, parse_math=False)
     axes.grid(alpha=0.25, which='both')
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -166,7 +149,8 @@ def plot(rows: Rows, setting: Setting) -> 'Figure':
     axes.margins(0.12, 0.08)
     figure.draw_without_rendering()
     label_points(axes, rows)
-    return figure
+    with atomic_write(path) as unfinished:
+        figure.savefig(unfinished, dpi=150)
 
 
 def is_efficientvit(row: Row) -> bool:
@@ -180,41 +164,35 @@ def coordinates(rows: Rows) -> tuple[list[float], list[float]]:
 
 
 def label_points(axes: 'Axes', rows: Rows) -> None:
-    """Write the name of each network next to its point, where there is space."""
+    """Write each name at the nearest position where there is space, or at the farthest one."""
     from matplotlib.transforms import Bbox
 
     pixels = axes.transData.transform(np.transpose(coordinates(rows)))
     occupied = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in pixels]
-    for line in axes.lines[1:]:  # the line of EfficientViT
-        ends = axes.transData.transform(line.get_xydata())
-        steps = np.linspace(0, 1, 30)[:, None]
-        for start, end in itertools.pairwise(ends):
-            occupied += [Bbox.from_bounds(x, y, 1, 1) for x, y in start + (end - start) * steps]
+    line = axes.transData.transform(axes.lines[1].get_xydata())  # of EfficientViT
+    for start, end in itertools.pairwise(line):
+        occupied += [Bbox.from_bounds(x, y, 1, 1) for x, y in np.linspace(start, end, 30)]
     for row in rows:
-        occupied.append(label_point(axes, row, occupied))
-
-
-def label_point(axes: 'Axes', row: Row, occupied: Sequence['Bbox']) -> 'Bbox':
-    """Write a name at the nearest free position, or the last one, and return its box."""
-    for distance, (x, y) in itertools.product((7, 13, 20, 28), DIRECTIONS):
-        label = axes.annotate(
-            row['model'],
-            (row['speed'], row['top1']),
-            xytext=(distance * x, distance * y),
-            textcoords='offset points',
-            ha={1: 'left', 0: 'center', -1: 'right'}[np.sign(x)],
-            va={1: 'bottom', 0: 'center', -1: 'top'}[np.sign(y)],
-            fontsize=8,
-            color='tab:red' if is_efficientvit(row) else '0.25',
-            parse_math=False,
-            arrowprops=dict(arrowstyle='-', color='0.7', lw=0.6) if distance > 7 else None,
-        )
-        box = label.get_window_extent()
-        if box.count_overlaps(occupied) == 0 and axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1:
-            break
-        label.set_visible(False)
-    label.set_visible(True)
-    return box
+        for distance, (x, y) in itertools.product((7, 13, 20, 28), DIRECTIONS):
+            label = axes.annotate(
+                row['model'],
+                (row['speed'], row['top1']),
+                xytext=(distance * x, distance * y),
+                textcoords='offset points',
+                ha={1: 'left', 0: 'center', -1: 'right'}[np.sign(x)],
+                va={1: 'bottom', 0: 'center', -1: 'top'}[np.sign(y)],
+                fontsize=8,
+                color='tab:red' if is_efficientvit(row) else '0.25',
+                parse_math=False,
+                arrowprops=dict(arrowstyle='-', color='0.7', lw=0.6) if distance > 7 else None,
+            )
+            box = label.get_window_extent()
+            is_inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1
+            if is_inside and not box.count_overlaps(occupied):
+                break
+            label.set_visible(False)
+        label.set_visible(True)
+        occupied.append(box)
 
 
 # Directions from a point to its label, the preferred ones first.

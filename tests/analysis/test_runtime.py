@@ -6,6 +6,7 @@ from torch.profiler import profile
 
 from mmevit.analysis import memory_bound_share, plot_shares, profile_runtime, sum_rows
 from mmevit.analysis.runtime import COMPUTE_BOUND, KINDS, MEMORY_BOUND, OTHER, measure_times
+from mmevit.benchmark.measuring import count_macs
 from mmevit.models import EfficientViT
 
 
@@ -31,10 +32,6 @@ class Copies(Matmuls):
         return x
 
 
-def shares(rows):
-    return {row['kind']: row['share'] for row in sum_rows(rows, 'kind')}
-
-
 def test_bytes_and_flops_match_the_tensors():
     network = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Softmax(1))
     rows = profile_runtime(network, torch.rand(2, 3, 10, 12), rounds=1)
@@ -45,21 +42,14 @@ def test_bytes_and_flops_match_the_tensors():
     assert costs['view'] == (0, 0)
 
 
-@pytest.mark.parametrize(
-    ('network', 'kind'), [(Matmuls(5), 'matmul'), (Copies(5), 'reshape and copy')]
-)
-def test_a_single_operator_takes_all_time(network, kind):
-    assert shares(profile_runtime(network, torch.rand(1024, 1024)))[kind] > 0.95
-
-
 def test_shares_of_modules_match_their_times_alone():
-    x = torch.rand(1024, 1024)
-    alone = [
-        sum(row['seconds'] for row in profile_runtime(network, x, rounds=20))
-        for network in (Matmuls(1), Copies(10))
-    ]
-    rows = profile_runtime(nn.Sequential(Matmuls(1), Copies(10)), x, rounds=20)
-    assert memory_bound_share(rows) == pytest.approx(alone[1] / sum(alone), abs=0.15)
+    x, seconds = torch.rand(512, 512), []
+    for network, kind in ((Matmuls(2), 'matmul'), (Copies(10), 'reshape and copy')):
+        rows = profile_runtime(network, x, rounds=20)
+        seconds.append(sum(row['seconds'] for row in rows))
+        assert {row['kind']: row['share'] for row in sum_rows(rows, 'kind')}[kind] > 0.9
+    rows = profile_runtime(nn.Sequential(Matmuls(2), Copies(10)), x, rounds=20)
+    assert memory_bound_share(rows) == pytest.approx(seconds[1] / sum(seconds), abs=0.15)
     by_module = {row['module']: row['share'] for row in sum_rows(rows, 'module')}
     assert by_module['1'] == pytest.approx(memory_bound_share(rows), abs=0.02)
 
@@ -76,28 +66,18 @@ def test_times_sum_to_the_total_of_the_profiler():
 
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr('mmevit.analysis.runtime.profile', Kept)
-        seconds = measure_times(network, images, rounds=3)
-    total = sum(event.self_cpu_time_total for event in profilers[0].key_averages()) / 1e6 / 3
+        seconds = measure_times(network, images, rounds=2)
+    total = sum(event.self_cpu_time_total for event in profilers[0].key_averages()) / 1e6 / 2
     assert sum(seconds.values()) == pytest.approx(total, rel=0.02)
 
 
 @pytest.mark.parametrize('arch', ['m0', 'm5'])
-def test_all_operators_of_efficientvit_are_known(arch):
-    rows = profile_runtime(EfficientViT(arch).eval(), torch.rand(1, 3, 64, 64), rounds=1)
+def test_operators_and_flops_of_efficientvit_are_known_and_hooks_removed(arch):
+    network, images = EfficientViT(arch).eval(), torch.rand(1, 3, 64, 64)
+    rows = profile_runtime(network, images, rounds=1)
     assert all(row['bytes'] == row['flops'] == 0 for row in rows if row['kind'] == OTHER)
-
-
-def test_flops_are_twice_the_published_macs():
-    backbone = EfficientViT('m4', window_sizes=(7, 7, 4)).eval()
-    rows = profile_runtime(backbone, torch.rand(1, 3, 224, 224), rounds=1)
-    macs = sum(row['flops'] for row in rows) / 2e6
-    assert macs == pytest.approx(299.3 - 0.384, abs=0.05)  # without the 384 x 1000 of the head
     assert {row['kind'] for row in rows if row['flops']} == set(COMPUTE_BOUND)
-
-
-def test_hooks_are_removed():
-    network = EfficientViT('m0').eval()
-    profile_runtime(network, torch.rand(1, 3, 64, 64), rounds=1)
+    assert sum(row['flops'] for row in rows) // 2 == count_macs(network, images)
     assert not any(
         module._forward_hooks or module._forward_pre_hooks for module in network.modules()
     )

@@ -1,17 +1,18 @@
 import time
+from copy import deepcopy
 
 import pytest
 import torch
 from mmpretrain.models import SwinTransformer, VisionTransformer
 from torch import nn
 
+from mmevit.analysis.plots import plot_memory_bound
 from mmevit.analysis.subnetworks import (
     AttentionLayer,
     FFNLayer,
     find_subnetwork,
     make_subnetwork,
     measure_speedup,
-    plot_memory_bound,
 )
 from mmevit.benchmark.measuring import count_macs
 from mmevit.utils.errors import ConfigError
@@ -41,24 +42,22 @@ def test_half_attention_is_the_original(name, original):
         torch.testing.assert_close(network(images)[-1], original(images)[-1])
 
 
-@pytest.mark.parametrize(
-    ('share', 'expected'), [(0, 0), (0.1, 2), (0.2, 5), (0.3, 7), (0.4, 10), (0.6, 14), (1, 24)]
-)
-def test_number_of_layers_does_not_depend_on_the_share_of_attention(share, expected):
-    for name in ('swin-t', 'deit-t'):
-        network = make_subnetwork(name, share, 2.0)
-        assert count(network, (AttentionLayer, FFNLayer)) == 24
-        assert count(network, AttentionLayer) == expected
+@pytest.mark.parametrize('name', ['swin-t', 'deit-t'])
+@pytest.mark.parametrize(('share', 'expected'), [(0, 0), (0.1, 2), (0.3, 7), (1, 24)])
+def test_number_of_layers_does_not_depend_on_the_share_of_attention(name, share, expected):
+    network = make_subnetwork(name, share, 0.5)
+    assert count(network, (AttentionLayer, FFNLayer)) == 24
+    assert count(network, AttentionLayer) == expected
 
 
 def macs_ratio(network, original):
     """Speedup if time were proportional to MACs."""
-    images = torch.rand(1, 3, 224, 224)
-    with torch.no_grad():
-        return count_macs(original, images) / count_macs(network, images)
+    images = torch.rand(1, 3, 224, 224, device='meta')
+    macs = [count_macs(deepcopy(each).to('meta'), images) for each in (original, network)]
+    return macs[0] / macs[1]
 
 
-@pytest.mark.parametrize('share', [0, 0.25, 0.6])
+@pytest.mark.parametrize('share', [0, 0.6])
 def test_found_networks_have_the_requested_speedup(share):
     network, ratio, found = find_subnetwork('deit-t', share, 1.3, macs_ratio)
     assert macs_ratio(network, make_subnetwork('deit-t', 0.5, 4.0)) == found

@@ -1,7 +1,5 @@
 """Compare M4 with ablations of its design choices (Table 6 and Figure 7)."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess
@@ -10,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from mmengine.config import Config
 
+from mmevit.analysis.plots import plot_speeds
 from mmevit.benchmark import benchmark, find_model
 from mmevit.benchmark.report import describe
 from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
@@ -23,10 +21,22 @@ from mmevit.utils.errors import ConfigError
 from mmevit.utils.tables import format_table
 
 CONFIGS = MIM_FOLDER / 'configs/efficientvit'
+# Images per second on a V100, as published.
+PAPER_SPEEDS = dict(evit_m4_in1k=15914)
+COLUMNS = dict(
+    change=('network', '{}'),
+    params=('params M', '{:.2f}'),
+    macs=('MACs M', '{:.1f}'),
+    speed=('images/s', '{:.1f}'),
+    ratio=('ratio', '{:.2f}'),
+    paper_speed=('paper, GPU images/s', '{:.0f}'),
+    digits=('digits top-1', '{:.2f}'),
+)
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
+@report_errors()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure speed and accuracy, and print, write and plot the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument('--form', default='folded', help='see tools/benchmark.py')
@@ -42,13 +52,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--cfg-options', nargs='+', default=[], help='override settings of the training'
     )
     add_output_arguments(parser)
-    return parser.parse_args(argv)
-
-
-@report_errors()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure speed and accuracy, and print, write and plot the table."""
-    args = parse_args(argv)
+    args = parser.parse_args(argv)
     check_outputs(args)
     paths = args.models or [CONFIGS / 'evit_m4_in1k.py', *sorted(CONFIGS.glob('ablation/*.py'))]
     setting = make_setting(args)
@@ -66,37 +70,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_outputs(args, rows, COLUMNS, describe(setting), lambda: plot_speeds(rows))
 
 
-# Images per second on a V100, as published.
-PAPER_SPEEDS = dict(evit_m4_in1k=15914)
-COLUMNS = dict(
-    change=('network', '{}'),
-    params=('params M', '{:.2f}'),
-    macs=('MACs M', '{:.1f}'),
-    speed=('images/s', '{:.1f}'),
-    ratio=('ratio', '{:.2f}'),
-    paper_speed=('paper, GPU images/s', '{:.0f}'),
-    digits=('digits top-1', '{:.2f}'),
-)
-
-
-def plot_speeds(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Plot the speed of each network relative to the first."""
-    figure = Figure(figsize=(9, 1 + 0.3 * len(rows)), layout='constrained')
-    axes = figure.subplots()
-    ratios = [row['ratio'] for row in rows]
-    errors = [
-        [row['ratio'] - row['ratio_low'] for row in rows],
-        [row['ratio_high'] - row['ratio'] for row in rows],
-    ]
-    colors = ['tab:red', *['tab:blue'] * (len(rows) - 1)]
-    bars = axes.barh([row['change'] for row in rows], ratios, xerr=errors, color=colors)
-    axes.bar_label(bars, [f'{ratio:.2f}' for ratio in ratios], label_type='center', color='white')
-    axes.invert_yaxis()
-    axes.set_xlabel('speed, relative to the first, with quartiles')
-    axes.spines[['top', 'right']].set_visible(False)
-    return figure
-
-
 def describe_change(path: str | Path) -> str:
     """Read what a config changes from its first line."""
     if not Path(path).is_file():
@@ -105,11 +78,7 @@ def describe_change(path: str | Path) -> str:
 
 
 def train_on_digits(path: str | Path, args: argparse.Namespace) -> float:
-    """Train the classifier of a config on the digits; return the best top-1 accuracy in percent.
-
-    Raises:
-        ConfigError: If the training fails.
-    """
+    """Train the classifier of a config on the digits; return the best top-1 accuracy in percent."""
     model = read_config(path, None, needs=['model']).model
     cfg = Config.fromfile(CONFIGS / 'evit_m0_digits.py')
     cfg.model.backbone, cfg.model.head.in_channels = model.backbone, model.head.in_channels
@@ -121,5 +90,4 @@ def train_on_digits(path: str | Path, args: argparse.Namespace) -> float:
     if subprocess.run([*train, '--work-dir', work_dir, *options]).returncode:
         raise ConfigError(f'Cannot train {path} (see the messages above).')
     log = max(work_dir.glob('*/vis_data/scalars.json'))
-    scores = [json.loads(line).get('accuracy/top1', 0) for line in log.read_text().splitlines()]
-    return max(scores)
+    return max(json.loads(line).get('accuracy/top1', 0) for line in log.read_text().splitlines())

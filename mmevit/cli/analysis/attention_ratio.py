@@ -1,7 +1,5 @@
 """Compare equally fast networks with different shares of attention layers (Figure 3, speed)."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from functools import partial
@@ -11,7 +9,8 @@ import torch
 from rich.progress import track
 
 from mmevit.analysis import memory_bound_share, profile_runtime
-from mmevit.analysis.subnetworks import find_subnetwork, measure_speedup, plot_memory_bound
+from mmevit.analysis.plots import plot_memory_bound
+from mmevit.analysis.subnetworks import find_subnetwork, measure_speedup
 from mmevit.benchmark.measuring import check_arguments, process_settings
 from mmevit.benchmark.report import describe
 from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
@@ -20,9 +19,18 @@ from mmevit.cli.errors import report_errors
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.tables import format_table
 
+COLUMNS = dict(
+    name=('network', '{}'),
+    attention=('attention', '{:.0%}'),
+    ffn_ratio=('FFN ratio', '{:.2f}'),
+    speedup=('speedup', '{:.2f}'),
+    memory_bound=('memory-bound', '{:.1%}'),
+)
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
+
+@report_errors()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Find and profile the networks, and print, write and plot the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser, 'swin-t or deit-t (default: both)')
     parser.add_argument(
@@ -37,13 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_output_arguments(parser)
     parser.set_defaults(rounds=5)
-    return parser.parse_args(argv)
-
-
-@report_errors()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Find and profile the networks, and print, write and plot the table."""
-    args = parse_args(argv)
+    args = parser.parse_args(argv)
     check_outputs(args)
     if not all(0 <= share <= 1 for share in args.attention) or args.speedup <= 0:
         raise ConfigError('--attention must be from 0 to 1, and --speedup above 0.')
@@ -52,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(setting.seed)
     images = torch.randn(setting.batch_size, 3, *(setting.size or (224, 224)))
     images = images.to(setting.device)
-    plans = [(name, share) for name in args.models or NAMES for share in args.attention]
+    names = args.models or ['swin-t', 'deit-t']
+    plans = [(name, share) for name in names for share in args.attention]
     with process_settings(setting):
         rows = [
             measure(name, share, args.speedup, images, setting.rounds)
@@ -62,16 +65,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_outputs(args, rows, COLUMNS, describe(setting), lambda: plot_memory_bound(rows))
 
 
-NAMES = ('swin-t', 'deit-t')
-COLUMNS = dict(
-    name=('network', '{}'),
-    attention=('attention', '{:.0%}'),
-    ffn_ratio=('FFN ratio', '{:.2f}'),
-    speedup=('speedup', '{:.2f}'),
-    memory_bound=('memory-bound', '{:.1%}'),
-)
-
-
 def measure(
     name: str, attention_share: float, speedup: float, images: torch.Tensor, rounds: int
 ) -> dict[str, Any]:
@@ -79,11 +72,10 @@ def measure(
     measure_pair = partial(measure_speedup, images=images, rounds=rounds)
     network, ffn_ratio, found = find_subnetwork(name, attention_share, speedup, measure_pair)
     network.to(images.device)
-    memory_bound = memory_bound_share(profile_runtime(network, images, rounds))
     return dict(
         name=name,
         attention=attention_share,
         ffn_ratio=ffn_ratio,
         speedup=found,
-        memory_bound=memory_bound,
+        memory_bound=memory_bound_share(profile_runtime(network, images, rounds)),
     )

@@ -1,9 +1,8 @@
 """Compute the importance of channels in attention and FFNs, and prune a classifier (Figure 5)."""
 
-from __future__ import annotations
-
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +35,15 @@ from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import check_ending
 from mmevit.utils.tables import format_table
 
+COLUMNS = dict(
+    part=('part', '{}'),
+    kind=('channels', '{}'),
+    channels=('per head', '{}'),
+    kept=('kept', '{}'),
+    share=('share', '{:.0%}'),
+)
+SCORES = dict(network=('pruned', '{}'), params=('params M', '{:.3f}'), top1=('top-1', '{:.2f}'))
+
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
@@ -48,10 +56,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     budget.add_argument('--macs', type=float, help='share of the MACs to keep instead')
     parser.add_argument('--images', type=int, default=200, help='number of training images')
     parser.add_argument(
-        '--random',
-        type=int,
-        default=3,
-        help='number of randomly pruned networks to compare with',
+        '--random', type=int, default=3, help='number of randomly pruned networks to compare with'
     )
     parser.add_argument(
         '--export', metavar='FILE', help='export the pruned network, for example to p.onnx'
@@ -94,17 +99,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = list(sample_images(cfg, model, 'train', args.images))
     importance = channel_importance(model, track(images, 'Gradients', transient=True), loss)
 
-    cost, share = (count_params, args.params) if args.macs is None else (macs_of(images), args.macs)
+    cost, share = count_params, args.params
+    if args.macs is not None:
+        cost, share = partial(count_macs, images=images[0]['inputs']), args.macs
     budget = round(share * cost(model))
     pruned, kept = prune(model, importance, budget, cost)
-    scores = [
-        score('original', model, metrics),
-        score('by importance', pruned, evaluate(runner, pruned)),
-    ]
+    scores = [score('original', model, metrics)]
+    scores.append(score('by importance', pruned, evaluate(runner, pruned)))
     for seed in range(args.random):
-        pruned_randomly, _ = prune(model, randomize(importance, seed), budget, cost)
-        metrics = evaluate(runner, pruned_randomly)
-        scores.append(score(f'random, seed {seed}', pruned_randomly, metrics))
+        randomly, _ = prune(model, randomize(importance, seed), budget, cost)
+        scores.append(score(f'random, seed {seed}', randomly, evaluate(runner, randomly)))
 
     rows = shares_kept(importance, kept)
     print(f'\n{format_table(rows, COLUMNS)}\n\n{format_table(scores, SCORES)}')
@@ -120,16 +124,6 @@ def loss(model: Any, batch: dict[str, Any]) -> Tensor:
     """Compute the loss of a classifier on a batch."""
     losses = model.loss(batch['inputs'], batch['data_samples'])
     return model.parse_losses(losses)[0]
-
-
-def macs_of(images: Sequence[dict[str, Any]]) -> Callable[[nn.Module], int]:
-    """Return a function that counts the MACs of a network on the first image."""
-
-    @torch.no_grad()
-    def cost(model: nn.Module) -> int:
-        return count_macs(model, images[0]['inputs'])
-
-    return cost
 
 
 def evaluate(runner: Runner, model: nn.Module) -> dict[str, float]:
@@ -152,13 +146,3 @@ def randomize(importance: TensorsByKind, seed: int) -> TensorsByKind:
         }
         for name, kinds in importance.items()
     }
-
-
-COLUMNS = dict(
-    part=('part', '{}'),
-    kind=('channels', '{}'),
-    channels=('per head', '{}'),
-    kept=('kept', '{}'),
-    share=('share', '{:.0%}'),
-)
-SCORES = dict(network=('pruned', '{}'), params=('params M', '{:.3f}'), top1=('top-1', '{:.2f}'))

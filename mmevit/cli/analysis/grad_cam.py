@@ -1,10 +1,8 @@
 """Plot Grad-CAM maps of a classifier on some images, stage by stage."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import torch
@@ -12,7 +10,6 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 from mmpretrain import ImageClassificationInferencer
-from mmpretrain.models import ImageClassifier
 
 from mmevit.analysis import grad_cam, plot_grad_cams
 from mmevit.checkpoint import forbid_code_in_checkpoints
@@ -26,21 +23,16 @@ from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import PICTURES, atomic_write, check_ending
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
+@report_errors()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Plot one row per image."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file of a classifier')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
     parser.add_argument('--out', default='grad_cam.png', help='picture to write')
     add_config_arguments(parser)
-    return parser.parse_args(argv)
-
-
-@report_errors()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Plot one row per image."""
-    args = parse_args(argv)
+    args = parser.parse_args(argv)
     check_ending(args.out, PICTURES)
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
     check_checkpoint(args.checkpoint)
@@ -52,14 +44,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             'Pass a config such as evit_m0_in1k.py.'
         )
     inferencer = ImageClassificationInferencer(cfg, args.checkpoint)
-    classifier = cast(ImageClassifier, inferencer.model)
+    classifier: Any = inferencer.model
     check_fit(classifier, CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu'))
     # The pipeline of the config, since that of the inferencer always loads three channels.
     init_default_scope('mmpretrain')
     pipeline = Compose(find_test_pipeline(cfg))
     inputs = torch.cat([preprocess(pipeline, classifier, image) for image in args.images])
-    num_stages = len(cast(Any, classifier.backbone).stages)
-    maps, logits = grad_cam(classifier, inputs, stages=range(num_stages))
+    maps, logits = grad_cam(classifier, inputs, range(len(classifier.backbone.stages)))
     titles = [describe(inferencer.classes, image_logits) for image_logits in logits]
     figure = plot_grad_cams(plain_images(classifier, inputs), maps, titles)
     with atomic_write(args.out) as path:
@@ -67,19 +58,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f'Grad-CAM maps of {len(inputs)} images: {args.out}')
 
 
-def preprocess(pipeline: Compose, classifier: ImageClassifier, image: str) -> torch.Tensor:
-    """Load and preprocess an image file, (1, C, H, W).
-
-    Raises:
-        ConfigError: If the image cannot be read.
-    """
+def preprocess(pipeline: Compose, classifier: Any, image: str) -> torch.Tensor:
+    """Load and preprocess an image file, (1, C, H, W)."""
     try:
         data = pipeline(dict(img_path=image))
     # mmcv asserts that OpenCV has decoded an image.
     except (OSError, ValueError, AssertionError, cv2.error) as error:
         raise ConfigError(f'Cannot read the image {image} ({type(error).__name__}).') from error
-    preprocessor = cast(Any, classifier.data_preprocessor)
-    return preprocessor(pseudo_collate([data]))['inputs']
+    return classifier.data_preprocessor(pseudo_collate([data]))['inputs']
 
 
 def describe(classes: Sequence[str] | None, logits: torch.Tensor) -> str:
@@ -88,9 +74,9 @@ def describe(classes: Sequence[str] | None, logits: torch.Tensor) -> str:
     return f'{classes[int(label)] if classes else int(label)} ({probability:.0%})'
 
 
-def plain_images(classifier: ImageClassifier, inputs: torch.Tensor) -> torch.Tensor:
+def plain_images(classifier: Any, inputs: torch.Tensor) -> torch.Tensor:
     """Undo the normalization: RGB from 0 to 1, (N, 3, H, W); gray unless there are 3 channels."""
-    preprocessor = cast(Any, classifier.data_preprocessor)
+    preprocessor = classifier.data_preprocessor
     # A preprocessor without normalization has neither.
     std, mean = getattr(preprocessor, 'std', 1), getattr(preprocessor, 'mean', 0)
     images = (inputs * std + mean) / 255

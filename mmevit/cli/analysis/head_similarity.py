@@ -1,7 +1,5 @@
 """Measure the similarity of attention heads on a data set (Figure 4)."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,9 +24,14 @@ from mmevit.utils.configs import build_model, read_config
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.tables import format_table
 
+COLUMNS = dict(
+    model=('model', '{}'), block=('block', '{}'), mean=('mean', '{:.3f}'), heads=('heads', '{}')
+)
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
+
+@report_errors()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compare heads, and print, write and plot the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('data', metavar='CONFIG', help='config whose test images are used')
     parser.add_argument(
@@ -42,13 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument('--trust-checkpoint', action='store_true', help='see tools/test.py')
     add_output_arguments(parser)
-    return parser.parse_args(argv)
-
-
-@report_errors()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Compare heads, and print, write and plot the table."""
-    args = parse_args(argv)
+    args = parser.parse_args(argv)
     check_outputs(args)
     forbid_code_in_checkpoints(trust=args.trust_checkpoint)
     names = [text.partition('=')[::2] for text in args.models]
@@ -73,8 +70,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if label in similarities:
             label = f'{name}={checkpoint}'
         similarities[label] = head_similarity(network, track(batches, label, transient=True))
-    rows = [
-        make_row(name, block.removeprefix('model.'), heads)
+    rows: list[dict[str, Any]] = [
+        dict(
+            model=name,
+            block=block.removeprefix('model.'),
+            mean=heads.mean().item(),
+            heads=' '.join(f'{value:.2f}' for value in heads.tolist()),
+        )
         for name, blocks in similarities.items()
         for block, heads in blocks.items()
     ]
@@ -84,17 +86,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         means = [row['mean'] for row in rows if row['model'] == name]
         print(f'{name}: {sum(means) / len(means):.3f}, mean over {len(means)} blocks.')
     write_outputs(args, rows, COLUMNS, note, lambda: plot_similarity(similarities))
-
-
-def make_row(name: str, block: str, heads: torch.Tensor) -> dict[str, Any]:
-    """Make the row of one attention block."""
-    each = ' '.join(f'{value:.2f}' for value in heads.tolist())
-    return dict(model=name, block=block, mean=heads.mean().item(), heads=each)
-
-
-COLUMNS = dict(
-    model=('model', '{}'),
-    block=('block', '{}'),
-    mean=('mean', '{:.3f}'),
-    heads=('heads', '{}'),
-)

@@ -1,7 +1,5 @@
 """Profile the runtime of networks: memory-bound and compute-bound operators (Figure 2)."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Sequence
@@ -11,18 +9,26 @@ from rich.progress import track
 
 from mmevit.analysis import memory_bound_share, plot_shares, profile_runtime, sum_rows
 from mmevit.benchmark import Setting, find_models
-from mmevit.benchmark.folding import fold_all
 from mmevit.benchmark.measuring import check_arguments, prepare_network, process_settings
-from mmevit.benchmark.models import Model
+from mmevit.benchmark.models import Model, fold_all
 from mmevit.benchmark.report import describe
 from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
 from mmevit.cli.benchmark_arguments import add_arguments, make_setting
 from mmevit.cli.errors import report_errors
 from mmevit.utils.tables import format_table
 
+COLUMNS = dict(
+    share=('time', '{:.1%}'),
+    ms=('ms', '{:.2f}'),
+    mib=('MiB moved', '{:.1f}'),
+    mflops=('MFLOPs', '{:.0f}'),
+    intensity=('FLOPs per byte', '{:.1f}'),
+)
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
+
+@report_errors()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Profile networks, and print, write and plot the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument('--deploy', action='store_true', help='fold batch norms first')
@@ -30,13 +36,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--rows', type=int, default=12, help='number of operators and modules to print'
     )
     add_output_arguments(parser)
-    return parser.parse_args(argv)
-
-
-@report_errors()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Profile networks, and print, write and plot the tables."""
-    args = parse_args(argv)
+    args = parser.parse_args(argv)
     check_outputs(args)
     setting = make_setting(args)
     models = find_models(args.models)
@@ -72,12 +72,3 @@ def profile(model: Model, setting: Setting, deploy: bool) -> list[dict[str, Any]
 def in_units(row: dict[str, Any]) -> dict[str, Any]:
     """Add the units of the tables to a row."""
     return dict(row, ms=row['seconds'] * 1e3, mib=row['bytes'] / 2**20, mflops=row['flops'] / 1e6)
-
-
-COLUMNS = dict(
-    share=('time', '{:.1%}'),
-    ms=('ms', '{:.2f}'),
-    mib=('MiB moved', '{:.1f}'),
-    mflops=('MFLOPs', '{:.0f}'),
-    intensity=('FLOPs per byte', '{:.1f}'),
-)
