@@ -11,7 +11,6 @@ from making_models import TINY
 from mmengine.registry import MODELS
 from needing import needs_dim
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmevit.checkpoint import convert_names, require_fit
 from mmevit.models import EfficientViT
