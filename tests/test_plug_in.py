@@ -19,6 +19,8 @@ from plug_in_table import DOCS, NECKS, write_config
 from mmevit.models import EfficientViT, EfficientViTFPN
 
 SIZES = dict(mmdet=(128, 160), mmseg=(64, 96))
+# DDOD has 3x3 deformable convolutions at stride 128, and DINO 900 queries of as many tokens.
+LARGER_SIZES = dict(ddod=(320, 384), dino=(320, 384))
 # What saves time in the heads: proposals and hidden channels.
 SMALLER = dict(num=16, nms_pre=100, max_per_img=20, fc_out_channels=64)
 
@@ -110,7 +112,7 @@ def train_and_predict(name, cfg):
     model.init_weights()
     # What a runner tells its model, and what its data loader gives.
     MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0))
-    size = SIZES[scope]
+    size = LARGER_SIZES.get(re.split('[:/]+', name)[1], SIZES[scope])
     model.data_preprocessor.size = size  # instead of 512x512
     model.data_preprocessor.batch_augments = None  # instead of 1024x1024
     if name.endswith('ssd300_coco.py'):
