@@ -1,5 +1,10 @@
+import functools
+import io
+import pickle
+
 import pytest
 import torch
+from mmengine.fileio import YamlHandler, register_handler
 from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader
 from running_tools import ROOT, run_tool
@@ -10,6 +15,19 @@ from mmevit.models import EfficientViT
 
 # Configs, not modules.
 collect_ignore = ['cli/python_config']
+
+
+@functools.cache
+def parse_yaml(text):
+    return pickle.dumps(YamlHandler().load_from_fileobj(io.StringIO(text)))
+
+
+@register_handler(['yaml', 'yml'])
+class CachedYamlHandler(YamlHandler):
+    """Saves time: mmengine parses all metafiles of a library for each ``mmdet::`` in ``_base_``."""
+
+    def load_from_fileobj(self, file, **kwargs):
+        return pickle.loads(parse_yaml(file.read()))
 
 
 @pytest.fixture(autouse=True)

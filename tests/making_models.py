@@ -2,6 +2,7 @@
 
 import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 # The arch of a backbone for tests that any backbone will do for.
@@ -48,3 +49,14 @@ def save_model(config, path, **options):
     meta = dict(dataset_meta=dict(dataset.metainfo))
     torch.save(dict(meta=meta, state_dict=model.state_dict()), path)
     return cfg
+
+
+def read_optimizer(model, optim_wrapper):
+    """The learning rate and the weight decay of every parameter of a model."""
+    groups = build_optim_wrapper(model, optim_wrapper).optimizer.param_groups
+    settings = {
+        parameter: (group['lr'], group['weight_decay'])
+        for group in groups
+        for parameter in group['params']
+    }
+    return {name: settings[parameter] for name, parameter in model.named_parameters()}

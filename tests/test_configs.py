@@ -1,35 +1,44 @@
+"""The configs of detectors and segmentors; test-time augmentation of every config."""
+
 import ast
+import math
 import re
 from pathlib import Path
 
+import mmseg
+import numpy as np
 import pytest
 import torch
-from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
+from making_models import build_model, read_optimizer
 from mmdet.testing import demo_mm_inputs
-from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
+from mmengine.dataset import Compose
+from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from PIL import Image
 
 from mmevit.checks.models import check_model
+from mmevit.models import EfficientViT
 
-WIDTHS = dict(
-    m0=[64, 128, 192],
-    m1=[128, 144, 192],
-    m2=[128, 192, 224],
-    m3=[128, 240, 320],
-    m4=[128, 256, 384],
-    m5=[192, 288, 384],
-)
-FAMILIES = ('retinanet', 'mask-rcnn')
+WIDTHS = {arch: list(sizes.embed_dims) for arch, sizes in EfficientViT.arch_zoo.items()}
+FAMILIES = dict.fromkeys(('retinanet', 'mask-rcnn'), (*WIDTHS, 'm4_digits'))
+FAMILIES['semantic-fpn'] = ('m4', 'm4_digits')
+SEGMENTOR = 'semantic-fpn_evit_m4'
 
 
 def load(name):
-    register_all_modules()
-    return Config.fromfile(f'configs/{name}.py')
+    cfg = Config.fromfile(f'configs/{name}.py')
+    init_default_scope(cfg.default_scope)
+    return cfg
 
 
-# What configs of mmdet, mmpretrain and mmsegmentation set too.
+def build_m0(cfg):
+    cfg.model.backbone.arch, cfg.model.neck.in_channels = 'm0', WIDTHS['m0']
+    return build_model(cfg)
+
+
+# Also set by configs of mmdet, mmpretrain and mmsegmentation.
 KEYS = re.compile(
     '_base_|auto_scale_lr|custom_(hooks|imports)|data_(preprocessor|root)|dataset_type'
     '|default_hooks|log_processor|metainfo|model|norm_cfg|optim_wrapper|param_scheduler|sync_bn'
@@ -44,87 +53,68 @@ def test_configs_set_no_helper_variables():
         assert all(map(KEYS.fullmatch, names)), (path, names)
 
 
-def test_every_detector_is_tested():
+def test_every_detector_and_segmentor_is_tested():
+    names = {f'{family}_evit_{name}' for family, names in FAMILIES.items() for name in names}
     found = {path.stem for path in Path('configs').glob('*.py')}
-    detectors = {name for name in found if not name.startswith(('evit_', 'semantic-fpn_'))}
-    names = (*WIDTHS, 'm4_digits')
-    assert detectors == {f'{family}_evit_{name}' for family in FAMILIES for name in names}
+    assert names == {name for name in found if not name.startswith('evit_')}
 
 
-@pytest.mark.parametrize('name', ['retinanet_evit_m0', 'retinanet_evit_m4_digits'])
-def test_detector_runs_in_loss_predict_and_tensor_mode(name):
-    cfg = load(name)
-    cfg.model.backbone.init_cfg = None  # the released weights are not here
-    detector = MODELS.build(cfg.model)
-    detector.init_weights()
-    num_classes = cfg.model.bbox_head.num_classes
-    packed = demo_mm_inputs(2, [[3, 128, 192], [3, 125, 130]], num_classes=num_classes)
+# The other configs on COCO differ from those of M0, which run below, only in their backbone.
+@pytest.mark.parametrize('name', [*(f'{family}_evit_m4_digits' for family in FAMILIES), SEGMENTOR])
+def test_parts_fit_each_other(name):
+    check_model(load(name).model)
 
-    data = detector.data_preprocessor(packed, training=True)
-    assert data['inputs'].shape == (2, 3, 128, 192)
-    detector.train()
-    losses = detector(**data, mode='loss')
-    total = sum(sum(values) for values in losses.values())
-    assert set(losses) == {'loss_cls', 'loss_bbox'} and total.isfinite()
-    total.backward()
-    assert detector.backbone.stem[0].conv.weight.grad.abs().max() > 0
 
-    detector.eval()
-    data = detector.data_preprocessor(packed, training=False)
+def check_losses(model, data, expected):
+    losses = model.train()(**model.data_preprocessor(data, training=True), mode='loss')
+    assert set(losses) == expected
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    assert loss.isfinite() and model.backbone.stem[0].conv.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ('family', 'losses', 'strides'),
+    [
+        ('retinanet', {'loss_cls', 'loss_bbox'}, [8, 16, 32, 64, 128]),
+        (
+            'mask-rcnn',
+            {'loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox', 'loss_mask', 'acc'},
+            [4, 8, 16, 32, 64],
+        ),
+    ],
+)
+def test_detector_runs_in_loss_and_predict_mode(family, losses, strides):
+    cfg = load(f'{family}_evit_m0')
+    has_masks = family == 'mask-rcnn'
+    if has_masks:  # saves time
+        cfg.model.train_cfg.rcnn.sampler.num = 32
+        cfg.model.test_cfg.rpn.max_per_img = 5
+        cfg.model.test_cfg.rcnn.score_thr = 0.0
+    model = build_m0(cfg)
+    sides = [(3, 64, 128), (3, 61, 66)]
+    data = demo_mm_inputs(2, sides, num_classes=80, with_mask=has_masks)
+    check_losses(model, data, losses)
+
+    data = model.eval().data_preprocessor(data, training=False)
     with torch.no_grad():
-        predictions = detector(**data, mode='predict')
-        scores, boxes = detector(**data, mode='tensor')
-    assert [type(prediction) for prediction in predictions] == [DetDataSample] * 2
-    anchors = detector.bbox_head.num_base_priors
-    sides = [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]  # of strides 8, 16, 32, 64, 128
-    assert [tuple(level.shape) for level in scores] == [
-        (2, anchors * num_classes, *side) for side in sides
-    ]
-    assert [tuple(level.shape) for level in boxes] == [(2, anchors * 4, *side) for side in sides]
-
-
-@pytest.mark.parametrize('name', ['mask-rcnn_evit_m0', 'mask-rcnn_evit_m4_digits'])
-def test_instance_segmenter_runs_in_loss_and_predict_mode(name):
-    cfg = load(name)
-    cfg.model.backbone.init_cfg = None  # the released weights are not here
-    cfg.model.train_cfg.rcnn.sampler.num = 32
-    detector = MODELS.build(cfg.model)
-    detector.init_weights()
-    num_classes = cfg.model.roi_head.mask_head.num_classes
-    assert num_classes == cfg.model.roi_head.bbox_head.num_classes
-    sides = [[3, 128, 192], [3, 125, 130]]
-    packed = demo_mm_inputs(2, sides, num_classes=num_classes, with_mask=True)
-
-    data = detector.data_preprocessor(packed, training=True)
-    losses = detector.train()(**data, mode='loss')
-    flat = [
-        loss for value in losses.values() for loss in (value if type(value) is list else [value])
-    ]
-    names = {'loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox', 'loss_mask', 'acc'}
-    assert set(losses) == names and all(loss.isfinite().all() for loss in flat)
-    sum(value.sum() for name, value in losses.items() if name == 'loss_mask').backward()
-    assert detector.backbone.stem[0].conv.weight.grad.abs().max() > 0
-
-    strides = cfg.model.rpn_head.anchor_generator.strides
-    maps = detector.extract_feat(data['inputs'])
-    assert [192 / level.shape[-1] for level in maps] == strides == [4, 8, 16, 32, 64]
-    detector.test_cfg.rcnn.score_thr = 0.0
-    detector.rpn_head.test_cfg.max_per_img = 5
-    detector.eval()
-    data = detector.data_preprocessor(packed, training=False)
-    with torch.no_grad():
-        predictions = detector(**data, mode='predict')
-    for prediction, (_, height, width) in zip(predictions, sides, strict=True):
+        maps = model.extract_feat(data['inputs'])
+        predictions = model(**data, mode='predict')
+    head = model.rpn_head if has_masks else model.bbox_head
+    assert head.prior_generator.strides == [(stride, stride) for stride in strides]
+    sizes = [(math.ceil(64 / stride), math.ceil(128 / stride)) for stride in strides]
+    assert [level.shape[2:] for level in maps] == sizes
+    for prediction, (_, *size) in zip(predictions, sides, strict=True):
         instances = prediction.pred_instances
-        assert len(instances) and instances.masks.shape[1:] == (height, width)
+        assert len(instances) and instances.labels.max() < 80
+        assert not has_masks or [*instances.masks.shape[1:]] == size
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('family', ['retinanet', 'mask-rcnn'])
 def test_models_of_a_family_differ_only_in_their_backbone(family):
     rest = []
     for arch, widths in WIDTHS.items():
         cfg = load(f'{family}_evit_{arch}')
-        check_model(cfg.model)  # follows the maps through neck and heads
         backbone = cfg.model.backbone
         assert (backbone.pop('arch'), cfg.model.neck.pop('in_channels')) == (arch, widths)
         released = dict(type='Pretrained', checkpoint=f'evit://{arch}', prefix='backbone.')
@@ -133,8 +123,8 @@ def test_models_of_a_family_differ_only_in_their_backbone(family):
     assert all(others == rest[0] for others in rest)
 
 
-@pytest.mark.parametrize('family', FAMILIES)
-def test_m4_follows_the_published_recipe(family):
+@pytest.mark.parametrize('family', ['retinanet', 'mask-rcnn'])
+def test_detectors_follow_the_published_recipe(family):
     cfg = load(f'{family}_evit_m4')
     assert cfg.train_cfg.max_epochs == 12 and cfg.train_dataloader.batch_size == 2
     assert cfg.auto_scale_lr.base_batch_size == 16
@@ -145,17 +135,91 @@ def test_m4_follows_the_published_recipe(family):
     assert resize.scale == (1333, 800) and flip.prob == 0.5
     assert cfg.model.data_preprocessor.pad_size_divisor == 32
 
-    detector = MODELS.build(cfg.model).train()
-    assert not any(
-        module.training
-        for module in detector.backbone.modules()
-        if isinstance(module, torch.nn.BatchNorm2d)
+    model = build_m0(cfg).train()
+    norms = [layer for layer in model.backbone.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert norms and not any(layer.training for layer in norms)
+    assert cfg.optim_wrapper.optimizer.type == 'AdamW'
+    for name, settings in read_optimizer(model, cfg.optim_wrapper).items():
+        assert settings == (1e-4, 0 if name.endswith('attention_biases') else 0.05)
+
+
+def test_segmentor_runs_in_loss_and_predict_mode():
+    cfg = load(SEGMENTOR)
+    size = cfg.model.data_preprocessor.size = (64, 64)  # saves time
+    model = build_m0(cfg)
+    data = dict(inputs=[], data_samples=[])
+    for _ in range(2):
+        segments = PixelData(data=torch.randint(150, (1, *size)))
+        metainfo = dict(img_shape=size, ori_shape=(50, 65), pad_shape=size)
+        data['inputs'].append(torch.randint(256, (3, *size), dtype=torch.uint8))
+        data['data_samples'].append(SegDataSample(gt_sem_seg=segments, metainfo=metainfo))
+    check_losses(model, data, {'decode.loss_ce', 'decode.acc_seg'})
+
+    data = model.eval().data_preprocessor(data, training=False)
+    with torch.no_grad():
+        maps = model.extract_feat(data['inputs'])
+        predictions = model(**data, mode='predict')
+    strides = [size[0] / level.shape[-2] for level in maps]
+    assert strides == [4, 8, 16, 32] == cfg.model.decode_head.feature_strides
+    for prediction in predictions:
+        assert prediction.pred_sem_seg.shape == (50, 65)
+        assert prediction.seg_logits.shape == (50, 65) and len(prediction.seg_logits.data) == 150
+
+
+def test_ade20k_config_has_the_schedule_and_data_of_poolformer():
+    cfg, usual = (
+        load(SEGMENTOR),
+        Config.fromfile(
+            Path(mmseg.__file__).parent
+            / '.mim/configs/poolformer/fpn_poolformer_s12_8xb4-40k_ade20k-512x512.py'
+        ),
     )
-    optimizer = build_optim_wrapper(detector, cfg.optim_wrapper).optimizer
-    assert isinstance(optimizer, torch.optim.AdamW)
-    names = {id(parameter): name for name, parameter in detector.named_parameters()}
-    for group in optimizer.param_groups:
-        assert group['lr'] == 1e-4
-        for parameter in group['params']:
-            is_bias_table = names[id(parameter)].endswith('attention_biases')
-            assert group['weight_decay'] == (0 if is_bias_table else 0.05)
+    assert cfg.train_cfg.max_iters == usual.train_cfg.max_iters == 40000
+    assert cfg.auto_scale_lr.base_batch_size == 8 * usual.train_dataloader.batch_size == 32
+    for key in ('lr', 'weight_decay'):
+        assert cfg.optim_wrapper.optimizer[key] == usual.optim_wrapper.optimizer[key]
+    (schedule,), (wanted,) = cfg.param_scheduler, usual.param_scheduler
+    assert all(wanted.get(key, 0) == value for key, value in schedule.items())
+    assert cfg.train_dataloader.dataset.type == 'ADE20KDataset'
+    assert cfg.train_dataloader.dataset.pipeline == usual.train_pipeline
+    init_cfg = dict(type='Pretrained', checkpoint='evit://m4', prefix='backbone.')
+    assert cfg.model.backbone.init_cfg == init_cfg
+    assert cfg.sync_bn == 'torch'  # SyncBN layers in the config would require a GPU
+    assert 'SyncBN' not in str(cfg.model)
+    for name, (_, decay) in read_optimizer(build_m0(cfg), cfg.optim_wrapper).items():
+        assert (decay == 0) == name.endswith('attention_biases')
+
+
+# Test-time augmentation. The other configs differ from one of these only in their network.
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'evit_m0_digits',
+        'evit_m4_in1k',
+        *(f'evit_m5_{data}' for data in ('in1k-384', 'in1k-512', 'cars', 'cifar10', 'finetune')),
+        *(f'{family}_evit_m4{data}' for family in FAMILIES for data in ('', '_digits')),
+    ],
+)
+def test_every_config_has_views_for_test_time_augmentation_the_first_as_in_its_test(name, tmp_path):
+    cfg = load(name)
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    image, segments = tmp_path / 'image.png', tmp_path / 'segments.png'
+    Image.fromarray(pixels).save(image)
+    Image.fromarray(pixels[..., 0] % 10).save(segments)
+
+    def prepare(pipeline):
+        sample = dict(img=pixels, img_path=str(image), img_id=1, height=60, width=80, instances=[])
+        sample.update(seg_map_path=str(segments), seg_fields=[])
+        return Compose(pipeline)({**sample, 'reduce_zero_label': name == SEGMENTOR})['inputs']
+
+    views, plain = prepare(cfg.tta_pipeline), prepare(cfg.test_dataloader.dataset.pipeline)
+    assert len(views) == math.prod(map(len, cfg.tta_pipeline[-1].transforms)) > 1
+    if name == SEGMENTOR:
+        # mmsegmentation's own scale factors of an image that its test makes larger.
+        assert {view.shape[2] for view in views} == {40, 60, 80, 100, 120, 140}
+    elif not name.endswith('digits') or name.startswith('evit'):
+        assert views[0].equal(plain)
+    flipped = [any(one.equal(two.flip(2)) for one in views) for two in views]
+    assert all(flipped) if not name.endswith('digits') else not any(flipped)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mmpretrain
 import pytest
+import torch
 import yaml
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config
@@ -60,7 +61,7 @@ def test_table_of_archs_agrees_with_the_code(page):
 
 
 def test_table_of_layers_agrees_with_the_code():
-    (*rows,) = [row for row in table_rows('docs/models.md', r'm\d') if '.' not in row[2]]
+    rows = [row for row in table_rows('docs/models.md', r'm\d') if '.' not in row[2]]
     assert [row[0] for row in rows] == list(EfficientViT.arch_zoo)
     for row in rows:
         arch = EfficientViT.arch_zoo[row[0]]
@@ -83,21 +84,17 @@ def test_every_ablation_is_in_its_table_with_its_parameters():
     rows = {row[0]: row for row in table_rows('docs/analysis/ablation.md', '.*')}
     for path in ROOT.glob('configs/ablation/*.py'):
         comment = re.match(r'# (.*?)[;.]\s', path.read_text())[1]
-        model = mmpretrain.get_model(Config.fromfile(path))
+        with torch.device('meta'):
+            model = mmpretrain.get_model(Config.fromfile(path))
         params = sum(parameter.numel() for parameter in model.parameters())
         assert rows[comment][1] == f'{params / 1e6:.2f}'
 
 
 def test_every_tool_is_documented():
     pages = '\n'.join(page.read_text() for page in PAGES)
-    tools = [
-        path
-        for path in (ROOT / 'tools').rglob('*')
-        if path.suffix in ('.py', '.sh') and path.parent.name != 'bad_inputs'
-    ]
+    tools = [path.name for end in ('py', 'sh') for path in ROOT.glob(f'tools/**/*.{end}')]
     assert len(tools) > 15
-    undocumented = [path.name for path in tools if path.name not in pages]
-    assert undocumented == []
+    assert [name for name in tools if name not in pages] == []
 
 
 def messages():
@@ -136,7 +133,8 @@ def test_readme_config_replaces_the_backbone_of_a_stock_detector(tmp_path):
     code = re.search(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)[1]
     path = tmp_path / 'config.py'
     path.write_text(code)
-    detector = MMDET_MODELS.build(Config.fromfile(path).model)
+    with torch.device('meta'):
+        detector = MMDET_MODELS.build(Config.fromfile(path).model)
     assert type(detector.backbone).__name__ == 'EfficientViT'
     assert type(detector.neck).__name__ == 'EfficientViTFPN'
 

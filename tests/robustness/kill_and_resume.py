@@ -29,8 +29,16 @@ TRAIN = Path(__file__).parents[2] / 'tools/train.py'
 SECONDS_TO_END = 15
 
 
-def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
+# When a run can be killed, from its log and its work directory.
+PHASES: dict[str, Callable[[Path, Path], bool]] = {
+    'iteration': lambda log, _: '(train)' in log.read_text(),
+    'checkpoint': lambda _, work_dir: any(work_dir.glob(f'{UNFINISHED}*/*.pth')),
+    'evaluation': lambda log, _: '(val)' in log.read_text(),
+}
+
+
+def main() -> None:
+    """Run both and compare them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, with a seed in randomness')
     parser.add_argument('work_dir', type=Path, help='new folder for both runs')
@@ -39,24 +47,24 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='see tools/train.py'
     )
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Run both and compare them."""
-    args = parse_args()
-    command = [sys.executable, str(TRAIN), args.config]
+    args = parser.parse_args()
     options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
+    command = [sys.executable, str(TRAIN), args.config, *options, '--work-dir']
     reference, killed = args.work_dir / 'uninterrupted', args.work_dir / 'killed'
     console = Console()
     with console.status('uninterrupted run'):
-        subprocess.run(
-            [*command, '--work-dir', reference, *options], check=True, capture_output=True
-        )
-    command = [*command, '--work-dir', str(killed), '--resume', *options]
-    counts = run_and_kill(command, killed, args)
+        subprocess.run([*command, reference], check=True, capture_output=True)
+    counts = run_and_kill([*command, str(killed), '--resume'], killed, args)
     differences = compare(*map(last_checkpoint, (reference, killed)))
-    print_result(console, counts, differences)
+
+    table = Table('killed during', 'times')
+    for phase, count in counts.items():
+        table.add_row(phase, str(count))
+    console.print(table)
+    table = Table('part of the checkpoint', 'values', 'different')
+    for part, (differing, number) in differences.items():
+        table.add_row(part, str(number), str(differing))
+    console.print(table)
     sys.exit(any(differing for differing, _ in differences.values()))
 
 
@@ -80,14 +88,7 @@ def run_and_kill(command: list[str], work_dir: Path, args: argparse.Namespace) -
 def run_until(
     phase: str, command: list[str], work_dir: Path, rng: random.Random, marker: str
 ) -> bool:
-    """Run a command, and kill its process in a phase.
-
-    Args:
-        phase: A key of ``PHASES``, or ``'end'`` for never.
-        command: The command.
-        work_dir: Work directory of the run.
-        rng: Source of the delays.
-        marker: Value of MMEVIT_KILL_RUN in the environment of its processes.
+    """Run a command, and kill its process in a phase, in none if it is ``'end'``.
 
     Returns:
         Whether it was killed, else it has succeeded.
@@ -153,41 +154,6 @@ def leaves(value: Any) -> Iterator[Any]:
     elif isinstance(value, (bool, int, float, torch.Tensor)):
         yield value
 
-
-def print_result(
-    console: Console, counts: dict[str, int], differences: dict[str, tuple[int, int]]
-) -> None:
-    """Print the number of kills by phase, and the differences by part of the checkpoint."""
-    table = Table('killed during', 'times')
-    for phase, count in counts.items():
-        table.add_row(phase, str(count))
-    console.print(table)
-    table = Table('part of the checkpoint', 'values', 'different')
-    for part, (differing, number) in differences.items():
-        table.add_row(part, str(number), str(differing))
-    console.print(table)
-
-
-def is_iterating(log: Path, work_dir: Path) -> bool:
-    """Whether the log of a run contains an iteration."""
-    return '(train)' in log.read_text()
-
-
-def is_writing(log: Path, work_dir: Path) -> bool:
-    """Whether a checkpoint is being written."""
-    return any(work_dir.glob(f'{UNFINISHED}*/*.pth'))
-
-
-def is_evaluating(log: Path, work_dir: Path) -> bool:
-    """Whether the log of a run contains an evaluation."""
-    return '(val)' in log.read_text()
-
-
-PHASES: dict[str, Callable[[Path, Path], bool]] = {
-    'iteration': is_iterating,
-    'checkpoint': is_writing,
-    'evaluation': is_evaluating,
-}
 
 if __name__ == '__main__':
     main()

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -24,8 +24,8 @@ TRAIN = Path(__file__).parents[2] / 'tools/train.py'
 SHARED_MEMORY = Path('/dev/shm')
 
 
-def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
+def main() -> None:
+    """Train, measure every two seconds, and compare."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,12 +37,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--plot', help='output figure')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Train, measure every two seconds, and compare."""
-    args = parse_args()
+    args = parser.parse_args()
     log = args.work_dir.with_suffix('.log')
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, TRAIN, args.config, '--work-dir', args.work_dir]
@@ -51,9 +46,11 @@ def main() -> None:
     options = ['--cfg-options', f'train_cfg.{length}=100000000', *args.cfg_options]
     with log.open('w') as file:
         process = subprocess.Popen([*command, *options], stdout=file, stderr=file)
+    samples, pids, start = [], set(), time.monotonic()
     try:
-        pids = set()
-        samples = [measure(process, pids) for _ in track(Paced(int(args.minutes * 30)), 'Training')]
+        for index in track(range(int(args.minutes * 30)), 'Training'):
+            time.sleep(max(0, start + 2 * index - time.monotonic()))
+            samples.append(measure(process, pids))
     finally:
         process.terminate()
         process.wait()
@@ -62,28 +59,8 @@ def main() -> None:
     sys.exit(has_leaks(samples, args))
 
 
-class Paced:
-    """Iterate over ``range(number)``, one item every two seconds."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __len__(self) -> int:
-        return self.number
-
-    def __iter__(self) -> Iterator[int]:
-        start = time.monotonic()
-        for index in range(self.number):
-            time.sleep(max(0, start + 2 * index - time.monotonic()))
-            yield index
-
-
 def measure(process: subprocess.Popen, pids: set[int]) -> dict[str, float]:
-    """Measure a run and its workers.
-
-    Args:
-        process: The run.
-        pids: All its processes so far, to which new ones are added.
+    """Measure a run and its workers, and add them to ``pids``, all its processes so far.
 
     Returns:
         ``memory`` in MiB, ``files`` that are open, and ``shared``, the number of files in shared
@@ -129,12 +106,8 @@ def plot(samples: Sequence[dict[str, float]], args: argparse.Namespace) -> None:
     """Plot memory and open files over time."""
     minutes = [index / 30 for index in range(len(samples))]
     figure = Figure(figsize=(9, 5), layout='constrained')
-    for axes, name, label in zip(
-        figure.subplots(2, sharex=True),
-        ('memory', 'files'),
-        ('memory, MiB', 'open files'),
-        strict=True,
-    ):
+    labels = dict(memory='memory, MiB', files='open files')
+    for axes, (name, label) in zip(figure.subplots(2, sharex=True), labels.items(), strict=True):
         axes.plot(minutes, [sample[name] for sample in samples], linewidth=0.8)
         axes.axvline(args.warm_up, color='grey', linestyle=':')
         axes.set(ylabel=label, ylim=(0, None))

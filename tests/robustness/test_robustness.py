@@ -1,6 +1,7 @@
 """The commands in this folder run, and find what they look for."""
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -35,7 +36,7 @@ randomness = dict(seed=5)
 @pytest.fixture
 def bad_inputs(monkeypatch):
     folder = ROOT / 'tests/robustness/bad_inputs'
-    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.syspath_prepend(folder)
     return SimpleNamespace(**runpy.run_path(str(folder / '__main__.py')))
 
 
@@ -49,9 +50,7 @@ def config(digits, tmp_path):
 @pytest.mark.slow
 def test_a_run_that_is_killed_three_times_ends_with_equal_weights(config, tmp_path, run_tool):
     work_dir = tmp_path / 'work'
-    result = run_tool(
-        'tests/robustness/kill_and_resume.py', config, work_dir, '--kills', 3, timeout=900
-    )
+    result = run_tool('tests/robustness/kill_and_resume.py', config, work_dir, '--kills', 3)
     assert result.returncode == 0, result.stdout
     assert result.stdout.count('│ 1 ') == 3  # once in each phase
 
@@ -66,6 +65,19 @@ def test_memory_and_open_files_of_a_run_are_measured(config, tmp_path, run_tool)
 
 
 @pytest.mark.slow
+def test_both_commands_that_are_timed_reach_the_first_iteration(tmp_path, run_tool):
+    options = ['--images', 48, '--boxes', 480, '--runs', 1]
+    result = run_tool('tests/robustness/time_start_up.py', tmp_path, *options)
+    assert result.returncode == 0, result.stdout
+    memory = {
+        name: float(row.split('|')[-2])
+        for name, row in re.findall(r'\| (mmevit|mmdet) (\|.*)', result.stdout)
+    }
+    # At this size the two differ by what mmevit imports.
+    assert memory['mmevit'] < 1.2 * memory['mmdet']
+
+
+@pytest.mark.slow
 def test_every_bad_input_is_refused_or_survived(tmp_path, run_tool):
     out = tmp_path / 'table.json'
     result = run_tool(sys.executable, 'tests/robustness/bad_inputs', '--out', out, timeout=3000)
@@ -74,9 +86,8 @@ def test_every_bad_input_is_refused_or_survived(tmp_path, run_tool):
     assert result.returncode == 0
 
 
-def test_there_are_more_than_two_hundred_kinds_of_bad_input(bad_inputs, tmp_path):
-    kinds = {case.kind for case in bad_inputs.make_cases(tmp_path)}
-    assert len(kinds) > 200
+def test_there_are_more_than_300_kinds_of_bad_input(bad_inputs):
+    assert len({case.kind for case in bad_inputs.make_cases()}) > 300
 
 
 @pytest.mark.parametrize(
@@ -102,12 +113,15 @@ def test_the_outcome_of_an_input_is_classified(bad_inputs, case, status, lines, 
 
 def test_checkpoints_that_differ_in_a_bit_are_found():
     compare = runpy.run_path('tests/robustness/kill_and_resume.py')['compare']
-    ours = dict(state_dict=dict(weight=torch.ones(3)), param_schedulers=[dict(last_step=4)])
-    same = dict(state_dict=dict(weight=torch.ones(3)), param_schedulers=[dict(last_step=4)])
-    assert compare(ours, same) == dict(state_dict=(0, 1), param_schedulers=(0, 1))
-    same['state_dict']['weight'][1] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
-    same['param_schedulers'][0]['last_step'] = 5
-    assert compare(ours, same) == dict(state_dict=(1, 1), param_schedulers=(1, 1))
+
+    def checkpoint(weight, step):
+        weights = torch.tensor([1.0, weight, 1.0])
+        return dict(state_dict=dict(weight=weights), param_schedulers=[dict(last_step=step)])
+
+    ours, next_weight = checkpoint(1.0, 4), torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
+    assert compare(ours, checkpoint(1.0, 4)) == dict(state_dict=(0, 1), param_schedulers=(0, 1))
+    other = checkpoint(next_weight, 5)
+    assert compare(ours, other) == dict(state_dict=(1, 1), param_schedulers=(1, 1))
 
 
 def test_growth_of_memory_and_open_files_is_found(capsys):
@@ -121,10 +135,8 @@ def test_growth_of_memory_and_open_files_is_found(capsys):
             for _ in range(30)
         ]
 
-    assert not has_leaks(samples(0, 0), args)
-    assert not has_leaks(samples(2, 0), args)
-    assert has_leaks(samples(20, 0), args)
-    assert has_leaks(samples(0, 1), args)
+    for growth, leaks in (((0, 0), False), ((2, 0), False), ((20, 0), True), ((0, 1), True)):
+        assert has_leaks(samples(*growth), args) == leaks
     passing, leaking = samples(0, 0), samples(0, 0)
     passing[-1]['shared'] = 3
     assert not has_leaks(passing, args)

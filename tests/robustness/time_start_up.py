@@ -68,8 +68,8 @@ COLUMNS = dict(
 )
 
 
-def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
+def main() -> None:
+    """Generate the data, run the commands, and print the minima, which vary least."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -77,12 +77,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--images', type=int, default=118_000, help='training images')
     parser.add_argument('--boxes', type=int, default=860_000, help='boxes in them')
     parser.add_argument('--runs', type=int, default=3, help='runs of each command')
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Generate the data, run the commands, and print the minima, which vary least."""
-    args = parse_args()
+    args = parser.parse_args()
     folder = args.folder.resolve()
     make_split(folder, 'train', args.images, args.boxes)
     make_split(folder, 'val', max(args.images // 24, 1), max(args.boxes // 24, 1))
@@ -101,7 +96,7 @@ def main() -> None:
 
 
 def make_split(folder: Path, split: str, num_images: int, num_boxes: int) -> None:
-    """Write an annotation file and its empty images."""
+    """Write an annotation file with random boxes, and its empty images."""
     rng = random.Random(split)
     (folder / split).mkdir(parents=True, exist_ok=True)
     images = [
@@ -110,37 +105,21 @@ def make_split(folder: Path, split: str, num_images: int, num_boxes: int) -> Non
     ]
     for image in images:
         (folder / split / image['file_name']).touch()
-    annotations = [make_annotation(rng, number, num_images) for number in range(1, num_boxes + 1)]
+    annotations = []
+    for number in range(1, num_boxes + 1):
+        limits = ((0, 500), (0, 400), (5, 130), (5, 70))
+        box = [round(rng.uniform(*limit), 2) for limit in limits]
+        image, category = rng.randint(1, num_images), rng.randrange(NUM_CLASSES)
+        annotation = dict(id=number, image_id=image, category_id=category, iscrowd=0)
+        annotations.append(annotation | dict(bbox=box, area=round(box[2] * box[3], 4)))
     categories = [dict(id=number, name=f'class {number}') for number in range(NUM_CLASSES)]
     content = dict(images=images, annotations=annotations, categories=categories)
     (folder / f'{split}.json').write_bytes(msgspec.json.encode(content))
 
 
-def make_annotation(rng: random.Random, number: int, num_images: int) -> dict:
-    """Make a random box in a random image."""
-    left, top = rng.uniform(0, 500), rng.uniform(0, 400)
-    width, height = rng.uniform(5, 130), rng.uniform(5, 70)
-    return dict(
-        id=number,
-        image_id=rng.randint(1, num_images),
-        category_id=rng.randrange(NUM_CLASSES),
-        bbox=[round(value, 2) for value in (left, top, width, height)],
-        area=round(width * height, 4),
-        iscrowd=0,
-    )
-
-
 def time_command(path: Path, folder: Path, name: str) -> dict:
-    """Run a command to its first iteration.
-
-    Returns:
-        Seconds of wall time, user and system CPU time, and peak memory in GB.
-
-    Raises:
-        SystemExit: If it fails.
-    """
-    log = folder / f'{name}.txt'
-    usage = folder / 'usage.json'
+    """Run a command to its first iteration, and return its times in s and peak memory in GB."""
+    log, usage = folder / f'{name}.txt', folder / 'usage.json'
     usage.unlink(missing_ok=True)
     environment = os.environ | dict(PYTHONPATH=os.pathsep.join((str(folder), str(ROOT))))
     command = [sys.executable, path, 'config.py', '--work-dir', f'work_dirs/{name}']

@@ -8,8 +8,10 @@ crash of the process, or a missing warning.
 """
 
 import argparse
+import itertools
 import os
 import runpy
+import shutil
 import signal
 import sys
 import tempfile
@@ -26,6 +28,7 @@ from cases import Case, make_cases
 from rich.progress import track
 
 import mmevit  # noqa: F401
+from mmevit.datasets import prepare_digits
 from mmevit.utils.tables import format_table, write_table
 
 TOOLS = Path(__file__).parents[3] / 'tools'
@@ -44,9 +47,12 @@ def main() -> None:
     parser.add_argument('--only', default='', help='part of the names of the cases to run')
     parser.add_argument('--out', help='output table, .md, .csv or .json')
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        cases = [case for case in make_cases(Path(folder)) if args.only in case.kind]
-        results = pool.map(run, cases)
+    cases = [case for case in make_cases() if args.only in case.kind]
+    with tempfile.TemporaryDirectory() as root, ThreadPoolExecutor(os.cpu_count()) as pool:
+        data = Path(root) / 'digits'
+        prepare_digits(data, num_train=8, num_val=4, image_size=96)
+        folders = [Path(root) / f'{index:03d}' for index in range(len(cases))]
+        results = pool.map(run, cases, folders, itertools.repeat(data))
         rows = list(track(results, f'{len(cases)} cases', len(cases)))
     bad = [row for row in rows if row['outcome'].isupper()]
     print(format_table(rows, COLUMNS))
@@ -58,17 +64,16 @@ def main() -> None:
     sys.exit(bool(bad))
 
 
-def run(case: Case) -> dict:
+def run(case: Case, folder: Path, data: Path) -> dict:
     """Run a case in its own process, and return a row; an outcome in capitals is wrong."""
-    folder = case.folder
-    command = case.prepare()
+    shutil.copytree(data, folder / 'data/digits')
+    command = [str(part) for part in case.make(folder)]
     log = folder / 'output.txt'
     process = os.fork()
     if process == 0:
         run_tool(command, folder, log)
     status = wait(process)
-    lines = [line.rstrip() for line in log.read_text(errors='replace').splitlines()]
-    lines = [line for line in lines if line]
+    lines = [line.rstrip() for line in log.read_text(errors='replace').splitlines() if line.strip()]
     outcome, last = classify(case, status, lines)
     return dict(kind=case.kind, tool=command[0], outcome=outcome, last=last[-300:])
 
@@ -81,7 +86,7 @@ def run_tool(command: list[str], folder: Path, log: Path) -> NoReturn:
         os.dup2(file.fileno(), 2)
     os.chdir(folder)
     torch.set_num_threads(1)
-    sys.argv = [str(part) for part in command]
+    sys.argv = command
     code = 0
     try:
         runpy.run_path(str(TOOLS / command[0]), run_name='__main__')
@@ -99,11 +104,7 @@ def run_tool(command: list[str], folder: Path, log: Path) -> NoReturn:
 
 
 def wait(process: int) -> int | None:
-    """Wait for a process, and kill its process group after a timeout.
-
-    Returns:
-        Its exit status, negative if it was ended by a signal, None after a timeout.
-    """
+    """Return the exit status of a process, or kill its group and return None after a timeout."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         ended, status = os.waitpid(process, os.WNOHANG)

@@ -7,7 +7,7 @@ import pickle
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,18 +15,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from PIL import Image
 
-from mmevit.datasets import prepare_digits
 from mmevit.models import EfficientViT
+from mmevit.utils.configs import build_model
 
 ROOT = Path(__file__).parents[3]
 DETECTOR = ROOT / 'configs/retinanet_evit_m4_digits.py'
 CLASSIFIER = ROOT / 'configs/evit_m0_digits.py'
 SEGMENTOR = ROOT / 'configs/semantic-fpn_evit_m4_digits.py'
 NAMES = tuple('0123456789')
+SMALL = {'model.backbone.arch': 'm0', 'model.neck.in_channels': [64, 128, 192]}
 # One image of four is more than may be unreadable by default.
 HALF = 'default_hooks.unreadable_images.max_share=0.5'
+SCENE = 'data/digits/train/000002.png'
 
 
 @dataclass(frozen=True)
@@ -35,98 +39,54 @@ class Case:
 
     Args:
         kind: What is wrong.
-        folder: Its folder.
-        prepare: Generates the input in the folder and returns the command, the tool first.
+        make: Generates the input in a folder that has the digits, and returns the command, the
+            tool first.
         survives: Whether the command should succeed.
         warning: Expected in its output then; empty if nothing is lost.
         tool_reports: Whether the command is one that reports faults.
     """
 
     kind: str
-    folder: Path
-    prepare: Callable[[], list[str]]
+    make: Callable[[Path], list]
     survives: bool = False
     warning: str = ''
     tool_reports: bool = False
 
 
-def make_cases(folder: Path) -> list[Case]:
-    """Make all cases in an empty folder."""
-    data = folder / 'digits'
-    prepare_digits(data, num_train=8, num_val=4, image_size=96)
-    cases = Cases(folder, data)
-    add_images(cases)
-    add_segmentation_maps(cases)
-    add_annotations(cases)
-    add_class_folders(cases)
-    add_configs(cases)
-    add_checkpoints(cases)
-    add_arguments(cases)
-    return cases.cases
-
-
-class Cases:
-    """Collects cases, each in a folder with a copy of the digits."""
-
-    def __init__(self, folder: Path, data: Path) -> None:
-        self.parent, self.data = folder, data
-        self.cases: list[Case] = []
-
-    def add(
-        self,
-        kind: str,
-        make: Callable[[Path], list],
-        survives: bool = False,
-        warning: str = '',
-        tool_reports: bool = False,
-    ) -> None:
-        """Add a case; ``make`` generates the input in a folder and returns the command."""
-        folder = self.parent / f'{len(self.cases):03d}'
-
-        def prepare() -> list[str]:
-            shutil.copytree(self.data, folder / 'data/digits')
-            return [str(part) for part in make(folder)]
-
-        self.cases.append(Case(kind, folder, prepare, survives, warning, tool_reports))
-
-
-def train_detector(
-    *options: str, flags: Sequence = ('--no-validate',), config: str | Path = DETECTOR
-) -> list:
-    """Make the command that trains a small detector for two steps."""
+def make_cases() -> list[Case]:
+    """Make all cases."""
     return [
-        *('train.py', config, '--work-dir', 'work', *flags, '--cfg-options'),
-        *('model.backbone.arch=m0', 'model.neck.in_channels=[64,128,192]'),
-        *('train_dataloader.batch_size=4', 'train_cfg.max_epochs=1', 'param_scheduler=None'),
-        *no_workers('train', 'val'),
-        *options,
+        *image_cases(),
+        *segmentation_map_cases(),
+        *annotation_cases(),
+        *class_folder_cases(),
+        *config_cases(),
+        *checkpoint_cases(),
+        *argument_cases(),
     ]
 
 
-def train_segmentor() -> list:
-    """Make the command that trains a small segmentor for one epoch."""
-    return train_detector(config=SEGMENTOR)
-
-
-def train_classifier(
-    *options: str, flags: Sequence = ('--no-validate',), config: str | Path = CLASSIFIER
+def train(
+    *options: str, flags: Iterable = ('--no-validate',), config: str | Path = DETECTOR
 ) -> list:
-    """Make the command that trains a classifier for one epoch of a few images."""
+    """Make the command that trains a small model for one epoch of a few images."""
+    small = [] if config == CLASSIFIER else small_detector()
     return [
-        *('train.py', config, '--work-dir', 'work', *flags, '--cfg-options'),
+        *('train.py', config, '--work-dir', 'work', *flags, '--cfg-options', *small),
         *('train_dataloader.batch_size=4', 'train_cfg.max_epochs=1', 'param_scheduler=None'),
-        *no_workers('train', 'val'),
-        *options,
+        *(*no_workers('train', 'val'), *options),
     ]
 
 
-def evaluate_detector(checkpoint: str, *options: str) -> list:
+def evaluate(checkpoint: str) -> list:
     """Make the command that evaluates a small detector."""
-    return [
-        *('test.py', DETECTOR, checkpoint, '--work-dir', 'work', '--cfg-options'),
-        *('model.backbone.arch=m0', 'model.neck.in_channels=[64,128,192]'),
-        *(*no_workers('test'), *options),
-    ]
+    command = ['test.py', DETECTOR, checkpoint, '--work-dir', 'work', '--cfg-options']
+    return [*command, *small_detector(), *no_workers('test')]
+
+
+def small_detector() -> list[str]:
+    """Options for a detector with M0."""
+    return [f'{key}={value}'.replace(' ', '') for key, value in SMALL.items()]
 
 
 def no_workers(*splits: str) -> list[str]:
@@ -136,6 +96,21 @@ def no_workers(*splits: str) -> list[str]:
         for split in splits
         for option in ('num_workers=0', 'persistent_workers=False')
     ]
+
+
+def edit(path: str, change: Callable[[Path], Any], command: list) -> Callable[[Path], list]:
+    """Change a file or folder of a case before its command."""
+
+    def make(folder: Path) -> list:
+        change(folder / path)
+        return command
+
+    return make
+
+
+def write(path: str, content: bytes, command: list) -> Callable[[Path], list]:
+    """Write a file of a case before its command."""
+    return edit(path, lambda target: target.write_bytes(content), command)
 
 
 def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
@@ -173,8 +148,6 @@ def claim(width: int, height: int) -> bytes:
 def broken_images() -> dict[str, bytes]:
     """List files that are not images, or too large."""
     png, jpeg = encode(picture(), 'PNG'), encode(picture(), 'JPEG')
-    flipped = bytearray(png)
-    flipped[20] ^= 255
     return {
         'empty file': b'',
         'one byte': b'\0',
@@ -186,7 +159,7 @@ def broken_images() -> dict[str, bytes]:
         'zeros': bytes(5000),
         'only the header of a PNG': png[:20],
         'only the header of a JPEG': jpeg[:20],
-        'PNG with a corrupt header': bytes(flipped),
+        'PNG with a corrupt header': with_flipped_bit(png, 20),
         'PNG that claims no width': claim(0, 96),
         'PNG that claims no height': claim(96, 0),
         'PNG that claims 120 million pixels': claim(12000, 10000),
@@ -224,180 +197,143 @@ def odd_images() -> dict[str, bytes]:
     }
 
 
-def small_images() -> dict[str, bytes]:
-    """List images that are smaller than annotated."""
-    sizes = ((1, 1), (96, 1), (1, 96), (3000, 1), (40, 20))
-    return {
-        f'{width} x {height} pixels': encode(picture(size=(width, height)), 'PNG')
-        for width, height in sizes
-    }
-
-
-def add_images(cases: Cases) -> None:
-    """Add broken and unusual images for each command that reads images."""
-
-    def put(content, path, command):
-        def make(folder):
-            (folder / path).write_bytes(content)
-            return command
-
-        return make
+def image_cases() -> Iterator[Case]:
+    """Broken and unusual images, for each command that reads images."""
 
     def put_into_class(content):
-        def make(folder):
-            root = folder / 'data/digits/classification/train'
-            for path in root.glob('*/*.png'):
-                path.unlink()
+        def change(root):
+            unlink(root.glob('*/*.png'))
             for name in NAMES:
                 (root / name / 'good.png').write_bytes(encode(picture('L', (32, 32)), 'PNG'))
             (root / '0/broken.png').write_bytes(content)
-            # So that the image is in the epoch, whatever the order.
-            return train_classifier(HALF, 'train_dataloader.drop_last=False')
 
-        return make
+        # So that the image is in the epoch, whatever the order.
+        command = train(HALF, 'train_dataloader.drop_last=False', config=CLASSIFIER)
+        return edit('data/digits/classification/train', change, command)
 
-    scene, val_scene = 'data/digits/train/000002.png', 'data/digits/val/000002.png'
-    check = ['check_dataset.py', DETECTOR]
     warned = dict(survives=True, warning='cannot be read')
+    train_half, check = train(HALF), ['check_dataset.py', DETECTOR]
     for name, content in broken_images().items():
-        cases.add(f'image: {name}', put(content, scene, train_detector(HALF)), **warned)
-        cases.add(
-            f'image in evaluation: {name}',
-            put(content, val_scene, train_detector(HALF, flags=())),
-            **warned,
-        )
-        cases.add(f'image of a class: {name}', put_into_class(content), **warned)
-        cases.add(f'image checked: {name}', put(content, scene, check), tool_reports=True)
-    for name, content in small_images().items():
-        cases.add(f'image: {name}', put(content, scene, train_detector(HALF)), **warned)
+        yield Case(f'image: {name}', write(SCENE, content, train_half), **warned)
+        val_scene = SCENE.replace('train', 'val')
+        make = write(val_scene, content, train(HALF, flags=()))
+        yield Case(f'image in evaluation: {name}', make, **warned)
+        yield Case(f'image of a class: {name}', put_into_class(content), **warned)
+        yield Case(f'image checked: {name}', write(SCENE, content, check), tool_reports=True)
+    for width, height in ((1, 1), (96, 1), (1, 96), (3000, 1), (40, 20)):  # smaller than annotated
+        content = encode(picture(size=(width, height)), 'PNG')
+        yield Case(f'image: {width} x {height} pixels', write(SCENE, content, train_half), **warned)
     for name, content in odd_images().items():
-        cases.add(f'image: {name}', put(content, scene, train_detector()), survives=True)
+        yield Case(f'image: {name}', write(SCENE, content, train()), survives=True)
 
-    def replace_by(kind):
-        def make(folder):
-            path = folder / scene
-            path.unlink()
-            if kind == 'folder':
-                path.mkdir()
-            elif kind == 'pipe':
-                os.mkfifo(path)
-            elif kind == 'loop':
-                path.symlink_to(path)
-            return train_detector()
+    def replace_by(make):
+        return lambda path: (path.unlink(), make(path))
 
-        return make
+    for name, make in {
+        'nothing': lambda path: None,
+        'folder': Path.mkdir,
+        'pipe': os.mkfifo,
+        'loop': lambda path: path.symlink_to(path),
+    }.items():
+        yield Case(f'image: {name} in its place', edit(SCENE, replace_by(make), train()))
 
-    for kind in ('nothing', 'folder', 'pipe', 'loop'):
-        cases.add(f'image: {kind} in its place', replace_by(kind))
-
-    def all_broken(folder):
-        for path in (folder / 'data/digits/train').iterdir():
+    def break_all(folder):
+        for path in folder.iterdir():
             path.write_bytes(b'broken')
-        return train_detector()
 
-    cases.add('image: all broken', all_broken)
-    cases.add('images: more unreadable ones than allowed', put(b'', scene, train_detector()))
+    yield Case('image: all broken', edit('data/digits/train', break_all, train()))
+    yield Case('images: more unreadable ones than allowed', write(SCENE, b'', train()))
 
 
-def add_segmentation_maps(cases: Cases) -> None:
-    """Add segmentation maps that do not fit their images or the classes."""
+def unlink(paths: Iterable[Path]) -> None:
+    """Delete files."""
+    for path in list(paths):
+        path.unlink()
 
-    def put(change):
-        def make(folder):
-            path = folder / 'data/digits/segments/train/000002.png'
-            change(path, np.asarray(Image.open(path)).copy())
-            return train_segmentor()
 
-        return make
+def segmentation_map_cases() -> Iterator[Case]:
+    """Segmentation maps that do not fit their images or the classes."""
 
     def save(function):
-        return lambda path, pixels: Image.fromarray(function(pixels)).save(path)
+        def change(path):
+            Image.fromarray(function(np.asarray(Image.open(path)).copy())).save(path)
+
+        return change
 
     for name, change in {
         'with a value beyond the classes': save(lambda pixels: pixels + 11),
         'of 16 bits': save(lambda pixels: pixels.astype(np.uint16) + 256),
         'of three channels': save(lambda pixels: np.stack([pixels] * 3, 2)),
         'of another size': save(lambda pixels: pixels[:50]),
-        'that is missing': lambda path, _: path.unlink(),
-        'that is empty': lambda path, _: path.write_bytes(b''),
-        'that is text': lambda path, _: path.write_bytes(b'no image'),
+        'that is missing': Path.unlink,
+        'that is empty': lambda path: path.write_bytes(b''),
+        'that is text': lambda path: path.write_bytes(b'no image'),
+        'of ignored pixels': save(lambda pixels: np.full_like(pixels, 255)),
+        'of 16 bits with few values': save(lambda pixels: pixels.astype(np.uint16)),
     }.items():
-        cases.add(f'segmentation map {name}', put(change))
-    for name, function in {
-        'of ignored pixels': lambda pixels: np.full_like(pixels, 255),
-        'of 16 bits with few values': lambda pixels: pixels.astype(np.uint16),
-    }.items():
-        cases.add(f'segmentation map {name}', put(save(function)), survives=True)
+        survives = name in ('of ignored pixels', 'of 16 bits with few values')
+        path = 'data/digits/segments/train/000002.png'
+        make = edit(path, change, train(config=SEGMENTOR))
+        yield Case(f'segmentation map {name}', make, survives)
 
 
-def add_annotations(cases: Cases) -> None:
-    """Add COCO annotation files that are corrupt, or wrong in one place."""
+def annotation_cases() -> Iterator[Case]:
+    """COCO annotation files that are corrupt, or wrong in one place."""
 
-    def write(change, split='train', **options):
-        def make(folder):
-            path = folder / f'data/digits/annotations/instances_{split}.json'
-            content = json.loads(path.read_text())
-            result = change(content)
-            content = content if result is None else result
-            text = content if isinstance(content, (str, bytes)) else json.dumps(content)
+    def rewrite(to_text, split='train', **options):
+        def change(path):
+            text = to_text(json.loads(path.read_text()))
             path.write_bytes(text.encode() if isinstance(text, str) else text)
-            return train_detector(**options)
 
-        return make
+        path = f'data/digits/annotations/instances_{split}.json'
+        return edit(path, change, train(**options))
 
-    texts = {
-        'empty': lambda c: '',
-        'cut in half': lambda c: json.dumps(c)[: len(json.dumps(c)) // 2],
-        'without its last byte': lambda c: json.dumps(c)[:-1],
-        'of random bytes': lambda c: np.random.default_rng(0).bytes(1000),
-        'in UTF-16': lambda c: json.dumps(c).encode('utf-16')[:-3],
-        'with a comma too many': lambda c: json.dumps(c)[:-1] + ',}',
-        'in single quotes': lambda c: json.dumps(c).replace('"', "'"),
-        'that is a list': lambda c: [c],
-        'that is null': lambda c: 'null',
-        'that is a number': lambda c: '7',
-        'that is a word': lambda c: '"COCO"',
-        'that is nested too deeply': lambda c: '[' * 100000,
-        'that is an HTML page': lambda c: '<html></html>',
-    }
-    for name, change in texts.items():
-        cases.add(f'annotation file {name}', write(change))
-    for part in ('images', 'annotations', 'categories'):
-        for name, value in {
-            'missing': None,
-            'null': 'null',
-            'an empty list': [],
-            'a number': 7,
-            'a list of numbers': [1, 2],
-        }.items():
+    def mutate(change):
+        def to_text(content):
+            change(content)
+            return json.dumps(content)
 
-            def change(content, part=part, name=name, value=value):
-                if name == 'missing':
-                    del content[part]
-                else:
-                    content[part] = None if value == 'null' else value
+        return rewrite(to_text)
 
-            cases.add(f'annotation file: {part} are {name}', write(change))
+    def set_field(part, field, value):
+        return mutate(lambda content: content[part][1].update({field: value}))
+
+    def cut(content):
+        return json.dumps(content)[: len(json.dumps(content)) // 2]
+
+    for name, to_text in {
+        'empty': lambda _: '',
+        'cut in half': cut,
+        'without its last byte': lambda content: json.dumps(content)[:-1],
+        'of random bytes': lambda _: np.random.default_rng(0).bytes(1000),
+        'in UTF-16': lambda content: json.dumps(content).encode('utf-16')[:-3],
+        'with a comma too many': lambda content: json.dumps(content)[:-1] + ',}',
+        'in single quotes': lambda content: json.dumps(content).replace('"', "'"),
+        'that is a list': lambda content: json.dumps([content]),
+        'that is null': lambda _: 'null',
+        'that is a number': lambda _: '7',
+        'that is a word': lambda _: '"COCO"',
+        'that is nested too deeply': lambda _: '[' * 100000,
+        'that is an HTML page': lambda _: '<html></html>',
+    }.items():
+        yield Case(f'annotation file {name}', rewrite(to_text))
     fields = dict(
         images=('id', 'file_name', 'height', 'width'),
         annotations=('id', 'image_id', 'category_id', 'bbox', 'area'),
         categories=('id', 'name'),
     )
+    values = {'null': None, 'an empty list': [], 'a number': 7, 'a list of numbers': [1, 2]}
     for part, names in fields.items():
+        make = mutate(lambda content, part=part: content.pop(part))
+        yield Case(f'annotation file: {part} are missing', make)
+        for name, value in values.items():
+            make = mutate(lambda content, new={part: value}: content.update(new))
+            yield Case(f'annotation file: {part} are {name}', make)
         for field in names:
+            make = mutate(lambda content, part=part, field=field: content[part][1].pop(field))
+            yield Case(f'annotation file: {part} without {field}', make)
 
-            def remove(content, part=part, field=field):
-                del content[part][1][field]
-
-            cases.add(f'annotation file: {part} without {field}', write(remove))
-
-    def set_field(part, field, value):
-        def change(content):
-            content[part][1][field] = value
-
-        return write(change)
-
-    stops = {
+    refused = {
         ('images', 'file_name'): {
             'a number': 7,
             'null': None,
@@ -422,13 +358,8 @@ def add_annotations(cases: Cases) -> None:
         ('categories', 'name'): {'that of another': '0', 'a number': 7},
         ('categories', 'id'): {'that of another': 1},
     }
-    for (part, field), values in stops.items():
-        for name, value in values.items():
-            cases.add(
-                f'annotation file: {field} of {part} is {name}', set_field(part, field, value)
-            )
     nan = math.nan
-    warned_of = {
+    reported = {
         ('images', 'height'): {'0': 0, 'negative': -96},
         ('images', 'width'): {'0': 0, 'NaN': nan},
         ('annotations', 'bbox'): {
@@ -452,69 +383,56 @@ def add_annotations(cases: Cases) -> None:
         ('annotations', 'image_id'): {'unknown': 99},
         ('categories', 'id'): {'null': None, 'that of no annotation': 99},
     }
-    for (part, field), values in warned_of.items():
-        for name, value in values.items():
-            cases.add(
-                f'annotation file: {field} of {part} is {name}',
-                set_field(part, field, value),
-                survives=True,
-                warning='has faults',
-            )
-    for name, box in {
-        'across the edge of its image': [-20, -20, 60, 60],
-        'larger than its image': [-500, -500, 2000, 2000],
-        'of 1e30 pixels': [0, 0, 1e30, 1e30],
-    }.items():
-        cases.add(
-            f'annotation file: bbox of annotations is {name}',
-            set_field('annotations', 'bbox', box),
-            survives=True,
-        )
+    accepted = {
+        ('annotations', 'bbox'): {
+            'across the edge of its image': [-20, -20, 60, 60],
+            'larger than its image': [-500, -500, 2000, 2000],
+            'of 1e30 pixels': [0, 0, 1e30, 1e30],
+        }
+    }
+    warned = dict(survives=True, warning='has faults')
+    for table, expected in ((refused, {}), (reported, warned), (accepted, dict(survives=True))):
+        for (part, field), values in table.items():
+            for name, value in values.items():
+                kind = f'annotation file: {field} of {part} is {name}'
+                yield Case(kind, set_field(part, field, value), **expected)
 
-    def reverse(content):
-        content['categories'].reverse()
+    def change_all(part, change):
+        return mutate(lambda content: content.update({part: change(content[part])}))
 
-    def forget(content):
-        del content['categories'][4]
-
-    def forget_last(content):
-        del content['categories'][9]
-
-    def rename(content):
-        for category in content['categories']:
-            category['name'] = 'x' + category['name']
-
-    def add_category(content):
-        content['categories'].append(dict(id=77, name='letter'))
-
-    def add_duplicate(content):
-        content['categories'] += [dict(id=77, name='letter'), dict(id=77, name='sign')]
-
-    def empty_image(content):
-        content['annotations'] = [a for a in content['annotations'] if a['image_id'] != 1]
-
-    def only_crowds(content):
-        for annotation in content['annotations']:
-            annotation['iscrowd'] = 1
-
-    cases.add('annotation file: categories in another order', write(reverse))
-    cases.add('annotation file: a category is missing', write(forget))
-    cases.add('annotation file: other categories', write(rename))
-    cases.add(
-        'annotation file: the last category is missing',
-        write(forget_last),
-        survives=True,
-        warning='has faults',
-    )
-    cases.add('annotation file: an extra category', write(add_category), survives=True)
-    cases.add('annotation file: unused categories with one id', write(add_duplicate), survives=True)
-    cases.add('annotation file: an image without annotations', write(empty_image), survives=True)
-    cases.add('annotation file: only crowds', write(only_crowds))
-    cases.add('annotation file of evaluation is cut', write(texts['cut in half'], 'val', flags=()))
+    letter, sign = dict(id=77, name='letter'), dict(id=77, name='sign')
+    for name, part, change, expected in (
+        ('categories in another order', 'categories', lambda all_: all_[::-1], {}),
+        ('a category is missing', 'categories', lambda all_: all_[:4] + all_[5:], {}),
+        (
+            'other categories',
+            'categories',
+            lambda all_: [{**one, 'name': 'x' + one['name']} for one in all_],
+            {},
+        ),
+        ('the last category is missing', 'categories', lambda all_: all_[:9], warned),
+        (
+            *('an extra category', 'categories', lambda all_: [*all_, letter]),
+            dict(survives=True),
+        ),
+        (
+            *('unused categories with one id', 'categories', lambda all_: [*all_, letter, sign]),
+            dict(survives=True),
+        ),
+        (
+            'an image without annotations',
+            'annotations',
+            lambda all_: [one for one in all_ if one['image_id'] != 1],
+            dict(survives=True),
+        ),
+        ('only crowds', 'annotations', lambda all_: [{**one, 'iscrowd': 1} for one in all_], {}),
+    ):
+        yield Case(f'annotation file: {name}', change_all(part, change), **expected)
+    yield Case('annotation file of evaluation is cut', rewrite(cut, 'val', flags=()))
 
 
-def add_class_folders(cases: Cases) -> None:
-    """Add folders of classes that cannot be trained on."""
+def class_folder_cases() -> Iterator[Case]:
+    """Folders of classes that cannot be trained on."""
 
     def finetune(change, *arguments):
         def make(folder):
@@ -533,20 +451,10 @@ def add_class_folders(cases: Cases) -> None:
 
         return change
 
-    def clear(root):
-        for path in (root / '3').iterdir():
-            path.unlink()
-
-    def leave_one(root):
-        for path in sorted((root / '3').iterdir())[1:]:
-            path.unlink()
-
-    def other_val(root):
-        (root / 'train').mkdir()
-        for name in '01':
-            (root / name).rename(root / 'train' / name)
-        (root / 'val').mkdir()
-        (root / '7').rename(root / 'val/7')
+    def move_to_other_classes(root):
+        for path in ('train/0', 'train/1', 'val/7'):
+            (root / path).parent.mkdir(exist_ok=True)
+            (root / path[-1]).rename(root / path)
 
     def rename(root):
         for path in root.glob('*/*.png'):
@@ -557,26 +465,76 @@ def add_class_folders(cases: Cases) -> None:
         'a file': lambda root: (shutil.rmtree(root), root.write_text('')),
         'empty': keep(),
         'of one class': keep('1'),
-        'with a class without images': clear,
-        'with a class of one image': leave_one,
-        'with other classes for validation': other_val,
+        'with a class without images': lambda root: unlink((root / '3').iterdir()),
+        'with a class of one image': lambda root: unlink(sorted((root / '3').iterdir())[1:]),
+        'with other classes for validation': move_to_other_classes,
         'of files that are not images': rename,
+        'missing weights': keep('0', '1'),
     }.items():
-        cases.add(f'class folders: {name}', finetune(change))
-    cases.add('class folders: missing weights', finetune(keep('0', '1')))
-    cases.add('class folders: fraction of 2', finetune(keep('0', '1'), '--val-fraction', '2'))
+        yield Case(f'class folders: {name}', finetune(change))
+    yield Case('class folders: fraction of 2', finetune(keep('0', '1'), '--val-fraction', '2'))
 
 
-def add_configs(cases: Cases) -> None:
-    """Add configs that cannot be read, and invalid settings."""
+# By the common start of their names.
+SETTINGS = {
+    'model.': """
+        type=NoSuchDetector backbone=EfficientViT data_preprocessor.mean=[1,2]
+        data_preprocessor.std=[0,0,0] data_preprocessor.type=NoPreprocessor
+    """,
+    'model.backbone.': """
+        type=NoSuchBackbone arch=m7 arch=7 arch="dict()" arch.depths=3 window_sizes=[7,7]
+        window_sizes=[0,7,7] window_sizes=seven out_indices=[0,3] out_indices=[] frozen_stages=9
+        drop_path_rate=2 in_channels=0 no_such_argument=1 norm_cfg.type=NoNorm
+        act_cfg.type=NoActivation init_cfg.type=NoInit
+    """,
+    'model.neck.': """
+        in_channels=[1,2,3] num_outs=1 num_upsample_levels=-1 out_channels=0 type=NoNeck
+    """,
+    'model.bbox_head.': """
+        type=NoHead num_classes=0 num_classes=3 in_channels=7 loss_cls.type=NoLoss
+    """,
+    'train_dataloader.': """
+        batch_size=0 batch_size=-1 batch_size=many num_workers=-1 num_workers=two
+        persistent_workers=True sampler.type=NoSampler
+    """,
+    'train_dataloader.dataset.': """
+        type=NoDataset data_root=/no/such data_root=None ann_file=no.json data_prefix.img=no/
+        metainfo.classes=[cat,dog] metainfo.classes=[] pipeline.0.type=NoTransform pipeline=[]
+        pipeline.2.scale=0 pipeline.2.scale=[0,0]
+    """,
+    'optim_wrapper.': """
+        optimizer.type=NoOptimizer optimizer.lr=-1 optimizer.lr=fast optimizer.lr=1e30
+        optimizer.lr=nan type=NoWrapper accumulative_counts=0 clip_grad.max_norm=none
+    """,
+    'train_cfg.': 'max_epochs=0 max_epochs=-1 max_epochs=few max_epochs=1.5 type=NoLoop',
+    '': """
+        param_scheduler=[dict(type="NoScheduler")]
+        param_scheduler=[dict(type="LinearLR",start_factor=0)]
+        param_scheduler=[dict(type="LinearLR",begin=5,end=3)]
+        custom_hooks=[dict(type="NoHook")] custom_hooks=[dict(type="CompileHook",parts="tail")]
+        default_hooks.checkpoint.type=NoHook default_hooks.checkpoint.interval=often
+        default_hooks.logger.interval=0 randomness.seed=-1 randomness.seed=abc
+        load_from=no_such.pth load_from=http://localhost:9/no.pth load_from=evit://m9
+        log_level=LOUD env_cfg.mp_cfg.mp_start_method=teleport visualizer.type=NoVisualizer
+        no_equals_sign
+    """,
+}
+VALIDATION_SETTINGS = """
+    val_evaluator.ann_file=no.json val_evaluator.metric=speed val_evaluator.type=NoMetric
+    val_dataloader=None val_evaluator=None val_cfg=None val_dataloader.batch_size=0
+    train_cfg.val_interval=0
+"""
+CLASSIFIER_SETTINGS = """
+    model.head.num_classes=7 model.head.in_channels=1 train_dataloader.batch_size=1
+"""
+
+
+def config_cases() -> Iterator[Case]:
+    """Configs that cannot be read, and invalid settings."""
 
     def config(text, name='config.py'):
-        def make(folder):
-            path = folder / name
-            path.write_text(text)
-            return [part for part in train_detector(config=path) if part != 'param_scheduler=None']
-
-        return make
+        command = [part for part in train(config=name) if part != 'param_scheduler=None']
+        return write(name, text.encode(), command)
 
     base = f'_base_ = {str(DETECTOR)!r}\n'
     for name, text in {
@@ -603,168 +561,68 @@ def add_configs(cases: Cases) -> None:
         + "custom_hooks = [dict(type='CompileHook', parts='tail')]",
         'has a scheduler that is a word': base + "param_scheduler = ['LinearLR']",
     }.items():
-        cases.add(f'config {name}', config(text))
-    cases.add('config in broken JSON', config('{', 'config.json'))
-    cases.add('config in broken YAML', config('a: [', 'config.yaml'))
-    cases.add('config in an unknown format', config('x', 'config.txt'))
-    cases.add('config that is a folder', lambda folder: train_detector(config=folder))
-    cases.add('config that is missing', lambda folder: train_detector(config='no_such.py'))
+        yield Case(f'config {name}', config(text))
+    yield Case('config in broken JSON', config('{', 'config.json'))
+    yield Case('config in broken YAML', config('a: [', 'config.yaml'))
+    yield Case('config in an unknown format', config('x', 'config.txt'))
+    yield Case('config that is a folder', lambda folder: train(config=folder))
+    yield Case('config that is missing', lambda _: train(config='no_such.py'))
 
-    settings = (
-        'model.type=NoSuchDetector',
-        'model.backbone.type=NoSuchBackbone',
-        'model.backbone.arch=m7',
-        'model.backbone.arch=7',
-        'model.backbone.arch="dict()"',
-        'model.backbone.window_sizes=[7,7]',
-        'model.backbone.window_sizes=[0,7,7]',
-        'model.backbone.window_sizes=seven',
-        'model.backbone.out_indices=[0,3]',
-        'model.backbone.out_indices=[]',
-        'model.backbone.frozen_stages=9',
-        'model.backbone.drop_path_rate=2',
-        'model.backbone.in_channels=0',
-        'model.backbone.no_such_argument=1',
-        'model.backbone.norm_cfg.type=NoNorm',
-        'model.backbone.act_cfg.type=NoActivation',
-        'model.backbone.init_cfg.type=NoInit',
-        'model.neck.in_channels=[1,2,3]',
-        'model.neck.num_outs=1',
-        'model.neck.num_upsample_levels=-1',
-        'model.neck.out_channels=0',
-        'model.neck.type=NoNeck',
-        'model.bbox_head.type=NoHead',
-        'model.bbox_head.num_classes=0',
-        'model.bbox_head.num_classes=3',
-        'model.bbox_head.in_channels=7',
-        'model.bbox_head.loss_cls.type=NoLoss',
-        'model.data_preprocessor.mean=[1,2]',
-        'model.data_preprocessor.std=[0,0,0]',
-        'model.data_preprocessor.type=NoPreprocessor',
-        'train_dataloader.batch_size=0',
-        'train_dataloader.batch_size=-1',
-        'train_dataloader.batch_size=many',
-        'train_dataloader.num_workers=-1',
-        'train_dataloader.num_workers=two',
-        'train_dataloader.persistent_workers=True',
-        'train_dataloader.sampler.type=NoSampler',
-        'train_dataloader.dataset.type=NoDataset',
-        'train_dataloader.dataset.data_root=/no/such',
-        'train_dataloader.dataset.data_root=None',
-        'train_dataloader.dataset.ann_file=no.json',
-        'train_dataloader.dataset.data_prefix.img=no/',
-        'train_dataloader.dataset.metainfo.classes=[cat,dog]',
-        'train_dataloader.dataset.metainfo.classes=[]',
-        'train_dataloader.dataset.pipeline.0.type=NoTransform',
-        'train_dataloader.dataset.pipeline=[]',
-        'train_dataloader.dataset.pipeline.2.scale=0',
-        'train_dataloader.dataset.pipeline.2.scale=[0,0]',
-        'optim_wrapper.optimizer.type=NoOptimizer',
-        'optim_wrapper.optimizer.lr=-1',
-        'optim_wrapper.optimizer.lr=fast',
-        'optim_wrapper.optimizer.lr=1e30',
-        'optim_wrapper.optimizer.lr=nan',
-        'optim_wrapper.type=NoWrapper',
-        'optim_wrapper.accumulative_counts=0',
-        'optim_wrapper.clip_grad.max_norm=none',
-        'train_cfg.max_epochs=0',
-        'train_cfg.max_epochs=-1',
-        'train_cfg.max_epochs=few',
-        'train_cfg.max_epochs=1.5',
-        'train_cfg.type=NoLoop',
-        'param_scheduler=[dict(type="NoScheduler")]',
-        'param_scheduler=[dict(type="LinearLR",start_factor=0)]',
-        'param_scheduler=[dict(type="LinearLR",begin=5,end=3)]',
-        'default_hooks.checkpoint.type=NoHook',
-        'default_hooks.checkpoint.interval=often',
-        'default_hooks.logger.interval=0',
-        'custom_hooks=[dict(type="NoHook")]',
-        'custom_hooks=[dict(type="CompileHook",parts="tail")]',
-        'randomness.seed=-1',
-        'randomness.seed=abc',
-        'load_from=no_such.pth',
-        'load_from=http://localhost:9/no.pth',
-        'load_from=evit://m9',
-        'log_level=LOUD',
-        'env_cfg.mp_cfg.mp_start_method=teleport',
-        'visualizer.type=NoVisualizer',
-        'no_equals_sign',
-        'model.backbone.arch.depths=3',
-        'model.backbone=EfficientViT',
-    )
-    for setting in settings:
-        cases.add(f'setting {setting}', lambda folder, setting=setting: train_detector(setting))
-    for setting in (
-        'val_evaluator.ann_file=no.json',
-        'val_evaluator.metric=speed',
-        'val_evaluator.type=NoMetric',
-        'val_dataloader=None',
-        'val_evaluator=None',
-        'val_cfg=None',
-        'val_dataloader.batch_size=0',
-        'train_cfg.val_interval=0',
+    settings = [start + end for start, ends in SETTINGS.items() for end in ends.split()]
+    for options, arguments in (
+        (settings, {}),
+        (VALIDATION_SETTINGS.split(), dict(flags=())),
+        (CLASSIFIER_SETTINGS.split(), dict(config=CLASSIFIER)),
     ):
-        cases.add(
-            f'setting {setting}',
-            lambda folder, setting=setting: train_detector(setting, flags=()),
-        )
-    for setting in (
-        'model.head.num_classes=7',
-        'model.head.in_channels=1',
-        'train_dataloader.batch_size=1',
-    ):
-        cases.add(f'setting {setting}', lambda folder, setting=setting: train_classifier(setting))
+        for option in options:
+            command = train(option, **arguments)
+            yield Case(f'setting {option}', lambda _, command=command: command)
 
 
-def add_checkpoints(cases: Cases) -> None:
-    """Add checkpoints that are corrupt, malicious, or of another model."""
+def small_weights(**changes: Any) -> dict:
+    """Random weights of the small detector."""
+    cfg = Config.fromfile(DETECTOR)
+    cfg.merge_from_dict({**SMALL, **changes})
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return build_model(cfg).state_dict()
 
-    def weights(**changes):
-        from mmengine.config import Config
-        from mmengine.registry import DefaultScope
 
-        from mmevit.utils.configs import build_model
+def saved() -> bytes:
+    """The content of a valid checkpoint."""
+    buffer = BytesIO()
+    torch.save(dict(state_dict=small_weights()), buffer)
+    return buffer.getvalue()
 
-        cfg = Config.fromfile(DETECTOR)
-        cfg.merge_from_dict(
-            {'model.backbone.arch': 'm0', 'model.neck.in_channels': [64, 128, 192], **changes}
-        )
-        with DefaultScope.overwrite_default_scope('mmdet'):
-            return build_model(cfg).state_dict()
 
-    def file_of(content, name='bad.pth', command=evaluate_detector):
-        def make(folder):
-            path = folder / name
+def cut_in_half() -> bytes:
+    """A truncated checkpoint."""
+    return saved()[: len(saved()) // 2]
+
+
+def with_flipped_bit(content: bytes, position: int) -> bytes:
+    """Flip the bits of a byte."""
+    return content[:position] + bytes([content[position] ^ 255]) + content[position + 1 :]
+
+
+class RunsCommand:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return os.system, ('touch hacked',)
+
+
+def checkpoint_cases() -> Iterator[Case]:
+    """Checkpoints that are corrupt, malicious, or of another model."""
+
+    def file_of(content, name='bad.pth', command=evaluate):
+        def save(path):
             value = content() if callable(content) else content
-            if isinstance(value, bytes):
-                path.write_bytes(value)
-            else:
-                torch.save(value, path)
-            return command('bad.pth' if name == 'bad.pth' else name)
+            path.write_bytes(value) if isinstance(value, bytes) else torch.save(value, path)
 
-        return make
-
-    def saved():
-        buffer = BytesIO()
-        torch.save(dict(state_dict=weights()), buffer)
-        return buffer.getvalue()
-
-    def flipped():
-        content = bytearray(saved())
-        content[len(content) // 2] ^= 255
-        return bytes(content)
-
-    class Command:
-        def __reduce__(self):
-            return os.system, ('touch hacked',)
-
-    def without_last():
-        state = weights()
-        state.popitem()
-        return dict(state_dict=state)
+        return edit(name, save, command(name))
 
     nan = torch.full((128,), math.nan)
-    contents = {
+    for name, content in {
         'empty': b'',
         'text': b'no weights',
         'an HTML page': b'<html></html>',
@@ -773,11 +631,11 @@ def add_checkpoints(cases: Cases) -> None:
         'zeros': bytes(10000),
         'an empty archive': b'PK\x05\x06' + bytes(18),
         'cut at 1 %': lambda: saved()[: len(saved()) // 100],
-        'cut in half': lambda: saved()[: len(saved()) // 2],
+        'cut in half': cut_in_half,
         'cut by one byte': lambda: saved()[:-1],
-        'with a flipped bit': flipped,
-        'a pickle with code': pickle.dumps(Command()),
-        'an archive with code': lambda: dict(state_dict=weights(), extra=Command()),
+        'with a flipped bit': lambda: with_flipped_bit(saved(), len(saved()) // 2),
+        'a pickle with code': pickle.dumps(RunsCommand()),
+        'an archive with code': lambda: dict(state_dict=small_weights(), extra=RunsCommand()),
         'a list': [1, 2],
         'a number': 7,
         'a tensor': torch.zeros(3),
@@ -786,84 +644,77 @@ def add_checkpoints(cases: Cases) -> None:
         'a state_dict of words': dict(state_dict=dict(a='b')),
         'of another arch': lambda: dict(state_dict=EfficientViT('m1').state_dict()),
         'of only a backbone': lambda: dict(state_dict=EfficientViT('m0').state_dict()),
-        'of more classes': lambda: dict(state_dict=weights(**{'model.bbox_head.num_classes': 20})),
-        'without one weight': without_last,
-        'with one weight too many': lambda: dict(state_dict=weights() | dict(x=torch.zeros(1))),
-        'with NaN': lambda: dict(state_dict=weights() | {'neck.lateral_convs.0.bn.bias': nan}),
-    }
-    for name, content in contents.items():
-        cases.add(f'checkpoint: {name}', file_of(content))
+        'of more classes': lambda: dict(
+            state_dict=small_weights(**{'model.bbox_head.num_classes': 20})
+        ),
+        'without one weight': lambda: dict(state_dict=dict(list(small_weights().items())[:-1])),
+        'with one weight too many': lambda: dict(
+            state_dict=small_weights() | dict(x=torch.zeros(1))
+        ),
+        'with NaN': lambda: dict(
+            state_dict=small_weights() | {'neck.lateral_convs.0.bn.bias': nan}
+        ),
+    }.items():
+        yield Case(f'checkpoint: {name}', file_of(content))
     for name, content in {
         'empty': b'',
         'with a truncated header': struct.pack('<Q', 500) + b'{',
         'with a header of exabytes': struct.pack('<Q', 2**60) + b'{}',
         'with a header that is not JSON': struct.pack('<Q', 4) + b'abcd',
     }.items():
-        cases.add(f'safetensors: {name}', file_of(content, 'bad.safetensors'))
+        yield Case(f'safetensors: {name}', file_of(content, 'bad.safetensors'))
 
     def resume(checkpoint):
-        return train_detector(flags=('--no-validate', '--resume', checkpoint))
+        return train(flags=('--no-validate', '--resume', checkpoint))
 
     for name, content in {
-        'of only weights': lambda: dict(state_dict=weights()),
-        'without an epoch': lambda: dict(state_dict=weights(), meta={}, message_hub={}),
+        'of only weights': lambda: dict(state_dict=small_weights()),
+        'without an epoch': lambda: dict(state_dict=small_weights(), meta={}, message_hub={}),
         'with the optimizer of another model': lambda: dict(
-            state_dict=weights(),
+            state_dict=small_weights(),
             meta=dict(epoch=1, iter=2),
             message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}),
             optimizer=dict(state={}, param_groups=[]),
         ),
-        'cut in half': lambda: saved()[: len(saved()) // 2],
+        'cut in half': cut_in_half,
     }.items():
-        cases.add(f'resumed checkpoint: {name}', file_of(content, command=resume))
+        yield Case(f'resumed checkpoint: {name}', file_of(content, command=resume))
     for name in ('evit://', 'evit://m9', 'evit:///no/such.pth', 'http://localhost:9/a.pth', 'work'):
-        cases.add(f'checkpoint named {name}', lambda folder, name=name: evaluate_detector(name))
-
-    def start_from(checkpoint):
-        return train_detector(
-            'model.backbone.init_cfg.type=Pretrained',
-            f'model.backbone.init_cfg.checkpoint=evit://{{}}/{checkpoint}',
-        )
+        yield Case(f'checkpoint named {name}', lambda _, name=name: evaluate(name))
 
     for name, content in {
         'of another arch': lambda: dict(model=EfficientViT('m1').state_dict()),
         'of a ResNet': dict(state_dict={'layer1.0.conv1.weight': torch.zeros(1)}),
-        'cut in half': lambda: saved()[: len(saved()) // 2],
+        'cut in half': cut_in_half,
     }.items():
 
         def make(folder, content=content):
-            command = file_of(content, command=start_from)(folder)
-            return [str(part).replace('{}', str(folder)) for part in command]
+            checkpoint = f'model.backbone.init_cfg.checkpoint=evit://{folder}/bad.pth'
+            command = train('model.backbone.init_cfg.type=Pretrained', checkpoint)
+            return file_of(content, command=lambda _: command)(folder)
 
-        cases.add(f'weights to start from: {name}', make)
+        yield Case(f'weights to start from: {name}', make)
 
 
-def add_arguments(cases: Cases) -> None:
-    """Add invalid command lines."""
-    picture_path = 'data/digits/val/000001.png'
+def argument_cases() -> Iterator[Case]:
+    """Invalid command lines."""
     convert, heads = 'convert_checkpoint.py', 'analysis/head_similarity.py'
-    commands = {
+    for name, command in {
         'no config': ['train.py'],
         'unknown flag': ['train.py', DETECTOR, '--fast'],
-        'work directory that cannot be made': train_detector(flags=('--work-dir', '/proc/no')),
+        'work directory that cannot be made': train(flags=('--work-dir', '/proc/no')),
         'unknown launcher': ['train.py', DETECTOR, '--launcher', 'rocket'],
-        'launcher without torchrun': train_detector(flags=('--launcher', 'pytorch')),
-        'slurm without a GPU': train_detector(flags=('--launcher', 'slurm')),
-        'resume from nothing': train_detector(flags=('--resume', 'no.pth')),
+        'launcher without torchrun': train(flags=('--launcher', 'pytorch')),
+        'slurm without a GPU': train(flags=('--launcher', 'slurm')),
+        'resume from nothing': train(flags=('--resume', 'no.pth')),
         'no checkpoint': ['test.py', DETECTOR],
         'predictions to an unknown ending': ['test.py', DETECTOR, 'a.pth', '--out', 'a.txt'],
         'metrics without a file': ['test.py', DETECTOR, 'a.pth', '--out-item', 'metrics'],
         'export to an unknown target': ['export.py', DETECTOR, 'a.pth', '--to', 'abacus'],
         'export of a missing checkpoint': ['export.py', DETECTOR, 'no.pth', '--to', 'onnx'],
         'picture that is missing': ['infer.py', DETECTOR, 'no.pth', 'no.png'],
-        'model that is unknown': ['infer.py', 'no-such-model', 'no.pth', picture_path],
-        'conversion of a missing file': [
-            'convert_checkpoint.py',
-            'no.pth',
-            'b.pth',
-            '--to',
-            'timm',
-        ],
+        'model that is unknown': ['infer.py', 'no-such-model', 'no.pth', SCENE],
+        'conversion of a missing file': [convert, 'no.pth', 'b.pth', '--to', 'timm'],
         'conversion to an unknown form': [convert, 'a', 'b', '--to', 'origami'],
         'digits over something else': ['prepare_digits.py', '.'],
         'digits too small': ['prepare_digits.py', 'small', '--image-size', '8'],
@@ -875,6 +726,5 @@ def add_arguments(cases: Cases) -> None:
         'heads of a model without any': [heads, CLASSIFIER, 'timm::resnet18'],
         'ablation that is unknown': ['analysis/ablation.py', 'no-such-ablation'],
         'data checked without a config': ['check_dataset.py', 'no.py'],
-    }
-    for name, command in commands.items():
-        cases.add(f'command line: {name}', lambda folder, command=command: command)
+    }.items():
+        yield Case(f'command line: {name}', lambda _, command=command: command)
