@@ -206,38 +206,18 @@ def test_another_number_of_classes_is_a_size_mismatch_to_mmengine(released, log)
 FIRST, EXTRA = 'stem.0.conv.weight', 'stages.0.9.extra'
 
 
-def fold(backbone):
-    backbone.switch_to_deploy()
-    return backbone
-
-
-# Changes of the weights of an m0, and what the message says.
-MISFITS = dict(
-    another_arch=(
-        lambda _: EfficientViT('m1').state_dict(),
-        ["They fit arch='m1'", 'size mismatch for'],
-    ),
-    missing=(
-        lambda m0: {name: value for name, value in m0.items() if name != FIRST},
-        [f'missing keys {FIRST}'],
-    ),
-    unexpected=(lambda m0: {**m0, EXTRA: torch.zeros(1)}, [f'unexpected keys {EXTRA}']),
-    fewer_heads=(
-        lambda _: EfficientViT(
-            dict(asdict(EfficientViT.arch_zoo['m0']), num_heads=(4, 4, 2))
-        ).state_dict(),
-        ['missing keys stages.2.1', 'none of the archs'],
-    ),
-    folded=(lambda _: fold(EfficientViT('m0')).state_dict(), ['folded', 'deploy=True']),
-    model=(
-        lambda m0: {f'backbone.{name}': value for name, value in m0.items()},
-        ["prefix='backbone.'"],
-    ),
-    channels=(
-        lambda m0: {**m0, FIRST: torch.zeros(8, 4, 3, 3)},
-        ['(8, 4, 3, 3) instead of (8, 3, 3, 3)'],
-    ),
-)
+def list_misfits(m0):
+    """Yield weights that do not fit an m0, and what the message says."""
+    yield EfficientViT('m1').state_dict(), ["They fit arch='m1'", 'size mismatch for']
+    yield {name: v for name, v in m0.items() if name != FIRST}, [f'missing keys {FIRST}']
+    yield {**m0, EXTRA: torch.zeros(1)}, [f'unexpected keys {EXTRA}']
+    fewer_heads = dict(asdict(EfficientViT.arch_zoo['m0']), num_heads=(4, 4, 2))
+    yield EfficientViT(fewer_heads).state_dict(), ['missing keys stages.2.1', 'none of the archs']
+    folded = EfficientViT('m0')
+    folded.switch_to_deploy()
+    yield folded.state_dict(), ['folded', 'deploy=True']
+    yield {f'backbone.{name}': v for name, v in m0.items()}, ["prefix='backbone.'"]
+    yield {**m0, FIRST: torch.zeros(8, 4, 3, 3)}, ['(8, 4, 3, 3) instead of (8, 3, 3, 3)']
 
 
 def test_backbone_refuses_local_weights_that_do_not_fit(backbones, own_loading, tmp_path):
@@ -245,8 +225,8 @@ def test_backbone_refuses_local_weights_that_do_not_fit(backbones, own_loading, 
     m0 = backbones[0]['m0']
     backbone = EfficientViT('m0')
     backbone.load_state_dict(m0)
-    for change, parts in MISFITS.values():
-        torch.save(change(m0), tmp_path / 'weights.pth')
+    for weights, parts in list_misfits(m0):
+        torch.save(weights, tmp_path / 'weights.pth')
         with pytest.raises(CheckpointError) as caught:
             load_checkpoint(backbone, str(tmp_path / 'weights.pth'), strict=False)
         assert all(part in str(caught.value) for part in parts) and '\n' not in str(caught.value)
