@@ -5,7 +5,6 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
-from mmengine.runner import CheckpointLoader
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmevit.checkpoint.loader import read_for_loading
 from mmevit.checkpoint.matching import check_fit
 from mmevit.datasets.class_folders import SUFFIXES as IMAGE_SUFFIXES
 from mmevit.utils.configs import find_datasets, find_step, type_name
@@ -78,8 +77,8 @@ def infer(
         CheckpointError: If the checkpoint does not fit the model.
     """
     files, out_dir = name_inputs(inputs), Path(out_dir)
-    videos = {name: path for name, path in files.items() if is_video(path)}
-    images = {name: path for name, path in files.items() if not is_video(path)}
+    videos = {name: file for name, file in files.items() if file.suffix.lower() in VIDEO_SUFFIXES}
+    images = {name: file for name, file in files.items() if name not in videos}
     cfg = prepare_config(cfg)
     predict = make_predictor(cfg, checkpoint, device, score_thr, draw)
     num_frames = sum(len(Frames(str(path))) for path in videos.values())
@@ -102,10 +101,6 @@ def name_inputs(inputs: Iterable[str | Path]) -> dict[str, Path]:
     """List images and videos by the names of their outputs.
 
     A name is that of the file without its suffix, or with it if several files only differ in it.
-
-    Raises:
-        ConfigError: If a file is missing or not supported, a directory has none, or two files have
-            the same name.
     """
     known = IMAGE_SUFFIXES + VIDEO_SUFFIXES
     paths = {}
@@ -131,43 +126,32 @@ def name_inputs(inputs: Iterable[str | Path]) -> dict[str, Path]:
     return named
 
 
-def is_video(path: Path) -> bool:
-    """Whether a file has the suffix of a video."""
-    return path.suffix.lower() in VIDEO_SUFFIXES
-
-
 def prepare_config(cfg: Config) -> Config:
     """Copy a config, and change it to what inferencers support.
 
     They need an unwrapped test data set, ``LoadImageFromFile`` in its pipeline and a visualizer.
-
-    Raises:
-        ConfigError: If the config has no test data.
     """
     if cfg.get('test_dataloader') is None:
         raise ConfigError('Incomplete config: missing test_dataloader.')
     cfg = copy.deepcopy(cfg)
-    if cfg.get('visualizer') is None and cfg.get('default_scope') in VISUALIZERS:
-        cfg.visualizer = dict(type=VISUALIZERS[cfg.default_scope])
+    library = cfg.get('default_scope')
+    if cfg.get('visualizer') is None and library in VISUALIZERS:
+        cfg.visualizer = dict(type=VISUALIZERS[library])
     dataset = next(find_datasets(cfg.test_dataloader.dataset))
     dataset.pipeline = dataset.get('pipeline') or []
-    use_short_names(dataset.pipeline, cfg.get('default_scope'))
+    # Inferencers look for the short names of transforms, not for classes and full names.
+    with TRANSFORMS.switch_scope_and_registry(library) as registry:
+        for step in dataset.pipeline:
+            kind = step['type']
+            kind = registry.get(kind) if isinstance(kind, str) else kind
+            if registry.get(type_name(step)) is kind:
+                step['type'] = type_name(step)
     # As in the configs that the test command saves.
     if load := find_step(dataset.pipeline, 'LoadReadableImage'):
         load.pop('on_error', None)
         load['type'] = 'LoadImageFromFile'
     cfg.test_dataloader.dataset = dataset
     return cfg
-
-
-def use_short_names(pipeline: list[dict], library: str | None) -> None:
-    """Replace classes and full names of transforms by the names that inferencers look for."""
-    with TRANSFORMS.switch_scope_and_registry(library) as registry:
-        for step in pipeline:
-            kind = step['type']
-            kind = registry.get(kind) if isinstance(kind, str) else kind
-            if registry.get(type_name(step)) is kind:
-                step['type'] = type_name(step)
 
 
 def make_loader(cfg: Config) -> Callable[[dict], dict | None]:
@@ -179,33 +163,35 @@ def make_loader(cfg: Config) -> Callable[[dict], dict | None]:
 def make_predictor(
     cfg: Config, checkpoint: str, device: str | None, score_thr: float, draw: bool
 ) -> Predictor:
-    """Create a predictor from the inferencer of the config's library; see :func:`infer`.
-
-    Raises:
-        ConfigError: If the library is not supported.
-        CheckpointError: If the checkpoint does not fit the model.
-    """
-    makers = dict(
-        mmdet=partial(make_detector, score_thr=score_thr),
-        mmpretrain=make_classifier,
-        mmseg=make_segmentor,
-    )
-    library = cfg.get('default_scope')
+    """Create a predictor from the inferencer of the config's library; see :func:`infer`."""
+    makers = dict(mmdet=make_detector, mmpretrain=make_classifier, mmseg=make_segmentor)
+    library, dataset = cfg.get('default_scope'), cfg.test_dataloader.dataset
     if library not in makers:
         raise ConfigError(
             f'default_scope={library!r} is not supported. Use a config of {", ".join(makers)}.'
         )
-    inferencer, infer_batch, draw_one = makers[library](cfg, checkpoint, device)
-    content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+    if library == 'mmdet' and 'Panoptic' in type_name(dataset):
+        raise ConfigError(
+            'Panoptic models are not supported. Use mmdet.apis.DetInferencer, with panopticapi '
+            'installed.'
+        )
+    content, name = read_for_loading(checkpoint)
+    inferencer, describe, draw_one = makers[library](cfg, name, device, score_thr)
     check_fit(inferencer.model, content)
     if library != 'mmpretrain' and 'dataset_meta' not in content.get('meta', {}):
         # The default of the inferencers are the names of COCO or Cityscapes.
-        meta = DATASETS.build({**cfg.test_dataloader.dataset, 'lazy_init': True}).metainfo
+        meta = DATASETS.build({**dataset, 'lazy_init': True}).metainfo
         named = {name: meta[name] for name in ('classes', 'palette') if name in meta}
         inferencer.model.dataset_meta.update(named)
+    # The images of data sets without files, such as CIFAR, are RGB.
+    is_rgb = find_step(dataset.pipeline, 'LoadImageFromFile') is None
 
     def predict(images: list[Image]) -> list[tuple[Prediction, Image | None]]:
-        predictions, samples = infer_batch(images)
+        inputs = [mmcv.bgr2rgb(image) if is_rgb else image for image in images]
+        (data,) = inferencer.preprocess(inputs, batch_size=len(images))
+        # mmdet has the inputs before the data.
+        samples = inferencer.forward(data if isinstance(data, dict) else data[1])
+        predictions = [describe(sample) for sample in samples]
         pictures = [
             mmcv.rgb2bgr(draw_one(mmcv.bgr2rgb(image), sample)) if draw else None
             for image, sample in zip(images, samples, strict=True)
@@ -215,86 +201,56 @@ def make_predictor(
     return predict
 
 
-# An inferencer, a function from BGR images to predictions and data samples, and one from an RGB
-# image and its data sample to an RGB picture.
-Parts = tuple[
-    Any, Callable[[list[Image]], tuple[list[Prediction], list]], Callable[[Image, Any], Image]
-]
+# An inferencer, a function from a data sample to a prediction, and one from an RGB image and its
+# data sample to an RGB picture.
+Parts = tuple[Any, Callable[[Any], Prediction], Callable[[Image, Any], Image]]
 
 
 def make_detector(cfg: Config, checkpoint: str, device: str | None, score_thr: float) -> Parts:
-    """Detect objects with mmdet's ``DetInferencer``, with its output format.
-
-    Raises:
-        ConfigError: If the model is panoptic.
-    """
+    """Detect objects with mmdet's ``DetInferencer``, with its output format."""
     from mmdet.apis import DetInferencer
 
-    if 'Panoptic' in type_name(cfg.test_dataloader.dataset):
-        raise ConfigError(
-            'Panoptic models are not supported. Use mmdet.apis.DetInferencer, with panopticapi '
-            'installed.'
-        )
     inferencer: Any = DetInferencer(cfg, checkpoint, device=device, show_progress=False)
-
-    def infer_batch(images: list[Image]) -> tuple[list[Prediction], list]:
-        ((_, data),) = inferencer.preprocess(images, batch_size=len(images))
-        samples = inferencer.forward(data)
-        return [inferencer.pred2dict(sample) for sample in samples], samples
 
     def draw_one(image: Image, sample: Any) -> Image:
         return inferencer.visualize([image], [sample], return_vis=True, pred_score_thr=score_thr)[0]
 
-    return inferencer, infer_batch, draw_one
+    return inferencer, inferencer.pred2dict, draw_one
 
 
-def make_segmentor(cfg: Config, checkpoint: str, device: str | None) -> Parts:
+def make_segmentor(cfg: Config, checkpoint: str, device: str | None, _: float) -> Parts:
     """Segment images with mmsegmentation, to the found classes and a map of labels."""
     from mmseg.apis import MMSegInferencer
 
     inferencer: Any = MMSegInferencer(cfg, checkpoint, device=device)
 
-    def infer_batch(images: list[Image]) -> tuple[list[Prediction], list]:
-        (data,) = inferencer.preprocess(images, batch_size=len(images))
-        samples = inferencer.forward(data)
-        return [describe(sample.pred_sem_seg.data[0].cpu().numpy()) for sample in samples], samples
-
-    def describe(segments: np.ndarray) -> Prediction:
+    def describe(sample: Any) -> Prediction:
+        segments = sample.pred_sem_seg.data[0].cpu().numpy()
         names = inferencer.model.dataset_meta['classes']
         found = zip(*np.unique(segments, return_counts=True), strict=True)
-        classes = [
-            dict(label=int(label), name=names[label], pixels=int(pixels)) for label, pixels in found
-        ]
         return dict(
-            classes=classes, segments=segments.astype(np.uint8 if len(names) < 256 else np.uint16)
+            classes=[dict(label=int(i), name=names[i], pixels=int(pixels)) for i, pixels in found],
+            segments=segments.astype(np.uint8 if len(names) < 256 else np.uint16),
         )
 
     def draw_one(image: Image, sample: Any) -> Image:
         return inferencer.visualize([image], [sample], return_vis=True)[0]
 
-    return inferencer, infer_batch, draw_one
+    return inferencer, describe, draw_one
 
 
-def make_classifier(cfg: Config, checkpoint: str, device: str | None) -> Parts:
+def make_classifier(cfg: Config, checkpoint: str, device: str | None, _: float) -> Parts:
     """Classify images with mmpretrain, to a class and the scores of all classes."""
     from mmpretrain import ImageClassificationInferencer
     from mmpretrain.visualization import UniversalVisualizer
 
     inferencer: Any = ImageClassificationInferencer(cfg, checkpoint, device=device)
     visualizer = UniversalVisualizer()
-    # The images of data sets without files, such as CIFAR, are RGB.
-    is_rgb = find_step(cfg.test_dataloader.dataset.pipeline, 'LoadImageFromFile') is None
-
-    def infer_batch(images: list[Image]) -> tuple[list[Prediction], list]:
-        inputs = [mmcv.bgr2rgb(image) if is_rgb else image for image in images]
-        (data,) = inferencer.preprocess(inputs, batch_size=len(images))
-        samples = inferencer.forward(data)
-        return inferencer.postprocess(samples, None), samples
 
     def draw_one(image: Image, sample: Any) -> Image:
         return visualizer.visualize_cls(image, sample, inferencer.classes, draw_gt=False)
 
-    return inferencer, infer_batch, draw_one
+    return inferencer, lambda sample: inferencer.postprocess([sample], None)[0], draw_one
 
 
 def predict_in_batches(predict: Predictor, named_images: NamedImages, batch_size: int) -> Results:
@@ -317,10 +273,10 @@ def infer_images(
     readable = ((name, results['img']) for name, results in loaded if results is not None)
     count = 0
     for name, prediction, picture in run(readable):
-        write_json(move_segments(prediction, name, out_dir), name, out_dir)
+        write(move_segments(prediction, name, out_dir), out_dir / f'preds/{name}.json')
         if picture is not None:
             suffix = '.jpg' if paths[name].suffix.lower() in ('.jpg', '.jpeg') else '.png'
-            write_image(picture, out_dir / f'vis/{name}{suffix}')
+            write(picture, out_dir / f'vis/{name}{suffix}')
         count += 1
     return count
 
@@ -346,25 +302,23 @@ def infer_video(name: str, path: Path, run: NamedPredictor, out_dir: Path) -> in
             level=logging.WARNING,
         )
     if predictions:
-        write_json(dict(frames_per_second=video.fps, frames=predictions), name, out_dir)
+        content = dict(frames_per_second=video.fps, frames=predictions)
+        write(content, out_dir / f'preds/{name}.json')
     return len(predictions)
 
 
 def move_segments(prediction: Prediction, name: str, out_dir: Path) -> Prediction:
     """Write the segmentation map of a prediction, and replace it by its file name."""
     if 'segments' in prediction:
-        write_image(prediction['segments'], out_dir / f'preds/{name}.png')
+        write(prediction['segments'], out_dir / f'preds/{name}.png')
         prediction['segments'] = f'{name}.png'
     return prediction
 
 
-def write_image(image: Image, path: Path) -> None:
-    """Write an image atomically."""
+def write(content: Image | Prediction, path: Path) -> None:
+    """Write an image or a prediction atomically."""
     with atomic_write(path) as file:
-        cv2.imwrite(str(file), image)
-
-
-def write_json(content: Prediction, name: str, out_dir: Path) -> None:
-    """Write a prediction atomically."""
-    with atomic_write(out_dir / f'preds/{name}.json') as file:
-        mmengine.dump(content, file)
+        if isinstance(content, np.ndarray):
+            cv2.imwrite(str(file), content)
+        else:
+            mmengine.dump(content, file)

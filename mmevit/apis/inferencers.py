@@ -22,11 +22,7 @@ class EfficientViTInferencer(BaseInferencer):
     """
 
     def _load_model_from_metafile(self, model: str) -> tuple[Config, str | None]:
-        """Find the config and the weights of a model.
-
-        Raises:
-            ConfigError: If a ``mmevit::`` config does not exist.
-        """
+        """Find the config and the weights of a model."""
         for known in self._get_models_from_metafile(str(MIM_FOLDER)):
             if model in (known['Name'], f'mmevit::{known["Config"].removeprefix("configs/")}'):
                 return Config.fromfile(MIM_FOLDER / known['Config']), known.get('Weights')
@@ -42,11 +38,7 @@ class EfficientViTInferencer(BaseInferencer):
         return Config.fromfile(path), None
 
     def _inputs_to_list(self, inputs: Any) -> Sequence | Frames:
-        """List the inputs, or the frames of a video.
-
-        Raises:
-            ConfigError: If the video cannot be read.
-        """
+        """List the inputs, or the frames of a video."""
         if not isinstance(inputs, str) or not inputs.lower().endswith(VIDEO_SUFFIXES):
             return super()._inputs_to_list(inputs)
         frames = Frames(inputs)

@@ -15,19 +15,11 @@ VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
 
 @contextlib.contextmanager
 def open_writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[cv2.VideoWriter]:
-    """Write a video atomically.
+    """Yield a writer of BGR frames to an ``.mp4`` file, which is written atomically.
 
-    Args:
-        path: The file, ``.mp4``.
-        rate: Frames per second. Outside 1 to 240, as in videos without a frame rate, 25 is used.
-        size: Width and height.
-
-    Yields:
-        Writer for BGR frames.
-
-    Raises:
-        ConfigError: If OpenCV does not support the video.
+    ``rate`` is in frames per second, ``size`` is width and height.
     """
+    # Videos without a frame rate have 0 or a very large one.
     rate = rate if 1 <= rate <= 240 else 25
     with atomic_write(path) as file:
         codec = cv2.VideoWriter.fourcc(*'mp4v')

@@ -1,7 +1,6 @@
 """Checkpoints of mmevit, the authors and timm: safe reading, key names, checks that they fit."""
 
-from .converting import convert_checkpoint
-from .loader import load_from_evit
+from .loader import convert_checkpoint, load_from_evit
 from .matching import require_fit
 from .names import convert_names
 from .reading import forbid_code_in_checkpoints, read_checkpoint

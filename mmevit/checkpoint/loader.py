@@ -1,9 +1,11 @@
 """``evit://``: released weights by name, or a file of any format, wherever OpenMMLab loads."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
@@ -12,11 +14,13 @@ import torch
 from filelock import FileLock
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
+from safetensors.torch import save_file
 
 from mmevit.utils.errors import CheckpointError, ConfigError
-from mmevit.utils.files import atomic_write
+from mmevit.utils.files import atomic_write, check_ending
+from mmevit.version import __version__
 
-from .matching import require_fit
+from .matching import infer_arch, require_fit, select_weights
 from .names import convert_names, infer_format, strip_wrappers
 from .reading import MapLocation, read_checkpoint
 
@@ -51,47 +55,89 @@ def load_from_evit(filename: str, map_location: MapLocation = None) -> dict:
         map_location: Device to load the tensors to.
 
     Returns:
-        ``meta``, and ``state_dict`` with keys in mmevit's format.
+        ``meta``, and ``state_dict`` with keys in mmevit's format. Other content of a checkpoint of
+        mmengine is kept.
 
     Raises:
         CheckpointError: If the file cannot be found, downloaded, read safely, or recognized.
     """
     name = filename.removeprefix('evit://')
     if name in RELEASED_FILES:
-        path = fetch(RELEASED_FILES[name])
-    else:
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise CheckpointError(
-                f'{filename} is neither a file nor one of the names {", ".join(RELEASED_FILES)}. '
-                'Check the path.'
-            )
+        return read_weights(fetch(RELEASED_FILES[name]), map_location)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise CheckpointError(
+            f'{filename} is neither a file nor one of the names {", ".join(RELEASED_FILES)}. '
+            'Check the path.'
+        )
     return read_weights(path, map_location)
 
 
-def read_weights(path: Path, map_location: MapLocation = 'cpu') -> dict:
-    """Read a checkpoint of any format.
+def convert_checkpoint(source: str | Path, destination: str | Path, target: str) -> dict:
+    """Convert a checkpoint file. The tensors stay bit-exact.
+
+    Args:
+        source: ``.pth`` or ``.safetensors``, of any format.
+        destination: ``.pth`` or ``.safetensors``, to be written.
+        target: ``'mmevit'``, ``'released'`` or ``'timm'``.
 
     Returns:
-        A checkpoint as mmengine saves it, with ``meta``, and ``state_dict`` with keys in mmevit's
-        format. Other content of a checkpoint of mmengine is kept.
+        The metadata that was written: ``arch``, ``source``, ``sha256`` of the source,
+        ``mmevit_version``, and ``dataset_meta`` if the classes are known.
 
     Raises:
-        CheckpointError: If it cannot be read or recognized.
+        CheckpointError: If the source cannot be read or recognized, or has missing or unexpected
+            keys.
+        UserError: If the destination has another suffix or cannot be written.
     """
+    source, destination = Path(source), Path(destination)
+    check_ending(destination, ('.pth', '.safetensors'))
+    checkpoint = read_weights(source)
+    with add_to_errors(source):
+        weights = convert_names(checkpoint['state_dict'], target)
+    meta: dict = dict(
+        arch=infer_arch(select_weights(checkpoint['state_dict'], 'backbone.')) or 'custom',
+        source=source.name,
+        sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+        mmevit_version=__version__,
+    )
+    if dataset_meta := find_dataset_meta(checkpoint.get('meta')):
+        meta['dataset_meta'] = dataset_meta
+    with atomic_write(destination) as path:
+        if path.suffix == '.safetensors':
+            weights = {name: weight.contiguous() for name, weight in weights.items()}
+            # The metadata may only be strings.
+            texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in meta.items()}
+            save_file(weights, path, texts)
+        else:
+            # `model` as in the released files. timm's own loading finds weights there too.
+            key = 'state_dict' if target == 'mmevit' else 'model'
+            torch.save({key: weights, 'meta': meta}, path)
+    return meta
+
+
+def read_weights(path: Path, map_location: MapLocation = 'cpu') -> dict:
+    """Read a checkpoint of any format; see :func:`load_from_evit`."""
     checkpoint = read_checkpoint(path, map_location)
-    try:
+    with add_to_errors(path):
         state_dict = find_state_dict(checkpoint)
         converted = convert_names(state_dict, 'mmevit')
         if infer_format(state_dict) == 'mmevit' and 'state_dict' in checkpoint:
             return {**checkpoint, 'state_dict': converted}
-    except CheckpointError as error:
-        raise CheckpointError(f'{path}: {error}') from error
     meta = checkpoint.get('meta')
     meta = dict(meta) if isinstance(meta, dict) else {}
     if dataset_meta := find_dataset_meta(meta):
         meta['dataset_meta'] = dataset_meta
     return dict(meta=meta, state_dict=converted)
+
+
+@contextlib.contextmanager
+def add_to_errors(path: Path) -> Iterator[None]:
+    """Add a path to the messages of checkpoint errors."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f'{path}: {error}') from error
 
 
 def find_dataset_meta(meta: object) -> dict:
@@ -101,27 +147,18 @@ def find_dataset_meta(meta: object) -> dict:
         ``dataset_meta`` as in mmengine, with ``classes``. Empty if there are none.
     """
     meta = meta if isinstance(meta, dict) else {}
-    dataset_meta = meta.get('dataset_meta') or {}
-    if isinstance(dataset_meta, str):
+    found = meta.get('dataset_meta')
+    if isinstance(found, str):
         with contextlib.suppress(ValueError):
-            dataset_meta = json.loads(dataset_meta)
-    if not isinstance(dataset_meta, dict):
-        dataset_meta = {}
-    if 'CLASSES' in meta:  # mmcv 1.x
-        dataset_meta = dict(classes=meta['CLASSES']) | dataset_meta
-    return dataset_meta
+            found = json.loads(found)
+    mmcv_1 = dict(classes=meta['CLASSES']) if 'CLASSES' in meta else {}
+    return mmcv_1 | (found if isinstance(found, dict) else {})
 
 
 def find_state_dict(checkpoint: dict) -> dict[str, torch.Tensor]:
-    """Find the weights in the content of a checkpoint file.
+    """Find the weights in the content of a checkpoint file, without the prefixes of wrappers.
 
     If there are averaged weights, it is logged which ones are used.
-
-    Returns:
-        The weights, with keys without the prefixes of wrappers.
-
-    Raises:
-        CheckpointError: If there are none.
     """
     found = [key for key in WEIGHTS + AVERAGES if isinstance(checkpoint.get(key), dict)]
     if set(AVERAGES).intersection(found):
@@ -138,9 +175,6 @@ def fetch(file_name: str) -> Path:
     """Download a released file into PyTorch's cache, unless it is there.
 
     One process per machine downloads and the others wait, with and without a process group.
-
-    Raises:
-        CheckpointError: If the file cannot be downloaded, or the cache cannot be written.
     """
     path = Path(torch.hub.get_dir(), 'checkpoints', file_name)
     if path.is_file():
@@ -159,11 +193,7 @@ def fetch(file_name: str) -> Path:
 
 
 def download(url: str, path: Path) -> None:
-    """Download a checkpoint atomically.
-
-    Raises:
-        CheckpointError: If the download fails or is incomplete, or is not a checkpoint.
-    """
+    """Download a checkpoint atomically, or raise CheckpointError if it is incomplete or not one."""
     remedy = f'Try again, or download {url} manually and copy it to {path}.'
     print_log(f'Downloading {url} to {path}', 'current')
     with atomic_write(path) as part:
@@ -181,12 +211,26 @@ def download(url: str, path: Path) -> None:
         read_checkpoint(part)
 
 
-def check_checkpoint(path: str | None) -> None:
-    """Check that a checkpoint exists, if it is neither a URL nor None.
+# Checkpoints that are read but not yet loaded, by name.
+in_memory: dict[str, dict] = {}
 
-    Raises:
-        ConfigError: If it is missing.
-    """
+
+def read_for_loading(path: str) -> tuple[dict, str]:
+    """Read a checkpoint from a file or URL, and return it and the name to load it by, once."""
+    checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
+    name = f'memory://{path}'
+    in_memory[name] = checkpoint
+    return checkpoint, name
+
+
+@CheckpointLoader.register_scheme(prefixes='memory://')  # pyright: ignore[reportOptionalCall]
+def load_from_memory(filename: str, map_location: MapLocation = None) -> dict:
+    """Load what :func:`read_for_loading` has read."""
+    return in_memory.pop(filename)
+
+
+def check_checkpoint(path: str | None) -> None:
+    """Raise ConfigError if a checkpoint is a local file that is missing."""
     if path and '://' not in path and not os.path.isfile(path):
         raise ConfigError(
             f'The checkpoint {path} is missing. Training saves checkpoints in its work directory.'

@@ -39,38 +39,18 @@ def require_fit(checkpoint: dict) -> dict:
 
 
 def check_before_loading(
-    backbone: EfficientViT,
-    state_dict: dict[str, Tensor],
-    prefix: str,
-    local_metadata: dict,
-    *_: Any,
+    backbone: EfficientViT, state_dict: dict[str, Tensor], prefix: str, metadata: dict, *_: Any
 ) -> None:
-    """Check weights that are marked by :func:`require_fit` or that a backbone is initialized with.
+    """Raise CheckpointError, with what to do, unless weights are exactly those of a backbone.
 
-    Every backbone calls this before weights are loaded into it.
-
-    Raises:
-        CheckpointError: If they do not fit.
+    Every backbone calls this before weights are loaded into it. It checks those that are marked by
+    :func:`require_fit` or that a backbone is initialized with. Bias tables of other windows fit,
+    since they are resized, and so do weights of stages that are not built.
     """
-    if backbone.is_initializing or local_metadata.get(MUST_FIT):
-        weights = select_weights(state_dict, prefix)
-        # A backbone that is part of a model may be missing in what is loaded.
-        if weights or not prefix:
-            check_backbone_weights(backbone, weights)
-
-
-EfficientViT.load_hooks.append(check_before_loading)
-
-
-def check_backbone_weights(backbone: EfficientViT, weights: dict[str, Tensor]) -> None:
-    """Check that weights are those of a backbone, all of them and no others.
-
-    Bias tables of other windows fit, since they are resized, and so do weights of stages that are
-    not built.
-
-    Raises:
-        CheckpointError: If they do not fit, with what to do.
-    """
+    weights = select_weights(state_dict, prefix)
+    # A backbone that is part of a model may be missing in what is loaded.
+    if not (backbone.is_initializing or metadata.get(MUST_FIT)) or (prefix and not weights):
+        return
     own = backbone.state_dict()
     num_stages = len(backbone.embed_dims)
     unbuilt = tuple(f'stages.{stage}.' for stage in range(len(backbone.stages), num_stages))
@@ -92,6 +72,9 @@ def check_backbone_weights(backbone: EfficientViT, weights: dict[str, Tensor]) -
             f'The weights do not fit the backbone: {"; ".join(found)}. '
             f'{explain_misfit(backbone, weights)}'
         )
+
+
+EfficientViT.load_hooks.append(check_before_loading)
 
 
 def can_load(name: str, given: Tensor, own: Tensor) -> bool:
@@ -118,52 +101,39 @@ def explain_misfit(backbone: EfficientViT, weights: dict[str, Tensor]) -> str:
 
 
 def infer_arch(weights: dict[str, Tensor]) -> str | None:
-    """Infer the arch of a backbone's weights from their shapes.
-
-    Returns:
-        A name of ``EfficientViT.arch_zoo``, or None if none fits.
+    """Infer the name of the arch of a backbone's weights from their shapes; None if none fits.
 
     Example:
         >>> infer_arch(EfficientViT('m2').state_dict())
         'm2'
     """
-    for name in EfficientViT.arch_zoo:
+    for arch in EfficientViT.arch_zoo:
         with torch.device('meta'):
-            model = EfficientViT(name)
-        shapes = {
-            key: value.shape
-            for key, value in model.state_dict().items()
-            if key.endswith('conv.weight')
-        }
-        if {key: value.shape for key, value in weights.items() if key in shapes} == shapes:
-            return name
+            own = EfficientViT(arch).state_dict()
+        convs = {name: value.shape for name, value in own.items() if name.endswith('conv.weight')}
+        if all(name in weights and weights[name].shape == convs[name] for name in convs):
+            return arch
     return None
 
 
 def infer_window_sizes(weights: dict[str, Tensor]) -> list[int] | None:
     """Infer the window size of each stage from a backbone's bias tables.
 
-    Returns:
-        The window sizes, or None if there are no bias tables, as in folded weights.
+    None if there are no bias tables, as in folded weights.
 
     Example:
         >>> infer_window_sizes(EfficientViT('m2', window_sizes=(7, 7, 4)).state_dict())
         [7, 7, 4]
     """
-    windows = {
-        int(name.split('.')[1]): round(table.shape[1] ** 0.5)
-        for name, table in weights.items()
-        if name.endswith('attention_biases')
-    }
-    return [window for _, window in sorted(windows.items())] or None
+    tables = {name.split('.')[1]: t for name, t in weights.items() if 'attention_biases' in name}
+    return [round(tables[stage].shape[1] ** 0.5) for stage in sorted(tables)] or None
 
 
 def select_weights(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Select the weights of a part of a model, by their names in the part.
 
     Example:
-        >>> weights = {'backbone.stem.0.conv.weight': 1, 'head.head.bn.weight': 2}
-        >>> select_weights(weights, 'backbone.')
+        >>> select_weights({'backbone.stem.0.conv.weight': 1, 'head.bn.weight': 2}, 'backbone.')
         {'stem.0.conv.weight': 1}
     """
     return {
@@ -193,18 +163,15 @@ def drop_mismatched_weights(model: nn.Module, checkpoint: dict) -> None:
             f'The checkpoint has no weights of the backbone. Its first keys are {shorten(given)}. '
             'For files of the authors or timm, set load_from=evit://PATH.'
         )
-    others = {
-        given[name]: f'{name} {tuple(weights[given[name]].shape)} instead of {tuple(value.shape)}'
-        for name, value in model.state_dict().items()
-        if name in given
-        and weights[given[name]].shape != value.shape
-        and not name.startswith(backbones)
-    }
-    for name in others:
-        del weights[name]
-    if others:
+    mismatches = []
+    for name, value in model.state_dict().items():
+        weight = weights[given[name]] if name in given else value
+        if weight.shape != value.shape and not name.startswith(backbones):
+            mismatches.append(f'{name} {tuple(weight.shape)} instead of {tuple(value.shape)}')
+            del weights[given[name]]
+    if mismatches:
         print_log(
-            f'Size mismatch for {shorten(others.values())}, as of a head for other classes. These '
+            f'Size mismatch for {shorten(mismatches)}, as of a head for other classes. These '
             'weights are not loaded and start from their initialization.',
             logger='current',
             level=logging.WARNING,
@@ -212,12 +179,7 @@ def drop_mismatched_weights(model: nn.Module, checkpoint: dict) -> None:
 
 
 def check_fit(model: nn.Module, checkpoint: dict) -> None:
-    """Check that a checkpoint has exactly the weights of a model.
-
-    Raises:
-        CheckpointError: If there are missing or unexpected keys, size mismatches, or weights that
-            are infinite or NaN.
-    """
+    """Raise CheckpointError unless a checkpoint has exactly the weights of a model, all finite."""
     weights = checkpoint.get('state_dict', checkpoint)
     if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
         raise CheckpointError('The checkpoint contains more than weights. Pass a state dict.')
@@ -260,11 +222,7 @@ def list_nonfinite(weights: Iterable[tuple[str, Tensor]], model: nn.Module) -> l
 
 
 def check_resumable(checkpoint: dict, name: str | Path = 'the checkpoint') -> None:
-    """Check that a checkpoint has what resuming needs in addition to weights.
-
-    Raises:
-        CheckpointError: If something is missing.
-    """
+    """Raise CheckpointError if anything but weights is missing that resuming needs."""
     if missing := missing_state(checkpoint):
         raise CheckpointError(
             f'Cannot resume from {name}: {", ".join(sorted(missing))} missing. To start from its '

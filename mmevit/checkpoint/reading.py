@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from mmevit.utils.errors import CheckpointError, CorruptCheckpointError
 
@@ -54,7 +54,13 @@ def read_checkpoint(path: str | Path, map_location: MapLocation = 'cpu') -> dict
     if path.stat().st_size == 0:
         raise CorruptCheckpointError(f'The checkpoint {path} is empty. Download or copy it again.')
     read = read_safetensors if path.suffix == '.safetensors' else read_pickle
-    content = read(path, map_location)
+    try:
+        content = read(path, map_location)
+    except (CheckpointError, MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    # Hostile bytes raise different errors, depending on where they are.
+    except Exception as error:
+        raise explain_error(error, path) from error
     if not isinstance(content, dict):
         raise CheckpointError(
             f'{path} is not a checkpoint: it contains a {type(content).__name__}. Pass a dict.'
@@ -65,14 +71,13 @@ def read_checkpoint(path: str | Path, map_location: MapLocation = 'cpu') -> dict
 def forbid_code_in_checkpoints(trust: bool = False) -> None:
     """Read every checkpoint of this process safely, whatever loads it.
 
-    Sets PyTorch's environment variables for other loaders. :func:`read_checkpoint` ignores them.
-
     Args:
         trust: Whether to do the opposite and let checkpoints run code.
     """
     global trust_checkpoints
     trust_checkpoints = trust
-    # If weights_only=True fails, mmengine tries without it. The variable forbids that.
+    # For other loaders. If weights_only=True fails, mmengine tries without it. The variable forbids
+    # that.
     forced, other = (FORCE_UNSAFE, FORCE_SAFE) if trust else (FORCE_SAFE, FORCE_UNSAFE)
     os.environ[forced] = '1'
     # If both are set, torch.load() refuses every file.
@@ -86,52 +91,49 @@ def forbid_code_in_checkpoints(trust: bool = False) -> None:
         return require_fit(read_checkpoint(filename, map_location))
 
 
-def read_safetensors(path: Path, map_location: MapLocation) -> dict:
-    """Read a ``.safetensors`` file: its tensors as ``state_dict``, its metadata as ``meta``.
+def explain_error(error: Exception, path: Path) -> CheckpointError:
+    """Make the error for a file that cannot be read, from that of PyTorch or safetensors."""
+    words = ' '.join(str(error).split()) or type(error).__name__
+    sentence = re.split(r'\. | Check the doc', words.rpartition('WeightsUnpickler error: ')[2])[0]
+    sentence = sentence[:200].rstrip('.')
+    if isinstance(error, pickle.UnpicklingError) and re.search(FORBIDDEN, words):
+        imported = re.search(r'GLOBAL (?!was)([\w.]+)', words)
+        return CheckpointError(
+            f'{path} contains more than weights, and loading it could run code of its author '
+            f'({f"it imports {imported[1]}" if imported else sentence}). Ask for plain weights, '
+            'or pass --trust-checkpoint if you trust its source.'
+        )
+    if isinstance(error, (RuntimeError, AssertionError)) and 'CUDA' in words:
+        return CheckpointError(
+            f"{path} was saved on a GPU that is not available. Load it with map_location='cpu'."
+        )
+    return CorruptCheckpointError(
+        f'{path} is corrupt or truncated ({sentence}). Download or copy it again.'
+    )
 
-    Raises:
-        CorruptCheckpointError: If it is corrupt.
-    """
-    try:
-        with safe_open(path, framework='pt', device=str(map_location or 'cpu')) as file:
-            state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return dict(state_dict=state_dict, meta=dict(file.metadata() or {}))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise corrupt_error(path, error) from error
+
+def read_safetensors(path: Path, map_location: MapLocation) -> dict:
+    """Read a ``.safetensors`` file: its tensors as ``state_dict``, its metadata as ``meta``."""
+    with safe_open(path, framework='pt', device=str(map_location or 'cpu')) as file:
+        state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return dict(state_dict=state_dict, meta=dict(file.metadata() or {}))
 
 
 def read_pickle(path: Path, map_location: MapLocation) -> object:
-    """Read a file of ``torch.save``.
-
-    Raises:
-        CheckpointError: If it is corrupt, or contains objects that could run code.
-    """
-    try:
-        check_archive(path)
-        if trust_checkpoints:
-            return torch.load(path, map_location=map_location, weights_only=False)
-        if not hasattr(torch.serialization, 'safe_globals'):
-            return load_with_old_pytorch(path, map_location)
-        return load_weights_only(path, map_location)
-    except pickle.UnpicklingError as error:
-        if not re.search(FORBIDDEN, str(error)):
-            raise corrupt_error(path, error) from error
-        raise CheckpointError(
-            f'{path} contains more than weights, and loading it could run code of its author '
-            f'({find_forbidden_name(error)}). Ask for plain weights, or pass --trust-checkpoint '
-            'if you trust its source.'
-        ) from error
-    except (CheckpointError, MemoryError, torch.cuda.OutOfMemoryError):
-        raise
-    except RuntimeError as error:
-        if 'CUDA' not in str(error):
-            raise corrupt_error(path, error) from error
-        raise CheckpointError(
-            f"{path} was saved on a GPU that is not available. Load it with map_location='cpu'."
-        ) from error
-    # Hostile bytes raise different errors, depending on where they are.
-    except Exception as error:
-        raise corrupt_error(path, error) from error
+    """Read a file of ``torch.save`` with PyTorch's list of safe globals and ours."""
+    check_archive(path)
+    if trust_checkpoints:
+        return torch.load(path, map_location=map_location, weights_only=False)
+    if not hasattr(torch.serialization, 'safe_globals'):
+        # The list of PyTorch before 2.5 cannot be extended. With this variable set, PyTorch accepts
+        # no other pickle module.
+        with unset_variable(FORCE_SAFE):
+            return torch.load(path, map_location=map_location, pickle_module=SafePickle)
+    # What is already allowed must stay allowed afterwards.
+    allowed = torch.serialization.get_safe_globals()
+    added: list[Any] = [item for item in list_allowed_globals().values() if item not in allowed]
+    with unset_variable(FORCE_UNSAFE), torch.serialization.safe_globals(added):
+        return torch.load(path, map_location=map_location, weights_only=True)
 
 
 def check_archive(path: Path) -> None:
@@ -160,11 +162,7 @@ def check_archive(path: Path) -> None:
 
 
 def list_allowed_globals() -> dict[str, Callable]:
-    """Return the objects that checkpoints may contain in addition to tensors, by pickled name.
-
-    These are mmengine's numbers and log histories, and the command line that the authors' training
-    script saves as ``args``.
-    """
+    """Map pickled names to what :func:`read_checkpoint` allows in addition to tensors."""
     # Any: __reduce__() may also return a string.
     makers: list[Any] = [value.__reduce__()[0] for value in (np.zeros(0), np.float64(0))]
     dtypes = {type(np.dtype(name)) for name in ('int32', 'int64', 'float32', 'float64', 'bool')}
@@ -190,30 +188,6 @@ def rename_function(function: Callable, full_name: str) -> Callable:
     renamed.__module__, _, renamed.__name__ = full_name.rpartition('.')
     renamed.__qualname__ = renamed.__name__
     return renamed
-
-
-def load_weights_only(path: Path, map_location: MapLocation) -> object:
-    """Load with PyTorch's list of safe globals and ours.
-
-    Raises:
-        pickle.UnpicklingError: If the file contains anything else.
-    """
-    # What is already allowed must stay allowed afterwards.
-    allowed = torch.serialization.get_safe_globals()
-    added: list[Any] = [item for item in list_allowed_globals().values() if item not in allowed]
-    with unset_variable(FORCE_UNSAFE), torch.serialization.safe_globals(added):
-        return torch.load(path, map_location=map_location, weights_only=True)
-
-
-def load_with_old_pytorch(path: Path, map_location: MapLocation) -> object:
-    """Load with PyTorch before 2.5, whose list of safe globals cannot be extended.
-
-    Raises:
-        pickle.UnpicklingError: If the file contains anything but weights and allowed globals.
-    """
-    # With this variable set, PyTorch accepts no other pickle module.
-    with unset_variable(FORCE_SAFE):
-        return torch.load(path, map_location=map_location, pickle_module=SafePickle)
 
 
 @contextlib.contextmanager
@@ -252,31 +226,7 @@ class SafePickle:
 
 
 def get_history_method(owner: type, name: str) -> Callable:
-    """Replace ``getattr``, with which pickles name the statistics of a log history.
-
-    Raises:
-        pickle.UnpicklingError: If another class or attribute is requested.
-    """
+    """Replace ``getattr``, with which pickles name the statistics of a log history."""
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
         raise pickle.UnpicklingError(f'Unsupported attribute {name}')
     return getattr(owner, name)
-
-
-def corrupt_error(path: Path, error: Exception) -> CorruptCheckpointError:
-    """Make the error for a file that cannot be read."""
-    return CorruptCheckpointError(
-        f'{path} is corrupt or truncated ({first_sentence(error)}). Download or copy it again.'
-    )
-
-
-def first_sentence(error: Exception) -> str:
-    """Return the first sentence of an error's message, on one line."""
-    words = ' '.join(str(error).split()) or type(error).__name__
-    words = words.rpartition('WeightsUnpickler error: ')[2]
-    return re.split(r'\. | Check the doc', words)[0][:200].rstrip('.')
-
-
-def find_forbidden_name(error: pickle.UnpicklingError) -> str:
-    """Find the function or class that a file requests, or else the error's first sentence."""
-    match = re.search(r'GLOBAL (?!was)([\w.]+)', ' '.join(str(error).split()))
-    return f'it imports {match[1]}' if match else first_sentence(error)

@@ -1,5 +1,6 @@
 """Checkpoints as others make them, from timm's models and by rules apart from mmevit's own."""
 
+import functools
 import re
 
 import timm
@@ -21,8 +22,9 @@ def randomise(model):
     return model.eval()
 
 
+@functools.cache
 def make_timm(arch):
-    """timm's classifier with random weights, an independent implementation."""
+    """timm's classifier with random weights, an independent implementation; copy to change it."""
     torch.manual_seed(int(arch[1]))
     return randomise(timm.create_model(f'efficientvit_{arch}'))
 
@@ -73,16 +75,23 @@ def classifier_config(arch, windows=(7, 7, 4), num_classes=1000):
 
 
 def detector_config(kind):
-    """The model of RetinaNet as shipped, or Mask R-CNN with the neck of the paper."""
+    """The model of RetinaNet as shipped, or Mask R-CNN with the neck of the paper, but small."""
     cfg = Config.fromfile('configs/retinanet_evit_m4.py').model
+    use_small_backbone(cfg)
     if kind == 'mask-rcnn':
         backbone, neck = cfg.backbone, cfg.neck
         cfg = get_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py').model
         neck.update(num_outs=5, num_upsample_levels=2)
         del neck['add_extra_convs']
         cfg.backbone, cfg.neck = backbone, neck
-    cfg.backbone.init_cfg = None
+        cfg.roi_head.bbox_head.fc_out_channels = 8
     return cfg
+
+
+def use_small_backbone(cfg):
+    """Change a detector's m4 to an m0 of random weights."""
+    cfg.backbone.update(arch='m0', init_cfg=None)
+    cfg.neck.in_channels = EfficientViT.arch_zoo['m0'].embed_dims
 
 
 def detector_as_released(detector, classifier):

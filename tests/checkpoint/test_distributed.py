@@ -1,5 +1,6 @@
 """Weights by name in runs of several processes, cached or downloaded."""
 
+import copy
 import functools
 import http.server
 import shutil
@@ -59,7 +60,7 @@ runpy.run_path({str(ROOT / 'tools/finetune.py')!r}, run_name='__main__')
 @pytest.fixture(scope='module')
 def released(tmp_path_factory):
     """A server of a released file, whose head is for the digits, and what was asked of it."""
-    model = make_timm('m0')
+    model = copy.deepcopy(make_timm('m0'))
     model.reset_classifier(10)
     folder = tmp_path_factory.mktemp('release')
     torch.save(dict(model=as_released(model)), folder / 'efficientvit_m0.pth')

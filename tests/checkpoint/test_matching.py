@@ -26,11 +26,11 @@ def make_runner(model, folder, resume=False):
     return runner
 
 
-@pytest.fixture
-def released(tmp_path):
-    model = make_timm('m0')
-    torch.save(dict(model=as_released(model)), tmp_path / 'released.pth')
-    return f'evit://{tmp_path}/released.pth', convert_names(model.state_dict(), 'mmevit')
+@pytest.fixture(scope='module')
+def released(tmp_path_factory):
+    path = tmp_path_factory.mktemp('released') / 'released.pth'
+    torch.save(dict(model=as_released(make_timm('m0'))), path)
+    return f'evit://{path}', convert_names(make_timm('m0').state_dict(), 'mmevit')
 
 
 def test_training_for_other_classes_starts_from_a_new_head_with_a_warning(
@@ -69,12 +69,12 @@ class Detector(BaseModel):
         return self.bbox_head(self.backbone(inputs)[-1])
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    model = Detector()
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp('checkpoint') / 'epoch_1.pth'
     state = dict(meta=dict(epoch=1, iter=1), message_hub={}, optimizer={})
-    torch.save(dict(state_dict=model.state_dict(), **state), tmp_path / 'epoch_1.pth')
-    return str(tmp_path / 'epoch_1.pth')
+    torch.save(dict(state_dict=Detector().state_dict(), **state), path)
+    return str(path)
 
 
 def test_head_of_another_library_is_left_out(checkpoint, tmp_path, capsys):
@@ -101,16 +101,15 @@ def test_local_backbone_of_another_arch_raises(checkpoint, tmp_path):
         make_runner(Detector('m1'), tmp_path).load_checkpoint(checkpoint)
 
 
-def test_checkpoint_without_backbone_weights_raises(tmp_path):
-    path = str(tmp_path / 'released.pth')
-    torch.save(dict(model=as_released(make_timm('m0'))), path)
+def test_checkpoint_without_backbone_weights_raises(released, tmp_path):
+    path = released[0].removeprefix('evit://')
     with pytest.raises(CheckpointError, match='no weights of the backbone.* load_from=evit://'):
         make_runner(Detector(), tmp_path).load_checkpoint(path)
 
 
 def test_weights_of_a_model_that_is_a_backbone_are_found(tmp_path):
     backbone = EfficientViT('m0')
-    weights = EfficientViT('m0').state_dict()
+    weights = backbone.state_dict()
     drop_mismatched_weights(backbone, dict(state_dict=dict(weights)))
     mismatched = dict(weights, **{'stem.0.conv.weight': torch.zeros(8, 4, 3, 3)})
     drop_mismatched_weights(backbone, mismatched)

@@ -1,3 +1,4 @@
+import functools
 import json
 import pickle
 import shutil
@@ -16,7 +17,10 @@ from plug_in_table import NECKS, write_config
 from pycocotools import mask as mask_api
 
 from mmevit.apis.inference import infer, make_predictor, name_inputs, prepare_config
+from mmevit.checkpoint import reading
+from mmevit.cli.export import load_model
 from mmevit.cli.infer import main
+from mmevit.cli.test import main as evaluate
 from mmevit.utils.errors import CheckpointError, ConfigError
 
 CONFIGS = dict(
@@ -25,48 +29,37 @@ CONFIGS = dict(
     segmentor='semantic-fpn_evit_m4_digits',
     classifier='evit_m0_digits',
 )
+SMALL = dict(model__backbone__arch='m0', model__neck__in_channels=[64, 128, 192])
 
 
 @pytest.fixture(scope='module')
-def models(tmp_path_factory):
-    """Checkpoints, by the names above."""
+def make_model(digits, tmp_path_factory):
+    """Write the config, for the digits, and a checkpoint of a model of CONFIGS; return both."""
     folder = tmp_path_factory.mktemp('models')
-    torch.manual_seed(0)
-    for name, config in CONFIGS.items():
-        save_model(config, folder / f'{name}.pth')
-    return folder
+
+    @functools.cache
+    def make(name):
+        root = digits / 'classification/val' if name == 'classifier' else digits
+        options = dict(test_dataloader__dataset__data_root=str(root))
+        options['test_dataloader__num_workers'] = 0
+        options['test_dataloader__persistent_workers'] = False
+        if name != 'classifier':
+            options.update(SMALL)
+        if name in ('retinanet', 'mask_rcnn'):
+            ann_file = str(root / 'annotations/instances_val.json')
+            options['test_evaluator__ann_file'] = ann_file
+        torch.manual_seed(0)
+        config, checkpoint = folder / f'{name}.py', folder / f'{name}.pth'
+        save_model(CONFIGS[name], checkpoint, **options).dump(config)
+        return str(config), str(checkpoint)
+
+    return make
 
 
 @pytest.fixture(scope='module')
 def video(digits, tmp_path_factory):
     path = tmp_path_factory.mktemp('video') / 'clip.mp4'
-    return write_video(path, sorted((digits / 'val').iterdir())[:5])
-
-
-def data_options(name, root):
-    root = root / 'classification/val' if name == 'classifier' else root
-    options = [f'test_dataloader.dataset.data_root={root}']
-    if name in ('retinanet', 'mask_rcnn'):
-        options.append(f'test_evaluator.ann_file={root}/annotations/instances_val.json')
-    return options
-
-
-@pytest.fixture(scope='module')
-def evaluated(models, digits, run_tool, tmp_path_factory):
-    """What tools/test.py predicts for the validation images, by their paths."""
-
-    def evaluate(name):
-        path = tmp_path_factory.mktemp(name) / 'predictions.pkl'
-        options = data_options(name, digits)
-        result = run_tool(
-            *('tools/test.py', f'configs/{CONFIGS[name]}.py', models / f'{name}.pth'),
-            *('--work-dir', path.parent, '--out', path, '--cfg-options', *options),
-        )
-        assert result.returncode == 0, result.stdout
-        predictions = pickle.loads(path.read_bytes())
-        return {str(prediction['img_path']): prediction for prediction in predictions}
-
-    return evaluate
+    return write_video(path, sorted((digits / 'val').iterdir())[:2])
 
 
 @pytest.mark.parametrize(
@@ -79,17 +72,17 @@ def evaluated(models, digits, run_tool, tmp_path_factory):
     ],
 )
 def test_json_holds_what_the_evaluation_predicts(
-    name, models, digits, video, evaluated, run_tool, tmp_path
+    name, make_model, digits, video, own_loading, capsys, tmp_path
 ):
-    wanted = evaluated(name)
+    model = make_model(name)
+    evaluate([*model, '--work-dir', str(tmp_path), '--out', str(tmp_path / 'wanted.pkl')])
+    wanted = pickle.loads((tmp_path / 'wanted.pkl').read_bytes())
+    wanted = {str(prediction['img_path']): prediction for prediction in wanted}
     folder = digits / ('classification/val/4' if name == 'classifier' else 'val')
-    result = run_tool(
-        *('tools/infer.py', f'configs/{CONFIGS[name]}.py', models / f'{name}.pth'),
-        *(folder, video, '--out-dir', tmp_path, '--batch-size', 3, '--pred-score-thr', 0.0),
-    )
-    assert result.returncode == 0, result.stdout
+    options = ['--out-dir', str(tmp_path), '--batch-size', '3', '--pred-score-thr', '0.0']
+    main([*model, str(folder), str(video), *options])
     images = sorted(folder.iterdir())
-    assert f'Predictions of {len(images) + 5} images are in {tmp_path}.' in result.stdout
+    assert f'Predictions of {len(images) + 2} images are in {tmp_path}.' in capsys.readouterr().out
     for path in images:
         found = json.loads((tmp_path / f'preds/{path.stem}.json').read_text())
         compare[name](found, wanted[str(path)], tmp_path)
@@ -99,9 +92,9 @@ def test_json_holds_what_the_evaluation_predicts(
         assert (after != before.reshape(*before.shape[:2], -1)).any()
 
     found = json.loads((tmp_path / 'preds/clip.json').read_text())
-    assert len(found['frames']) == 5 and found['frames_per_second'] == 5
+    assert len(found['frames']) == 2 and found['frames_per_second'] == 5
     drawn = cv2.VideoCapture(str(tmp_path / 'vis/clip.mp4'))
-    assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 5
+    assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 2
     assert drawn.get(cv2.CAP_PROP_FPS) == 5
 
 
@@ -150,17 +143,18 @@ compare = dict(
 
 
 @pytest.fixture
-def classify(models):
-    """Predict into a folder, by the fastest model."""
-    cfg = Config.fromfile('configs/evit_m0_digits.py')
+def predict(make_model):
+    """Predict into a folder, by default with the fastest model."""
 
-    def run(inputs, out_dir, **options):
-        return infer(cfg, str(models / 'classifier.pth'), map(str, inputs), out_dir, **options)
+    def run(inputs, out_dir, model='classifier', **options):
+        config, checkpoint = make_model(model)
+        cfg = Config.fromfile(config)
+        return infer(cfg, checkpoint, map(str, inputs), out_dir, **options)
 
     return run
 
 
-def test_unreadable_files_are_named_and_skipped(classify, digits, video, tmp_path, log):
+def test_unreadable_files_are_named_and_skipped(predict, digits, video, tmp_path, log):
     folder = tmp_path / 'in'
     folder.mkdir()
     shutil.copy(digits / 'val/000001.png', folder / 'whole.png')
@@ -169,7 +163,7 @@ def test_unreadable_files_are_named_and_skipped(classify, digits, video, tmp_pat
     (folder / 'notes.txt').write_text('no image')
     (folder / 'cut.mp4').write_bytes(video.read_bytes()[:500])
     (folder / 'empty.avi').touch()
-    assert classify([folder], tmp_path / 'out', batch_size=8) == (2, 3)
+    assert predict([folder], tmp_path / 'out', batch_size=8) == (2, 3)
     written = {str(path.relative_to(tmp_path / 'out')) for path in tmp_path.glob('out/*/*')}
     assert written == {'preds/whole.json', 'preds/grey.json', 'vis/whole.png', 'vis/grey.jpg'}
     assert Image.open(tmp_path / 'out/vis/grey.jpg').size == (50, 30)
@@ -178,38 +172,29 @@ def test_unreadable_files_are_named_and_skipped(classify, digits, video, tmp_pat
     assert 'cut.mp4: 0 of' in warnings and 'empty.avi: 0 of 0 frames' in warnings
 
 
-def test_no_save_vis_writes_no_pictures(classify, digits, video, tmp_path):
-    assert classify([digits / 'val/000001.png', video], tmp_path, draw=False) == (6, 0)
+def test_no_save_vis_writes_no_pictures(predict, digits, video, tmp_path):
+    assert predict([digits / 'val/000001.png', video], tmp_path, draw=False) == (3, 0)
     assert {path.name for path in tmp_path.rglob('*')} == {'preds', '000001.json', 'clip.json'}
 
 
-@pytest.mark.parametrize('batch_size', [1, 4])
-def test_predictions_do_not_depend_on_the_other_images_of_a_batch(
-    models, digits, batch_size, tmp_path
-):
+def test_predictions_do_not_depend_on_the_other_images_of_a_batch(predict, digits, tmp_path):
     # In a batch with a larger image, one is padded, and other windows would be attended to.
     folder = tmp_path / 'in'
     folder.mkdir()
     for index, side in enumerate((192, 192, 130, 192)):
         image = Image.open(digits / 'val/000001.png').resize((side, 192))
         image.save(folder / f'{index}.png')
-    cfg = Config.fromfile('configs/retinanet_evit_m4_digits.py')
-    infer(cfg, str(models / 'retinanet.pth'), [str(folder)], tmp_path / 'out', batch_size)
+    predict([folder], tmp_path / 'out', 'retinanet', batch_size=4, draw=False)
     found = [json.loads((tmp_path / f'out/preds/{i}.json').read_text()) for i in range(4)]
     assert found[0]['labels'] == found[1]['labels'] == found[3]['labels'] != found[2]['labels']
 
 
-def test_detections_below_the_threshold_are_not_drawn(models, digits, tmp_path):
-    cfg = Config.fromfile('configs/retinanet_evit_m4_digits.py')
+def test_detections_below_the_threshold_are_written_but_not_drawn(predict, digits, tmp_path):
     image = digits / 'val/000001.png'
-    for threshold in (0.0, 1.1):
-        out = tmp_path / str(threshold)
-        infer(cfg, str(models / 'retinanet.pth'), [str(image)], out, score_thr=threshold)
-    drawn = [np.asarray(Image.open(tmp_path / f'{t}/vis/000001.png')) for t in (0.0, 1.1)]
-    plain = np.asarray(Image.open(image))
-    assert (drawn[0] != plain).mean() > 0.1 and (drawn[1] == plain).all()
-    found = [(tmp_path / f'{t}/preds/000001.json').read_text() for t in (0.0, 1.1)]
-    assert found[0] == found[1]
+    predict([image], tmp_path, 'retinanet', score_thr=1.1)
+    drawn, plain = (np.asarray(Image.open(path)) for path in (tmp_path / 'vis/000001.png', image))
+    assert (drawn == plain).all()
+    assert len(json.loads((tmp_path / 'preds/000001.json').read_text())['labels']) > 10
 
 
 def test_classifier_of_arrays_gets_rgb_images(tmp_path):
@@ -257,43 +242,45 @@ def test_names_that_differ_only_in_their_suffix_keep_it(tmp_path):
     }
 
 
-def test_wrapped_data_sets_and_saved_configs_are_supported(models, digits, tmp_path):
-    cfg = Config.fromfile('configs/evit_m0_digits.py')
+def test_wrapped_data_sets_and_saved_configs_are_supported(make_model, digits, tmp_path):
+    config, checkpoint = make_model('classifier')
+    cfg = Config.fromfile(config)
     dataset = cfg.test_dataloader.dataset
     dataset.pipeline[0] = dict(type='LoadReadableImage', on_error='blank')
     cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[dataset, dataset])
     assert prepare_config(cfg).test_dataloader.dataset.type == 'CustomDataset'
-    image = str(digits / 'val/000001.png')
-    assert infer(cfg, str(models / 'classifier.pth'), [image], tmp_path) == (1, 0)
-
-
-@pytest.mark.parametrize('name', ['retinanet', 'segmentor'])
-def test_classes_are_those_of_the_config_where_the_checkpoint_has_none(name, models, digits):
-    cfg = prepare_config(Config.fromfile(f'configs/{CONFIGS[name]}.py'))
-    bare = models / f'bare-{name}.pth'
-    torch.save(dict(state_dict=torch.load(models / f'{name}.pth')['state_dict']), bare)
-    image = cv2.imread(str(digits / 'val/000001.png'))
-    ours, theirs = (
-        make_predictor(cfg, str(path), 'cpu', 0.0, draw=True)([image])[0]
-        for path in (bare, models / f'{name}.pth')
-    )
-    assert ours[0].keys() == theirs[0].keys()
-    if name == 'segmentor':
-        assert ours[0]['classes'] == theirs[0]['classes']
-    assert (ours[1] == theirs[1]).all()  # the labels that are drawn
+    assert infer(cfg, checkpoint, [str(digits / 'val/000001.png')], tmp_path) == (1, 0)
 
 
 @pytest.mark.parametrize('name', ['retinanet', 'segmentor', 'classifier'])
-def test_config_without_visualizer(name, models, digits, tmp_path):
-    image = str(digits / 'val/000001.png')
-    pictures = []
-    for options in (dict(), dict(visualizer=None)):
-        cfg = Config.fromfile(f'configs/{CONFIGS[name]}.py')
-        cfg.merge_from_dict(options)
-        out = tmp_path / str(len(pictures))
-        assert infer(cfg, str(models / f'{name}.pth'), [image], out) == (1, 0)
-        pictures.append((out / 'vis/000001.png').read_bytes())
-    assert pictures[0] == pictures[1]
+def test_visualizer_and_classes_have_defaults(name, make_model, digits, tmp_path):
+    config, checkpoint = make_model(name)
+    cfg, image = Config.fromfile(config), cv2.imread(str(digits / 'val/000001.png'))
+    predict = make_predictor(prepare_config(cfg), checkpoint, 'cpu', 0.0, draw=True)
+    ((wanted, picture),) = predict([image])
+    cfg.visualizer = None
+    bare = tmp_path / 'bare.pth'
+    if name == 'classifier':
+        bare = checkpoint  # the config does not have its classes
+    else:
+        torch.save(dict(state_dict=torch.load(checkpoint)['state_dict']), bare)
+    predict = make_predictor(prepare_config(cfg), str(bare), 'cpu', 0.0, draw=True)
+    ((found, other_picture),) = predict([image])
+    assert found.keys() == wanted.keys()
+    if name == 'segmentor':
+        assert found['classes'] == wanted['classes']
+    assert (picture == other_picture).all()  # with labels
+    assert (picture != image).any()
+
+
+def test_predictor_and_export_read_the_checkpoint_once(make_model, monkeypatch):
+    config, checkpoint = make_model('classifier')
+    paths, read = [], reading.read_pickle
+    monkeypatch.setattr(reading, 'read_pickle', lambda *args: paths.append(args[0]) or read(*args))
+    cfg, url = Config.fromfile(config), f'evit://{checkpoint}'
+    make_predictor(prepare_config(cfg), url, 'cpu', 0.3, draw=False)
+    load_model(cfg, url)
+    assert list(map(str, paths)) == [checkpoint] * 2
 
 
 def test_panoptic_model_is_refused(digits, tmp_path):
@@ -314,11 +301,12 @@ def test_config_of_another_library_or_without_data_is_refused(digits, tmp_path):
         infer(cfg, 'x.pth', inputs, tmp_path)
 
 
-def test_a_checkpoint_of_another_model_is_refused(models, digits, tmp_path):
-    cfg = Config.fromfile('configs/evit_m0_digits.py')
+def test_a_checkpoint_of_another_model_is_refused(make_model, digits, tmp_path):
+    config, checkpoint = make_model('classifier')
+    cfg = Config.fromfile(config)
     cfg.model.head.num_classes = 7
     with pytest.raises(CheckpointError, match='does not fit the model'):
-        infer(cfg, str(models / 'classifier.pth'), [str(digits / 'val/000001.png')], tmp_path)
+        infer(cfg, checkpoint, [str(digits / 'val/000001.png')], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -338,10 +326,11 @@ def test_invalid_command_lines_are_one_line_errors(flags, sentence, capsys, own_
     assert sentence in f'{caught.value.code} {capsys.readouterr().err}'
 
 
-def test_nothing_readable_is_an_error(models, run_tool, tmp_path):
+def test_nothing_readable_is_an_error(make_model, run_tool, tmp_path):
     (tmp_path / 'torn.png').write_bytes(b'torn')
+    _, checkpoint = make_model('classifier')
     result = run_tool(
-        *('tools/infer.py', 'mmevit::efficientvit/evit_m0_digits.py', models / 'classifier.pth'),
+        *('tools/infer.py', 'mmevit::efficientvit/evit_m0_digits.py', checkpoint),
         *(tmp_path / 'torn.png', '--out-dir', tmp_path / 'out'),
     )
     assert result.returncode == 1
