@@ -185,8 +185,10 @@ def test_predictions_do_not_depend_on_the_other_images_of_a_batch(predict, digit
         image = Image.open(digits / 'val/000001.png').resize((side, 192))
         image.save(folder / f'{index}.png')
     predict([folder], tmp_path / 'out', 'retinanet', batch_size=4, draw=False)
+    predict([folder / '2.png'], tmp_path / 'alone', 'retinanet', draw=False)
     found = [json.loads((tmp_path / f'out/preds/{i}.json').read_text()) for i in range(4)]
     assert found[0]['labels'] == found[1]['labels'] == found[3]['labels'] != found[2]['labels']
+    assert found[2] == json.loads((tmp_path / 'alone/preds/2.json').read_text())
 
 
 def test_detections_below_the_threshold_are_written_but_not_drawn(predict, digits, tmp_path):
