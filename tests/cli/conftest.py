@@ -1,3 +1,4 @@
+import logging
 from importlib import import_module
 
 import pytest
@@ -21,6 +22,8 @@ def refuse(own_loading, monkeypatch, capsys):
 
     def run(command, *arguments):
         monkeypatch.setenv('LOCAL_RANK', '0')  # Commands set it.
+        # The logger of an earlier test writes to the stream of that test, which is closed.
+        monkeypatch.setattr(logging, 'raiseExceptions', False)
         with pytest.raises(SystemExit) as caught:
             import_module(f'mmevit.cli.{command}').main([*map(str, arguments)])
         printed = capsys.readouterr().err
