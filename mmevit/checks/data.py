@@ -97,6 +97,12 @@ def check_coco(dataset: DatasetInfo) -> str | None:
     ann_file, classes = dataset.ann_file, dataset.classes
     content = read_coco(ann_file, dataset.loads_masks)
     names = [category.name for category in content.categories]
+    if numbers := [name for name in classes if not isinstance(name, str)]:
+        raise ConfigError(
+            f'metainfo.classes of the {dataset.split} data has {numbers[0]!r}, but the names of '
+            'categories are strings. Write them in quotes in a config file; --cfg-options turns '
+            '"1" into a number.'
+        )
     if not set(classes) & set(names):
         raise ConfigError(
             f'None of the categories of {ann_file} ({shorten(names)}) is among the classes of the '

@@ -47,6 +47,12 @@ def test_classes_in_the_same_order_pass_with_any_ids(cfg, val_json):
     check_classes(cfg, ['train', 'val'])
 
 
+def test_numbers_in_the_place_of_class_names_are_refused(cfg):
+    set_classes(cfg, range(10), 'val')
+    with expect_error('metainfo.classes of the val data has 0, but', 'are strings'):
+        check_data(cfg, 'val')
+
+
 def test_a_file_in_another_order_is_refused_even_if_the_config_follows_it(
     cfg, train_json, val_json
 ):
