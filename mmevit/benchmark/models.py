@@ -22,7 +22,7 @@ from mmevit.utils.errors import ConfigError, one_line
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A network and what is published about it."""
+    """A network and its published figures."""
 
     label: str  # in tables and plots
     name: str  # for :func:`build`

@@ -48,7 +48,7 @@ def check_before_loading(
     since they are resized, and so do weights of stages that are not built.
     """
     weights = select_weights(state_dict, prefix)
-    # A backbone that is part of a model may be missing in what is loaded.
+    # If the backbone is part of a model, its weights may be missing in the checkpoint.
     if not (backbone.is_initializing or metadata.get(MUST_FIT)) or (prefix and not weights):
         return
     own = backbone.state_dict()
@@ -119,7 +119,7 @@ def infer_arch(weights: dict[str, Tensor]) -> str | None:
 def infer_window_sizes(weights: dict[str, Tensor]) -> list[int] | None:
     """Infer the window size of each stage from a backbone's bias tables.
 
-    None if there are no bias tables, as in folded weights.
+    Returns None without bias tables, as in folded weights.
 
     Example:
         >>> infer_window_sizes(EfficientViT('m2', window_sizes=(7, 7, 4)).state_dict())

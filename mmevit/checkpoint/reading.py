@@ -129,7 +129,7 @@ def read_pickle(path: Path, map_location: MapLocation) -> object:
         # no other pickle module.
         with unset_variable(FORCE_SAFE):
             return torch.load(path, map_location=map_location, pickle_module=SafePickle)
-    # What is already allowed must stay allowed afterwards.
+    # safe_globals() removes its additions at the end. Globals that the user has allowed must stay.
     allowed = torch.serialization.get_safe_globals()
     added: list[Any] = [item for item in list_allowed_globals().values() if item not in allowed]
     with unset_variable(FORCE_UNSAFE), torch.serialization.safe_globals(added):

@@ -1,4 +1,4 @@
-"""What is known of a data set before it is built, and which of its files are missing."""
+"""Properties of a data set from its config, and checks that its files exist."""
 
 import os
 from collections import defaultdict

@@ -73,12 +73,12 @@ class Maps(NamedTuple):
         return isinstance(values, (list, tuple)) and len(values) != len(self.levels)
 
     def refuse(self, stated: str, returned: str = '') -> NoReturn:
-        """Raise ConfigError because what is stated differs from the maps, or from their number."""
+        """Raise ConfigError: the config does not match the feature maps or their number."""
         returned = returned or f'{len(self.levels)} maps'
         raise ConfigError(f'{stated}, but {self.source} returns {returned}. Make them agree.')
 
     def refuse_channels(self, stated: str) -> NoReturn:
-        """Raise ConfigError because the channels of the maps differ from what is stated."""
+        """Raise ConfigError: the config does not match the channels of the feature maps."""
         self.refuse(stated, f'maps of {self.widths} channels')
 
 

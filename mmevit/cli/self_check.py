@@ -44,7 +44,7 @@ CONFIGS = dict(
 # Shapes of the maps of m0 for one image of 224 x 224 pixels.
 M0_SHAPES = [(1, 64, 14, 14), (1, 128, 7, 7), (1, 192, 4, 4)]
 REINSTALL = 'Fix the failed checks above first, and reinstall mmevit if there are none'
-# A check returns what it found, or raises.
+# A check returns its result as text, or raises.
 Check = Callable[[], str]
 # The name of each check, its function, and what to do if a library fails in it.
 CHECKS: list[tuple[str, Check, str]] = []
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def is_ok(name: str, run: Check, advice: str) -> bool:
-    """Run a check, print what it returns or why it fails, and return whether it passed."""
+    """Run a check, print its result or error, and return whether it passed."""
     try:
         print(f'ok      {name}: {run()}', flush=True)
     # A broken library may raise anything.

@@ -168,7 +168,7 @@ class TrainingCurveHook(Hook):
         file_name: Name of the picture.
     """
 
-    # After the hooks that record what is plotted here.
+    # After the hooks that record the plotted values.
     priority = 'LOWEST'
 
     def __init__(self, file_name: str = 'curves.png') -> None:
