@@ -8,12 +8,11 @@ import cv2
 import torch
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
-from mmengine.runner import CheckpointLoader
 from mmpretrain import ImageClassificationInferencer
 
 from mmevit.analysis import grad_cam, plot_grad_cams
 from mmevit.checkpoint import forbid_code_in_checkpoints
-from mmevit.checkpoint.loader import check_checkpoint
+from mmevit.checkpoint.loader import check_checkpoint, read_for_loading
 from mmevit.checkpoint.matching import check_fit
 from mmevit.cli.arguments import add_config_arguments
 from mmevit.cli.errors import report_errors
@@ -43,9 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             f'{args.config} is not an EfficientViT classifier. '
             'Pass a config such as evit_m0_in1k.py.'
         )
-    inferencer = ImageClassificationInferencer(cfg, args.checkpoint)
+    content, memory = read_for_loading(args.checkpoint)
+    inferencer = ImageClassificationInferencer(cfg, memory)
     classifier: Any = inferencer.model
-    check_fit(classifier, CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu'))
+    check_fit(classifier, content)
     # The pipeline of the config, since that of the inferencer always loads three channels.
     init_default_scope('mmpretrain')
     pipeline = Compose(find_test_pipeline(cfg))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.runner import CheckpointLoader, load_checkpoint
+from mmengine.runner import load_checkpoint
 from rich.progress import track
 
 from mmevit.analysis import head_similarity, plot_similarity
@@ -14,7 +14,7 @@ from mmevit.benchmark import Setting
 from mmevit.benchmark.measuring import check_arguments
 from mmevit.benchmark.models import FlatOutputs, build
 from mmevit.checkpoint import forbid_code_in_checkpoints
-from mmevit.checkpoint.loader import check_checkpoint
+from mmevit.checkpoint.loader import check_checkpoint, read_for_loading
 from mmevit.checkpoint.matching import check_fit
 from mmevit.checks.data import check_data
 from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
@@ -64,8 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, checkpoint in names:
         network = FlatOutputs(build(name)).eval().to(args.device)
         if checkpoint:
-            check_fit(network.model, CheckpointLoader.load_checkpoint(checkpoint, 'cpu'))
-            load_checkpoint(network.model, checkpoint, map_location='cpu')
+            content, memory = read_for_loading(checkpoint)
+            check_fit(network.model, content)
+            load_checkpoint(network.model, memory)
         label = Path(name).stem if name.endswith('.py') else name
         if label in similarities:
             label = f'{name}={checkpoint}'
