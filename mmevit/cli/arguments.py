@@ -27,11 +27,11 @@ if TYPE_CHECKING:  # the smallest build of mmengine comes without matplotlib
 
 # Variables of the local rank, for launchers other than torchrun.
 LOCAL_RANKS = dict(slurm='SLURM_LOCALID', mpi='OMPI_COMM_WORLD_LOCAL_RANK')
-# Adds arguments to a parser.
-Adder = Callable[[ArgumentParser], Any]
+# Adds arguments to a parser, or to a group of it.
+Adder = Callable[[Any], Any]
 
 
-def argument(name: str, help: str, **options: Any) -> Adder:
+def argument(name: str, help: str | None = None, **options: Any) -> Adder:
     """Declare an argument, see :meth:`argparse.ArgumentParser.add_argument`."""
     return lambda parser: parser.add_argument(name, help=help, **options)
 
@@ -44,6 +44,11 @@ def flag(name: str, help: str) -> Adder:
 def group(*adders: Adder) -> Adder:
     """Join declarations."""
     return lambda parser: [add(parser) for add in adders]
+
+
+def exclusive(*adders: Adder) -> Adder:
+    """Declare arguments of which only one may be given."""
+    return lambda parser: group(*adders)(parser.add_mutually_exclusive_group())
 
 
 def command(*adders: Adder) -> Callable[[Callable[[Namespace], None]], Callable[..., None]]:
@@ -65,6 +70,8 @@ def command(*adders: Adder) -> Callable[[Callable[[Namespace], None]], Callable[
             args = parser.parse_args(argv)
             if 'trust_checkpoint' in args:
                 forbid_code_in_checkpoints(trust=args.trust_checkpoint)
+            if 'plot' in args:
+                check_outputs(args)
             try:
                 run(args)
             except argparse.ArgumentError as error:
@@ -181,7 +188,7 @@ def load_config(args: Namespace, splits: Sequence[str], needs: Sequence[str]) ->
 
 
 def check_outputs(args: Namespace) -> None:
-    """Raise UserError if the suffix of ``--out`` or ``--plot`` is not supported."""
+    """Raise UserError if :data:`add_output_arguments` has a suffix that is not supported."""
     for path, endings in ((args.out, TABLES), (args.plot, PICTURES)):
         if path:
             check_ending(path, endings)

@@ -13,12 +13,12 @@ from mmevit.benchmark import (
 )
 from mmevit.benchmark.forms import FORMS
 from mmevit.benchmark.report import describe
-from mmevit.cli.arguments import add_output_arguments, argument, check_outputs, command, flag
-from mmevit.cli.benchmark_arguments import add_arguments, make_setting
+from mmevit.cli.arguments import add_output_arguments, argument, command, flag
+from mmevit.cli.benchmark_arguments import benchmark_arguments, make_setting
 
 
 @command(
-    add_arguments,
+    benchmark_arguments(),
     argument(
         '--forms',
         f'what to measure: {", ".join(FORMS)}; append -bfloat16, -float16 or -int8 for '
@@ -43,7 +43,6 @@ from mmevit.cli.benchmark_arguments import add_arguments, make_setting
 )
 def main(args: Namespace) -> None:
     """Measure the networks, and print and write the results."""
-    check_outputs(args)
     setting = make_setting(
         args,
         channels_last=args.channels_last,

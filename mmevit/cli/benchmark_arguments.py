@@ -1,10 +1,10 @@
 """Arguments that the commands that measure speed share."""
 
-import argparse
+from argparse import Namespace
 from typing import Any
 
 from mmevit.benchmark import Setting
-from mmevit.cli.arguments import SizeAction
+from mmevit.cli.arguments import Adder, SizeAction, argument, group
 
 MODELS = (
     'efficientvit-m4, a model name of mmpretrain, timm::NAME, backbone::m4, or a config such as '
@@ -12,18 +12,20 @@ MODELS = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser, models: str = MODELS) -> None:
-    """Add the networks, described by ``models``, and the setting."""
-    parser.add_argument('models', nargs='*', metavar='MODEL', help=models)
-    parser.add_argument('--batch', type=int, default=16, help='batch size; 1 measures latency')
-    parser.add_argument('--threads', type=int, default=1, help='number of CPU threads')
-    parser.add_argument('--size', action=SizeAction, help='image size')
-    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
-    parser.add_argument('--rounds', type=int, default=20, help='number of measurements of each')
-    parser.add_argument('--seed', type=int, default=0)
+def benchmark_arguments(models: str = MODELS, rounds: int = 20) -> Adder:
+    """Declare the networks, described by ``models``, and the setting."""
+    return group(
+        argument('models', models, nargs='*', metavar='MODEL'),
+        argument('--batch', 'batch size; 1 measures latency', type=int, default=16),
+        argument('--threads', 'number of CPU threads', type=int, default=1),
+        argument('--size', 'image size', action=SizeAction),
+        argument('--device', choices=['cpu', 'cuda'], default='cpu'),
+        argument('--rounds', 'number of measurements of each', type=int, default=rounds),
+        argument('--seed', type=int, default=0),
+    )
 
 
-def make_setting(args: argparse.Namespace, **others: Any) -> Setting:
+def make_setting(args: Namespace, **others: Any) -> Setting:
     """Make the setting of parsed arguments and others that not all commands have."""
     return Setting(
         batch_size=args.batch,

@@ -1,10 +1,9 @@
 """Compare M4 with ablations of its design choices (Table 6 and Figure 7)."""
 
-import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ from mmengine.config import Config
 from mmevit.analysis.plots import plot_speeds
 from mmevit.benchmark import benchmark, find_model
 from mmevit.benchmark.report import describe
-from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
-from mmevit.cli.benchmark_arguments import add_arguments, make_setting
-from mmevit.cli.errors import report_errors
+from mmevit.cli.arguments import add_output_arguments, argument, command, flag, write_outputs
+from mmevit.cli.benchmark_arguments import benchmark_arguments, make_setting
 from mmevit.utils.configs import MIM_FOLDER, read_config
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.tables import format_table
@@ -34,26 +32,16 @@ COLUMNS = dict(
 )
 
 
-@report_errors()
-def main(argv: Sequence[str] | None = None) -> None:
+@command(
+    benchmark_arguments(),
+    argument('--form', 'see tools/benchmark.py', default='folded'),
+    flag('--train-digits', 'train each network on the digits, which takes minutes'),
+    argument('--work-dir', 'folder for the training runs', default='work_dirs/ablation'),
+    argument('--cfg-options', 'override settings of the training', nargs='+', default=[]),
+    add_output_arguments,
+)
+def main(args: Namespace) -> None:
     """Measure speed and accuracy, and print, write and plot the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    parser.add_argument('--form', default='folded', help='see tools/benchmark.py')
-    parser.add_argument(
-        '--train-digits',
-        action='store_true',
-        help='train each network on the digits, which takes minutes',
-    )
-    parser.add_argument(
-        '--work-dir', default='work_dirs/ablation', help='folder for the training runs'
-    )
-    parser.add_argument(
-        '--cfg-options', nargs='+', default=[], help='override settings of the training'
-    )
-    add_output_arguments(parser)
-    args = parser.parse_args(argv)
-    check_outputs(args)
     paths = args.models or [CONFIGS / 'evit_m4_in1k.py', *sorted(CONFIGS.glob('ablation/*.py'))]
     setting = make_setting(args)
     rows: list[dict[str, Any]] = benchmark(
@@ -77,7 +65,7 @@ def describe_change(path: str | Path) -> str:
     return Path(path).read_text().splitlines()[0].lstrip('# ').rstrip('.').split(';')[0]
 
 
-def train_on_digits(path: str | Path, args: argparse.Namespace) -> float:
+def train_on_digits(path: str | Path, args: Namespace) -> float:
     """Train the classifier of a config on the digits; return the best top-1 accuracy in percent."""
     model = read_config(path, None, needs=['model']).model
     cfg = Config.fromfile(CONFIGS / 'evit_m0_digits.py')

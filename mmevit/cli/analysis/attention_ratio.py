@@ -1,7 +1,6 @@
 """Compare equally fast networks with different shares of attention layers (Figure 3, speed)."""
 
-import argparse
-from collections.abc import Sequence
+from argparse import Namespace
 from functools import partial
 from typing import Any
 
@@ -13,9 +12,8 @@ from mmevit.analysis.plots import plot_memory_bound
 from mmevit.analysis.subnetworks import find_subnetwork, measure_speedup
 from mmevit.benchmark.measuring import check_arguments, process_settings
 from mmevit.benchmark.report import describe
-from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
-from mmevit.cli.benchmark_arguments import add_arguments, make_setting
-from mmevit.cli.errors import report_errors
+from mmevit.cli.arguments import add_output_arguments, argument, command, write_outputs
+from mmevit.cli.benchmark_arguments import benchmark_arguments, make_setting
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.tables import format_table
 
@@ -28,25 +26,22 @@ COLUMNS = dict(
 )
 
 
-@report_errors()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Find and profile the networks, and print, write and plot the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser, 'swin-t or deit-t (default: both)')
-    parser.add_argument(
-        '--speedup', type=float, default=1.25, help='speed of all networks relative to the original'
-    )
-    parser.add_argument(
+@command(
+    benchmark_arguments('swin-t or deit-t (default: both)', rounds=5),
+    argument(
+        '--speedup', 'speed of all networks relative to the original', type=float, default=1.25
+    ),
+    argument(
         '--attention',
+        'shares of attention layers, from 0 to 1 (original: 0.5)',
         type=float,
         nargs='+',
         default=[0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
-        help='shares of attention layers, from 0 to 1 (original: 0.5)',
-    )
-    add_output_arguments(parser)
-    parser.set_defaults(rounds=5)
-    args = parser.parse_args(argv)
-    check_outputs(args)
+    ),
+    add_output_arguments,
+)
+def main(args: Namespace) -> None:
+    """Find and profile the networks, and print, write and plot the table."""
     if not all(0 <= share <= 1 for share in args.attention) or args.speedup <= 0:
         raise ConfigError('--attention must be from 0 to 1, and --speedup above 0.')
     setting = make_setting(args)

@@ -1,7 +1,6 @@
 """Compute the importance of channels in attention and FFNs, and prune a classifier (Figure 5)."""
 
-import argparse
-from collections.abc import Sequence
+from argparse import ArgumentError, Namespace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -15,17 +14,17 @@ from torch import Tensor, nn
 from mmevit.analysis import channel_importance, count_params, plot_kept, prune, shares_kept
 from mmevit.analysis.importance import TensorsByKind
 from mmevit.benchmark.measuring import count_macs
-from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.checkpoint.loader import check_checkpoint
 from mmevit.checks import check_config
 from mmevit.cli.arguments import (
     add_output_arguments,
     add_run_arguments,
-    check_outputs,
+    argument,
+    command,
+    exclusive,
     load_config,
     write_outputs,
 )
-from mmevit.cli.errors import report_errors
 from mmevit.datasets.sampling import sample_images
 from mmevit.deploy import TARGETS, export, try_to_fold
 from mmevit.deploy.networks import make_exportable
@@ -45,37 +44,25 @@ COLUMNS = dict(
 SCORES = dict(network=('pruned', '{}'), params=('params M', '{:.3f}'), top1=('top-1', '{:.2f}'))
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_run_arguments(parser)
-    parser.add_argument('config', help='config file of a classifier')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument('--params', type=float, default=0.8, help='share of the parameters to keep')
-    budget.add_argument('--macs', type=float, help='share of the MACs to keep instead')
-    parser.add_argument('--images', type=int, default=200, help='number of training images')
-    parser.add_argument(
-        '--random', type=int, default=3, help='number of randomly pruned networks to compare with'
-    )
-    parser.add_argument(
-        '--export', metavar='FILE', help='export the pruned network, for example to p.onnx'
-    )
-    add_output_arguments(parser)
-    args = parser.parse_args(argv)
-    if not 0 < (args.macs or args.params) <= 1:
-        parser.error('--params and --macs must be above 0 and at most 1.')
-    return args
-
-
-@report_errors()
-def main(argv: Sequence[str] | None = None) -> None:
+@command(
+    add_run_arguments,
+    argument('config', 'config file of a classifier'),
+    argument('checkpoint', 'checkpoint file'),
+    exclusive(
+        argument('--params', 'share of the parameters to keep', type=float, default=0.8),
+        argument('--macs', 'share of the MACs to keep instead', type=float),
+    ),
+    argument('--images', 'number of training images', type=int, default=200),
+    argument('--random', 'number of randomly pruned networks to compare with', type=int, default=3),
+    argument('--export', 'export the pruned network, for example to p.onnx', metavar='FILE'),
+    add_output_arguments,
+)
+def main(args: Namespace) -> None:
     """Prune and evaluate, and print, write, plot and export the results."""
-    args = parse_args(argv)
-    check_outputs(args)
+    if not 0 < (args.macs or args.params) <= 1:
+        raise ArgumentError(None, '--params and --macs must be above 0 and at most 1.')
     if args.export:
         check_ending(args.export, TARGETS.values())
-    forbid_code_in_checkpoints(trust=args.trust_checkpoint)
     splits = ('train', 'test')
     needs = ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator', 'test_cfg')
     cfg = load_config(args, splits, needs)

@@ -1,6 +1,6 @@
 """Plot Grad-CAM maps of a classifier on some images, stage by stage."""
 
-import argparse
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,29 +11,25 @@ from mmengine.registry import init_default_scope
 from mmpretrain import ImageClassificationInferencer
 
 from mmevit.analysis import grad_cam, plot_grad_cams
-from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.checkpoint.loader import check_checkpoint, read_for_loading
 from mmevit.checkpoint.matching import check_fit
-from mmevit.cli.arguments import add_config_arguments
-from mmevit.cli.errors import report_errors
+from mmevit.cli.arguments import add_config_arguments, argument, command
 from mmevit.datasets.sampling import find_test_pipeline
 from mmevit.utils.configs import read_config, type_name
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import PICTURES, atomic_write, check_ending
 
 
-@report_errors()
-def main(argv: Sequence[str] | None = None) -> None:
+@command(
+    argument('config', 'config file of a classifier'),
+    argument('checkpoint', 'checkpoint file'),
+    argument('images', 'image files', nargs='+', metavar='IMAGE'),
+    argument('--out', 'picture to write', default='grad_cam.png'),
+    add_config_arguments,
+)
+def main(args: Namespace) -> None:
     """Plot one row per image."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file of a classifier')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
-    parser.add_argument('--out', default='grad_cam.png', help='picture to write')
-    add_config_arguments(parser)
-    args = parser.parse_args(argv)
     check_ending(args.out, PICTURES)
-    forbid_code_in_checkpoints(trust=args.trust_checkpoint)
     check_checkpoint(args.checkpoint)
     cfg = read_config(args.config, args.cfg_options)
     backbone = cfg.get('model', {}).get('backbone', {})

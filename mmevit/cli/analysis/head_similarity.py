@@ -1,7 +1,6 @@
 """Measure the similarity of attention heads on a data set (Figure 4)."""
 
-import argparse
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,10 @@ from mmevit.analysis import head_similarity, plot_similarity
 from mmevit.benchmark import Setting
 from mmevit.benchmark.measuring import check_arguments
 from mmevit.benchmark.models import FlatOutputs, build
-from mmevit.checkpoint import forbid_code_in_checkpoints
 from mmevit.checkpoint.loader import check_checkpoint, read_for_loading
 from mmevit.checkpoint.matching import check_fit
 from mmevit.checks.data import check_data
-from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
-from mmevit.cli.errors import report_errors
+from mmevit.cli.arguments import add_output_arguments, argument, command, flag, write_outputs
 from mmevit.datasets.sampling import sample_images
 from mmevit.utils.configs import build_model, read_config
 from mmevit.utils.errors import ConfigError
@@ -29,25 +26,22 @@ COLUMNS = dict(
 )
 
 
-@report_errors()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Compare heads, and print, write and plot the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('data', metavar='CONFIG', help='config whose test images are used')
-    parser.add_argument(
+@command(
+    argument('data', 'config whose test images are used', metavar='CONFIG'),
+    argument(
         'models',
+        'a config, a name of mmpretrain or timm::NAME (see tools/benchmark.py), and its weights '
+        '(default: random)',
         nargs='+',
         metavar='MODEL=CHECKPOINT',
-        help='a config, a name of mmpretrain or timm::NAME (see tools/benchmark.py), and its '
-        'weights (default: random)',
-    )
-    parser.add_argument('--images', type=int, default=1000, help='maximum number of images')
-    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
-    parser.add_argument('--trust-checkpoint', action='store_true', help='see tools/test.py')
-    add_output_arguments(parser)
-    args = parser.parse_args(argv)
-    check_outputs(args)
-    forbid_code_in_checkpoints(trust=args.trust_checkpoint)
+    ),
+    argument('--images', 'maximum number of images', type=int, default=1000),
+    argument('--device', choices=['cpu', 'cuda'], default='cpu'),
+    flag('--trust-checkpoint', 'see tools/test.py'),
+    add_output_arguments,
+)
+def main(args: Namespace) -> None:
+    """Compare heads, and print, write and plot the table."""
     names = [text.partition('=')[::2] for text in args.models]
     for _, checkpoint in names:
         check_checkpoint(checkpoint)

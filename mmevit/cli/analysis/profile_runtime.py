@@ -1,8 +1,7 @@
 """Profile the runtime of networks: memory-bound and compute-bound operators (Figure 2)."""
 
-import argparse
 import re
-from collections.abc import Sequence
+from argparse import Namespace
 from typing import Any
 
 from rich.progress import track
@@ -12,9 +11,8 @@ from mmevit.benchmark import Setting, find_models
 from mmevit.benchmark.measuring import check_arguments, prepare_network, process_settings
 from mmevit.benchmark.models import Model, fold_all
 from mmevit.benchmark.report import describe
-from mmevit.cli.arguments import add_output_arguments, check_outputs, write_outputs
-from mmevit.cli.benchmark_arguments import add_arguments, make_setting
-from mmevit.cli.errors import report_errors
+from mmevit.cli.arguments import add_output_arguments, argument, command, flag, write_outputs
+from mmevit.cli.benchmark_arguments import benchmark_arguments, make_setting
 from mmevit.utils.tables import format_table
 
 COLUMNS = dict(
@@ -26,18 +24,14 @@ COLUMNS = dict(
 )
 
 
-@report_errors()
-def main(argv: Sequence[str] | None = None) -> None:
+@command(
+    benchmark_arguments(),
+    flag('--deploy', 'fold batch norms first'),
+    argument('--rows', 'number of operators and modules to print', type=int, default=12),
+    add_output_arguments,
+)
+def main(args: Namespace) -> None:
     """Profile networks, and print, write and plot the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    parser.add_argument('--deploy', action='store_true', help='fold batch norms first')
-    parser.add_argument(
-        '--rows', type=int, default=12, help='number of operators and modules to print'
-    )
-    add_output_arguments(parser)
-    args = parser.parse_args(argv)
-    check_outputs(args)
     setting = make_setting(args)
     models = find_models(args.models)
     check_arguments(models, ['eager'], setting, baseline=None)
