@@ -67,6 +67,15 @@ def test_names_are_found_when_the_libraries_are_imported_first(run_tool):
     assert result.stdout.splitlines()[-1] == str(names)
 
 
+def test_only_the_warning_of_faster_coco_eval_is_hidden(run_tool):
+    result = run_tool(
+        *(sys.executable, '-W', 'default', '-c'),
+        'import mmevit, warnings; warnings.warn("faster_coco_eval is not installed, in a script")',
+    )
+    shown = [line for line in result.stdout.splitlines() if 'UserWarning: faster_coco' in line]
+    assert len(shown) == 1 and shown[0].endswith('in a script')
+
+
 def test_ours_can_be_overridden(monkeypatch):
     monkeypatch.setattr(MODELS, '_module_dict', dict(MODELS._module_dict))
     MODELS.register_module('SandwichBlock', force=True, module=dict)

@@ -1,6 +1,7 @@
 """Check that the files of data sets and evaluators exist and fit each other."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config
@@ -134,6 +135,11 @@ def check_evaluator(evaluator: dict, datasets: Sequence[DatasetInfo], split: str
 
     For a ``CocoMetric`` the classes must be in the order of the data, and the images the same.
     """
+    if type_name(evaluator) == 'FasterCocoMetric' and find_spec('faster_coco_eval') is None:
+        raise ConfigError(
+            f'{split}_evaluator is a FasterCocoMetric, but faster_coco_eval is not installed. '
+            'Install faster-coco-eval, or use a CocoMetric.'
+        )
     if not evaluator.get('ann_file') or is_remote(evaluator):
         return
     ann_file = Path(evaluator['ann_file'])

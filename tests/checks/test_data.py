@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import pytest
 from editing import CLASSIFIER, DETECTOR, MASK_DETECTOR, edit, expect_error, load
@@ -212,6 +213,13 @@ def test_data_without_annotations_are_refused_unless_others_have_some(
     other = {**part, 'ann_file': 'annotations/complete.json'}
     cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[part, other])
     check_data(cfg, 'train')
+
+
+@pytest.mark.skipif(find_spec('faster_coco_eval') is not None, reason='it is installed')
+def test_a_faster_coco_metric_without_its_library_is_reported(cfg):
+    cfg.val_evaluator.type = 'FasterCocoMetric'
+    with expect_error('val_evaluator is a FasterCocoMetric', 'faster_coco_eval is not installed'):
+        check_data(cfg, 'val')
 
 
 def test_a_missing_annotation_file_of_an_evaluator_is_reported(cfg):
