@@ -14,11 +14,13 @@ import mmcv
 import mmengine
 import numpy as np
 from mmengine.config import Config
+from mmengine.infer import BaseInferencer
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
+from mmengine.runner import load_checkpoint
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmevit.checkpoint.loader import read_for_loading
+from mmevit.checkpoint.loader import find_dataset_meta
 from mmevit.checkpoint.matching import check_fit
 from mmevit.datasets.class_folders import SUFFIXES as IMAGE_SUFFIXES
 from mmevit.utils.configs import find_datasets, find_step, type_name
@@ -175,14 +177,7 @@ def make_predictor(
             'Panoptic models are not supported. Use mmdet.apis.DetInferencer, with panopticapi '
             'installed.'
         )
-    content, name = read_for_loading(checkpoint)
-    inferencer, describe, draw_one = makers[library](cfg, name, device, score_thr)
-    check_fit(inferencer.model, content)
-    if library != 'mmpretrain' and 'dataset_meta' not in content.get('meta', {}):
-        # The default of the inferencers are the names of COCO or Cityscapes.
-        meta = DATASETS.build({**dataset, 'lazy_init': True}).metainfo
-        named = {name: meta[name] for name in ('classes', 'palette') if name in meta}
-        inferencer.model.dataset_meta.update(named)
+    inferencer, describe, draw_one = makers[library](cfg, checkpoint, device, score_thr)
     # The images of data sets without files, such as CIFAR, are RGB.
     is_rgb = find_step(dataset.pipeline, 'LoadImageFromFile') is None
 
@@ -206,11 +201,28 @@ def make_predictor(
 Parts = tuple[Any, Callable[[Any], Prediction], Callable[[Image, Any], Image]]
 
 
+class StrictInferencer(BaseInferencer):
+    """Mixin for mmdet's and mmsegmentation's inferencers that checks the checkpoint."""
+
+    def _load_weights_to_model(self, model: Any, checkpoint: Any, cfg: Any) -> None:
+        """Load weights that fit, and the classes of the config if the checkpoint has none."""
+        super()._load_weights_to_model(model, checkpoint, cfg)
+        check_fit(model, checkpoint)
+        if 'dataset_meta' not in checkpoint.get('meta', {}):
+            # The default of the inferencers are the names of COCO or Cityscapes.
+            meta = DATASETS.build({**cfg.test_dataloader.dataset, 'lazy_init': True}).metainfo
+            named = {name: meta[name] for name in ('classes', 'palette') if name in meta}
+            model.dataset_meta.update(named)
+
+
 def make_detector(cfg: Config, checkpoint: str, device: str | None, score_thr: float) -> Parts:
     """Detect objects with mmdet's ``DetInferencer``, with its output format."""
     from mmdet.apis import DetInferencer
 
-    inferencer: Any = DetInferencer(cfg, checkpoint, device=device, show_progress=False)
+    class StrictDetInferencer(StrictInferencer, DetInferencer):
+        pass
+
+    inferencer: Any = StrictDetInferencer(cfg, checkpoint, device=device, show_progress=False)
 
     def draw_one(image: Image, sample: Any) -> Image:
         return inferencer.visualize([image], [sample], return_vis=True, pred_score_thr=score_thr)[0]
@@ -222,7 +234,10 @@ def make_segmentor(cfg: Config, checkpoint: str, device: str | None, _: float) -
     """Segment images with mmsegmentation, to the found classes and a map of labels."""
     from mmseg.apis import MMSegInferencer
 
-    inferencer: Any = MMSegInferencer(cfg, checkpoint, device=device)
+    class StrictSegInferencer(StrictInferencer, MMSegInferencer):
+        pass
+
+    inferencer: Any = StrictSegInferencer(cfg, checkpoint, device=device)
 
     def describe(sample: Any) -> Prediction:
         segments = sample.pred_sem_seg.data[0].cpu().numpy()
@@ -241,16 +256,26 @@ def make_segmentor(cfg: Config, checkpoint: str, device: str | None, _: float) -
 
 def make_classifier(cfg: Config, checkpoint: str, device: str | None, _: float) -> Parts:
     """Classify images with mmpretrain, to a class and the scores of all classes."""
-    from mmpretrain import ImageClassificationInferencer
     from mmpretrain.visualization import UniversalVisualizer
 
-    inferencer: Any = ImageClassificationInferencer(cfg, checkpoint, device=device)
+    inferencer = load_classifier(cfg, checkpoint, device)
     visualizer = UniversalVisualizer()
 
     def draw_one(image: Image, sample: Any) -> Image:
         return visualizer.visualize_cls(image, sample, inferencer.classes, draw_gt=False)
 
     return inferencer, lambda sample: inferencer.postprocess([sample], None)[0], draw_one
+
+
+def load_classifier(cfg: Config, checkpoint: str, device: str | None = None) -> Any:
+    """Create mmpretrain's ``ImageClassificationInferencer`` of a checkpoint that fits."""
+    from mmpretrain import ImageClassificationInferencer, get_model
+
+    model: Any = get_model(cfg, pretrained=False, device=device)
+    content = load_checkpoint(model, checkpoint, 'cpu')
+    check_fit(model, content)
+    classes = find_dataset_meta(content.get('meta')).get('classes')
+    return ImageClassificationInferencer(model, classes=classes)
 
 
 def predict_in_batches(predict: Predictor, named_images: NamedImages, batch_size: int) -> Results:

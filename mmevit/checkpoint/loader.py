@@ -15,12 +15,14 @@ from filelock import FileLock
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
+from torch import nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from mmevit.utils.errors import CheckpointError, ConfigError
 from mmevit.utils.files import atomic_write, check_ending
 from mmevit.version import __version__
 
-from .matching import infer_arch, require_fit, select_weights
+from .matching import check_fit, infer_arch, require_fit, select_weights
 from .names import convert_names, infer_format, strip_wrappers
 from .reading import MapLocation, read_checkpoint
 
@@ -211,22 +213,18 @@ def download(url: str, path: Path) -> None:
         read_checkpoint(part)
 
 
-# Checkpoints that are read but not yet loaded, by name.
-in_memory: dict[str, dict] = {}
+def load_into(model: nn.Module, path: str) -> dict:
+    """Load a checkpoint from a file or URL into a model, and return its content.
 
-
-def read_for_loading(path: str) -> tuple[dict, str]:
-    """Read a checkpoint from a file or URL, and return it and the name to load it by, once."""
+    Raises:
+        CheckpointError: If it does not have exactly the weights of the model.
+    """
     checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
-    name = f'memory://{path}'
-    in_memory[name] = checkpoint
-    return checkpoint, name
-
-
-@CheckpointLoader.register_scheme(prefixes='memory://')  # pyright: ignore[reportOptionalCall]
-def load_from_memory(filename: str, map_location: MapLocation = None) -> dict:
-    """Load what :func:`read_for_loading` has read."""
-    return in_memory.pop(filename)
+    check_fit(model, checkpoint)
+    weights = checkpoint.get('state_dict', checkpoint)
+    consume_prefix_in_state_dict_if_present(weights, 'module.')
+    model.load_state_dict(weights)
+    return checkpoint
 
 
 def check_checkpoint(path: str | None) -> None:

@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
-from mmevit.checkpoint.loader import check_checkpoint, find_dataset_meta, read_for_loading
-from mmevit.checkpoint.matching import check_fit
+from mmevit.checkpoint.loader import check_checkpoint, find_dataset_meta, load_into
 from mmevit.checks import check_config
 from mmevit.checks.data import check_data
 from mmevit.cli.arguments import SizeAction, add_config_arguments, argument, command
@@ -91,9 +89,7 @@ def load_model(cfg: Config, path: str) -> tuple[nn.Module, dict[str, Any]]:
     init_default_scope(cfg.default_scope)
     cfg.model.backbone.pop('init_cfg', None)
     model = build_model(cfg)
-    checkpoint, name = read_for_loading(path)
-    check_fit(model, checkpoint)
-    load_checkpoint(model, name)
+    checkpoint = load_into(model, path)
     return model.eval(), checkpoint
 
 

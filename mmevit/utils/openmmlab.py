@@ -8,7 +8,8 @@ Private names of OpenMMLab that are used elsewhere, with the reason there:
   engine.randomness
 - ``OptimWrapper._accumulative_counts``, ``AmpOptimWrapper._scale_update_param``: engine.runner,
   engine.hooks
-- ``BaseInferencer._load_model_from_metafile``, ``_inputs_to_list``: apis.inferencers
+- ``BaseInferencer._load_model_from_metafile``, ``_inputs_to_list``: apis.inferencers;
+  ``_load_weights_to_model``, whose docstring allows to override it: apis.inference
 - ``Config._to_lazy_dict``: cli.test
 - ``Runner._resume``, since a runner may be built without a config, and ``Runner._test_loop``, since
   ``test_loop`` builds it: engine

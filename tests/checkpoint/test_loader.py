@@ -497,3 +497,15 @@ def test_a_file_that_has_only_averaged_weights_loads(key, tmp_path, log):
     loaded = loader.load_from_evit(f'evit://{tmp_path}/average.pth')['state_dict']
     assert loaded['head.head.linear.bias'].equal(model.head.linear.bias)
     assert f'has {key}: {key} is loaded' in log.read_text()
+
+
+def test_weights_of_a_wrapped_model_and_of_other_windows_are_loaded(tmp_path):
+    saved, model = EfficientViT('m0', window_sizes=(7, 7, 4)), EfficientViT('m0')
+    randomise(saved)
+    weights = {f'module.{name}': value for name, value in saved.state_dict().items()}
+    torch.save(dict(state_dict=weights, meta=dict(epoch=3)), tmp_path / 'wrapped.pth')
+    wanted = EfficientViT('m0')
+    load_checkpoint(wanted, str(tmp_path / 'wrapped.pth'))
+    assert loader.load_into(model, str(tmp_path / 'wrapped.pth'))['meta'] == dict(epoch=3)
+    assert_equal(model.state_dict(), wanted.state_dict())
+    assert model.stem[0].conv.weight.equal(saved.stem[0].conv.weight)

@@ -275,14 +275,21 @@ def test_visualizer_and_classes_have_defaults(name, make_model, digits, tmp_path
     assert (picture != image).any()
 
 
-def test_predictor_and_export_read_the_checkpoint_once(make_model, monkeypatch):
-    config, checkpoint = make_model('classifier')
+@pytest.mark.parametrize('name', ['retinanet', 'segmentor', 'classifier'])
+def test_predictor_and_export_read_the_checkpoint_once_and_log_its_path(
+    name, make_model, monkeypatch, capsys, log
+):
+    config, checkpoint = make_model(name)
     paths, read = [], reading.read_pickle
     monkeypatch.setattr(reading, 'read_pickle', lambda *args: paths.append(args[0]) or read(*args))
     cfg, url = Config.fromfile(config), f'evit://{checkpoint}'
     make_predictor(prepare_config(cfg), url, 'cpu', 0.3, draw=False)
     load_model(cfg, url)
     assert list(map(str, paths)) == [checkpoint] * 2
+    # mmdet's and mmpretrain's inferencers print the line instead of logging it.
+    for lines in (capsys.readouterr().out.splitlines(), log.read_text().splitlines()):
+        (line,) = [line for line in lines if 'Loads checkpoint' in line]
+        assert line.endswith(f'Loads checkpoint by evit backend from path: {url}')
 
 
 def test_panoptic_model_is_refused(digits, tmp_path):

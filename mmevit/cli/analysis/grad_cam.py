@@ -8,11 +8,10 @@ import cv2
 import torch
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
-from mmpretrain import ImageClassificationInferencer
 
 from mmevit.analysis import grad_cam, plot_grad_cams
-from mmevit.checkpoint.loader import check_checkpoint, read_for_loading
-from mmevit.checkpoint.matching import check_fit
+from mmevit.apis.inference import load_classifier
+from mmevit.checkpoint.loader import check_checkpoint
 from mmevit.cli.arguments import add_config_arguments, argument, command
 from mmevit.datasets.sampling import find_test_pipeline
 from mmevit.utils.configs import read_config, type_name
@@ -38,10 +37,8 @@ def main(args: Namespace) -> None:
             f'{args.config} is not an EfficientViT classifier. '
             'Pass a config such as evit_m0_in1k.py.'
         )
-    content, memory = read_for_loading(args.checkpoint)
-    inferencer = ImageClassificationInferencer(cfg, memory)
-    classifier: Any = inferencer.model
-    check_fit(classifier, content)
+    inferencer = load_classifier(cfg, args.checkpoint)
+    classifier = inferencer.model
     # The pipeline of the config, since that of the inferencer always loads three channels.
     init_default_scope('mmpretrain')
     pipeline = Compose(find_test_pipeline(cfg))

@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.runner import load_checkpoint
 from rich.progress import track
 
 from mmevit.analysis import head_similarity, plot_similarity
 from mmevit.benchmark import Setting
 from mmevit.benchmark.measuring import check_arguments
 from mmevit.benchmark.models import FlatOutputs, build
-from mmevit.checkpoint.loader import check_checkpoint, read_for_loading
-from mmevit.checkpoint.matching import check_fit
+from mmevit.checkpoint.loader import check_checkpoint, load_into
 from mmevit.checks.data import check_data
 from mmevit.cli.arguments import add_output_arguments, argument, command, flag, write_outputs
 from mmevit.datasets.sampling import sample_images
@@ -58,9 +56,7 @@ def main(args: Namespace) -> None:
     for name, checkpoint in names:
         network = FlatOutputs(build(name)).eval().to(args.device)
         if checkpoint:
-            content, memory = read_for_loading(checkpoint)
-            check_fit(network.model, content)
-            load_checkpoint(network.model, memory)
+            load_into(network.model, checkpoint)
         label = Path(name).stem if name.endswith('.py') else name
         if label in similarities:
             label = f'{name}={checkpoint}'
