@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .operators import EXTRACT_ROIS, SELECT_BOXES, extract_rois, select_boxes
 from .programs import ExportJob, PrecisionWrapper, PyTorchSession, temporarily
 
 DTYPES = ('float32', 'bfloat16')
@@ -16,15 +18,63 @@ DYNAMIC = frozenset({'batch', 'size'})
 
 def write(job: ExportJob) -> None:
     """Write a trace, which supports other shapes; see :func:`mmevit.deploy.export`."""
-    with MatmulForBmm():
-        trace = torch.jit.trace(PrecisionWrapper(job.network, job.dtype).eval(), job.inputs)
+    with Replacements():
+        trace = trace_detector(job) if hasattr(job.network, 'features') else trace_network(job)
     fixed = None if job.dynamic else shapes_of(job.inputs)
     extra = dict(mmevit=job.metadata, fixed_shapes=json.dumps(fixed))
     torch.jit.freeze(trace).save(str(job.path), _extra_files=extra)
 
 
-class MatmulForBmm(TorchFunctionMode):
-    """Call matmul instead of bmm: PyTorch 2.11 fails to fuse bmm with an addition of a constant."""
+def trace_network(job: ExportJob) -> Any:
+    """Trace a network."""
+    return torch.jit.trace(PrecisionWrapper(job.network, job.dtype).eval(), job.inputs)
+
+
+def trace_detector(job: ExportJob) -> Any:
+    """Trace the two parts of a :class:`Detector`, and call the second one in a loop."""
+    detector: Any = job.network
+    images, sizes = job.inputs
+    features = trace_network(replace(job, network=detector.features, inputs=(images,)))
+    first = images[0], sizes[0], [feature[0] for feature in features(images)]
+    predict = torch.jit.trace(WithList(detector.predict), first)
+    return torch.jit.script(Loop(features, predict, len(detector.output_names)).eval())
+
+
+class WithList(nn.Module):
+    """A network whose inputs from the third on are one list."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, size: Tensor, features: list[Tensor]) -> Any:
+        """Run the network."""
+        return self.network(image, size, *features)
+
+
+class Loop(nn.Module):
+    """A detector of two traces, in TorchScript."""
+
+    def __init__(self, features: nn.Module, predict: nn.Module, num_outputs: int) -> None:
+        super().__init__()
+        self.features, self.predict, self.num_outputs = features, predict, num_outputs
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> list[Tensor]:
+        """Run the second trace for each image."""
+        features: list[Tensor] = []
+        for feature in self.features(images):
+            features.append(feature)  # TorchScript has no list of a tuple
+        results: list[Tensor] = []
+        for index in range(images.shape[0]):
+            maps = [feature[index] for feature in features]
+            for result in self.predict(images[index], image_sizes[index], maps):
+                results.append(result)
+        num_outputs = self.num_outputs
+        return [torch.stack(results[output::num_outputs]) for output in range(num_outputs)]
+
+
+class Replacements(TorchFunctionMode):
+    """Call other functions than the network does."""
 
     def __torch_function__(
         self,
@@ -33,7 +83,16 @@ class MatmulForBmm(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        return (torch.matmul if func is torch.bmm else func)(*args, **(kwargs or {}))
+        return FUNCTIONS.get(func, func)(*args, **(kwargs or {}))
+
+
+FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    # PyTorch 2.11 fails to fuse bmm with an addition of a constant.
+    torch.bmm: torch.matmul,
+    # Only Python has the operators of mmevit.
+    SELECT_BOXES: torch.jit.script(select_boxes),
+    EXTRACT_ROIS: torch.jit.script(extract_rois),
+}
 
 
 def shapes_of(tensors: Sequence[Tensor]) -> list[list[int]]:

@@ -57,6 +57,7 @@ class TensorLimits(TorchFunctionMode):
         if func in (Tensor.clamp_, Tensor.clamp, torch.clamp):
             limit = kwargs.get('max')
             if isinstance(limit, Tensor):
-                clamped = torch.minimum(args[0].clamp(min=kwargs['min']), limit)
-                return args[0].copy_(clamped) if func is Tensor.clamp_ else clamped
+                values = args[0].clamp(min=kwargs['min']) if 'min' in kwargs else args[0]
+                values = torch.minimum(values, limit)
+                return args[0].copy_(values) if func is Tensor.clamp_ else values
         return func(*args, **kwargs)
