@@ -1,5 +1,6 @@
-"""Export a classifier, a detector or a backbone for another runtime, and verify the file."""
+"""Export a model or its backbone for another runtime, and verify the file."""
 
+import hashlib
 import math
 import platform
 from argparse import ArgumentError, Namespace
@@ -18,21 +19,24 @@ from mmevit.checks.data import check_data
 from mmevit.cli.arguments import SizeAction, add_config_arguments, argument, command
 from mmevit.datasets.sampling import find_test_pipeline, sample_images
 from mmevit.deploy import TARGETS, export, load_exported, try_to_fold
-from mmevit.deploy.evaluation import TASKS
 from mmevit.deploy.exporting import choose_dynamic, compare
-from mmevit.deploy.networks import count_input_channels, make_exportable
+from mmevit.deploy.networks import Exportable, count_input_channels, make_exportable
 from mmevit.utils.configs import build_model, read_config, type_name
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write, check_ending
+from mmevit.version import __version__
 
-# Accepted difference from PyTorch, relative to the largest output.
-TOLERANCES = dict(float32=1e-4, float16=2e-2, bfloat16=1e-1)
-# Targets that support non-maximum suppression.
-DETECTOR_TARGETS = ('onnx', 'openvino')
+# Accepted difference of logits and feature maps in half precision, relative to the largest one.
+TOLERANCES = dict(float16=2e-2, bfloat16=1e-1)
+# Targets that support complete dense models.
+DENSE_TARGETS = ('onnx', 'openvino', 'torchscript')
+DTYPES = ('float32', *TOLERANCES, 'int8')
+# Of the metadata. mmevit.runtime refuses larger numbers.
+METADATA_FORMAT = 1
 
 
 @command(
-    argument('config', 'config file, of mmdet or mmpretrain'),
+    argument('config', 'config file, of mmdet, mmpretrain or mmsegmentation'),
     argument('checkpoint', 'checkpoint file'),
     argument('--to', 'target format', choices=TARGETS, default='onnx'),
     argument('--out', 'file to write (default: model.*)', metavar='FILE'),
@@ -41,11 +45,11 @@ DETECTOR_TARGETS = ('onnx', 'openvino')
     argument('--batch-size', 'batch size, if not dynamic', type=int, default=1),
     argument(
         '--dynamic',
-        'dynamic axes (default: the batch, if supported, and the size for detectors)',
+        'dynamic axes (default: the batch, if supported, and the size for dense models)',
         nargs='+',
         choices=['batch', 'size', 'none'],
     ),
-    argument('--dtype', 'type to compute in', choices=[*TOLERANCES, 'int8'], default='float32'),
+    argument('--dtype', 'type to compute in', choices=DTYPES, default='float32'),
     argument('--calibration-images', 'number of training images for int8', type=int, default=256),
     add_config_arguments,
 )
@@ -63,8 +67,7 @@ def main(args: Namespace) -> None:
         check_data(cfg, 'train')
     model, checkpoint = load_model(cfg, args.checkpoint)
     network = make_exportable(try_to_fold(model), args.part)
-    is_detector = 'boxes' in network.output_names
-    dynamic = choose_axes(args, is_detector)
+    dynamic = choose_axes(args, network)
     size = args.size or infer_size(cfg)
     if min(size) < 32:
         raise ConfigError(
@@ -72,11 +75,11 @@ def main(args: Namespace) -> None:
             'Give a larger --size.'
         )
     num_channels = count_input_channels(network)
-    inputs = make_inputs(is_detector, args.batch_size, num_channels, *size)
-    batches = calibration_batches(cfg, model, args.calibration_images, is_detector)
+    inputs = make_inputs(network, args.batch_size, num_channels, *size)
+    batches = calibration_batches(cfg, model, args.calibration_images, network)
     axes = [None if 'batch' in dynamic else args.batch_size, num_channels]
     axes += [None, None] if 'size' in dynamic else size
-    metadata = make_metadata(args, cfg, checkpoint, axes)
+    metadata = make_metadata(args, cfg, network, checkpoint, axes)
     print(f'Exporting to {args.out}; this takes minutes for aoti, about one for other targets.')
     with atomic_write(args.out) as file:
         export(network, inputs, file, args.to, dynamic, args.dtype, metadata, batches)
@@ -93,19 +96,20 @@ def load_model(cfg: Config, path: str) -> tuple[nn.Module, dict[str, Any]]:
     return model.eval(), checkpoint
 
 
-def choose_axes(args: Namespace, is_detector: bool) -> set[str]:
+def choose_axes(args: Namespace, network: Exportable) -> set[str]:
     """Return the dynamic axes; raise ConfigError if they or the target do not suit the model."""
     axes = set(args.dynamic) - {'none'} if args.dynamic else None
-    if is_detector:
+    if network.task not in ('classification', 'features'):
         axes = {'batch', 'size'} if axes is None else axes
-        if args.to not in DETECTOR_TARGETS:
+        if args.to not in DENSE_TARGETS:
             raise ConfigError(
-                f'Detectors can be exported to {" and ".join(DETECTOR_TARGETS)} only. For '
-                f'{args.to} give --part backbone.'
+                f'{args.to} does not support {network.task}. Use {" or ".join(DENSE_TARGETS)}, or '
+                'give --part backbone.'
             )
         if args.dtype == 'int8' and 'size' not in axes:
             raise ConfigError(
-                'The calibration images of detectors have several sizes. Give --dynamic batch size.'
+                'The calibration images of dense models have several sizes. Give --dynamic batch '
+                'size.'
             )
     return choose_dynamic(args.to, axes)
 
@@ -126,35 +130,45 @@ def infer_size(cfg: Config) -> tuple[int, int]:
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
-def make_inputs(is_detector: bool, *shape: int) -> tuple[Tensor, ...]:
+def make_inputs(network: Exportable, *shape: int) -> tuple[Tensor, ...]:
     """Make example inputs: noise (N, C, H, W), and for detectors the sizes without padding."""
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     sizes = torch.tensor([shape[2:]] * shape[0]).float()
-    return (images, sizes) if is_detector else (images,)
+    return (images, sizes)[: len(network.input_names)]
 
 
 def calibration_batches(
-    cfg: Config, model: nn.Module, num_images: int, is_detector: bool
+    cfg: Config, model: nn.Module, num_images: int, network: Exportable
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yield training images (1, C, H, W), normalized, and for detectors their sizes (1, 2)."""
     for batch in sample_images(cfg, model, 'train', num_images):
         sizes = torch.tensor([sample.img_shape[:2] for sample in batch['data_samples']]).float()
-        yield (batch['inputs'], sizes) if is_detector else (batch['inputs'],)
+        yield (batch['inputs'], sizes)[: len(network.input_names)]
 
 
 def make_metadata(
-    args: Namespace, cfg: Config, checkpoint: dict[str, Any], axes: Sequence[int | None]
+    args: Namespace,
+    cfg: Config,
+    network: Exportable,
+    checkpoint: dict[str, Any],
+    axes: Sequence[int | None],
 ) -> dict[str, Any]:
-    """Return the task, the classes and the preprocessing, for using the file without the config.
+    """Return what is needed to use the file without the config, such as the preprocessing.
 
     ``axes`` are the axes of the images, None for dynamic ones.
     """
-    preprocessor = cfg.model.get('data_preprocessor') or {}
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     is_rgb = preprocessor.get('to_rgb') or preprocessor.get('bgr_to_rgb')
     pipeline = [step for step in find_test_pipeline(cfg) if not type_name(step).startswith('Pack')]
+    file = Path(args.checkpoint)
+    checksum = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
     return dict(
-        task=TASKS.get(cfg.get('default_scope')) if args.part == 'model' else 'features',
+        format=METADATA_FORMAT,
+        version=__version__,
+        task=network.task,
+        model=type_name(cfg.model),
         config=Path(args.config).name,
+        checkpoint=dict(file=file.name, sha256=checksum),
         classes=find_dataset_meta(checkpoint.get('meta')).get('classes'),
         input=dict(
             shape=axes,
@@ -162,14 +176,16 @@ def make_metadata(
             mean=preprocessor.get('mean'),
             std=preprocessor.get('std'),
             pad_size_divisor=preprocessor.get('pad_size_divisor', 1),
+            pad_value=preprocessor.get('pad_value', preprocessor.get('pad_val', 0)),
             pipeline=Config(dict(pipeline=pipeline)).to_dict()['pipeline'],
         ),
+        **network.metadata,
     )
 
 
 def verify(
     args: Namespace,
-    network: nn.Module,
+    network: Exportable,
     path: Path,
     inputs: tuple[Tensor, ...],
     axes: Sequence[int | None],
@@ -177,7 +193,7 @@ def verify(
     """Compare the file with the network, on larger images too along dynamic axes.
 
     Raises:
-        ConfigError: If the difference exceeds the tolerance of the dtype.
+        ConfigError: If the difference exceeds the tolerance.
     """
     session: Any = load_exported(path, trust=True)
     if args.to == 'coreml' and platform.system() != 'Darwin':
@@ -185,28 +201,26 @@ def verify(
         print(f'Inputs {session.inputs}, outputs {session.outputs}, operators: {operators}.')
         print('Core ML runs on macOS only, so the outputs were not compared.')
         return
-    examples, is_detector = [inputs], len(inputs) > 1
+    examples = [inputs]
     if None in axes:
         sides = zip(axes, inputs[0].shape, (1, 0, 33, 70), strict=True)
         larger = [side + extra if axis is None else side for axis, side, extra in sides]
-        examples.append(make_inputs(is_detector, *larger))
+        examples.append(make_inputs(network, *larger))
     differences = [compare(network, session, example) for example in examples]
     # Python's max() can drop NaN.
     difference = float(torch.tensor(differences).max())
-    print(f'Largest difference from PyTorch: {difference:.2e} of the largest output.')
-    if is_detector:
-        with torch.no_grad():
-            count = int((network(*inputs)[2] >= 0).sum())
-        print(f'Compared {count} boxes, detected in an image of noise.')
+    print(f'Largest difference from PyTorch: {difference:.2e} {network.unit}.')
     if math.isnan(difference):
         raise ConfigError(
             'The file was not written, since its outputs are NaN. Use float32, or another version '
             'of the runtime.'
         )
-    tolerance = TOLERANCES.get(args.dtype)
-    if tolerance is None or (is_detector and args.dtype != 'float32'):
+    is_dense = network.task not in ('classification', 'features')
+    if args.dtype == 'int8' or (is_dense and args.dtype != 'float32'):
         print(f'Evaluate its accuracy with: tools/test.py {args.config} {args.out}')
-    elif not difference <= tolerance:
+        return
+    tolerance = TOLERANCES.get(args.dtype, network.tolerance)
+    if difference > tolerance:
         raise ConfigError(
             f'The file was not written, since its outputs differ from PyTorch by {difference:.2e}, '
             f'more than {tolerance:.0e}. Use float32, or another version of the runtime.'

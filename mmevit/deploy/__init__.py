@@ -1,6 +1,6 @@
 """Folding models, exporting them, and running exported files."""
 
-from .evaluation import ExportedClassifier, ExportedDetector
+from .evaluation import ExportedClassifier, ExportedDetector, ExportedSegmentor
 from .exporting import TARGETS, export, load_exported
 from .folding import FoldHook, fold, try_to_fold
 
@@ -8,6 +8,7 @@ __all__ = [
     'TARGETS',
     'ExportedClassifier',
     'ExportedDetector',
+    'ExportedSegmentor',
     'FoldHook',
     'export',
     'fold',

@@ -1,6 +1,7 @@
 """Complete detectors of mmdet: a network for the batch, and ``predict()`` for each image."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -13,9 +14,10 @@ from mmevit.utils.configs import type_name
 from mmevit.utils.errors import ConfigError
 
 from .equivalents import exportable_operators
+from .networks import Exportable
 
 
-class Detector(nn.Module):
+class Detector(Exportable):
     """Map images to boxes, and to masks and segments if the model predicts them.
 
     ``features`` runs what convolutions can do for a batch, ``predict`` the rest of the model for
@@ -25,13 +27,19 @@ class Detector(nn.Module):
         ConfigError: If the model cannot be exported.
     """
 
+    task = 'detection'
+    input_names = ('images', 'image_sizes')
+    output_names = ('boxes', 'scores', 'labels')
+    # Rounding can change the order of candidates, and which one is kept.
+    tolerance = 0.05
+    unit = 'of the detections'
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.features = Features(model)
         self.predict = PredictOne(model, self.features)
-        self.output_names = ('boxes', 'scores', 'labels')
         if getattr(model, 'with_mask', False):
-            self.output_names += ('masks',)
+            self.task, self.output_names = 'instance-segmentation', (*self.output_names, 'masks')
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         """Detect objects.
@@ -48,24 +56,13 @@ class Detector(nn.Module):
         results = [self.predict(*one) for one in zip(images, image_sizes, *features, strict=True)]
         return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
 
-    @staticmethod
-    def match_order(
-        outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
-        """Reorder detections to the expected ones, where nearly equal scores are swapped.
-
-        Both are boxes, scores, labels and possibly masks. ``outputs`` stays as it is if the numbers
-        differ.
-        """
-        boxes, scores, labels, *masks = outputs
-        if not torch.equal((labels < 0).sum(dim=1), (expected[2] < 0).sum(dim=1)):
-            return outputs
-        distances = (boxes[:, None] - expected[0][:, :, None]).abs().amax(dim=3)
-        distances += 1e3 * (labels[:, None] != expected[2][:, :, None])
-        distances += 1e3 * (scores[:, None] - expected[1][:, :, None]).abs()
-        nearest = distances.argmin(dim=2)
-        rows = torch.arange(len(boxes))[:, None]
-        return tuple(part[rows, nearest] for part in (boxes, scores, labels, *masks))
+    def measure_difference(self, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+        """Return the share of detections that are missing, additional or different."""
+        if any(output.isnan().any() for output in outputs):
+            return math.nan
+        num_same = sum(count_same(*one) for one in zip(*outputs[:3], *expected[:3], strict=True))
+        num_found = max(int((outputs[2] >= 0).sum()), int((expected[2] >= 0).sum()))
+        return 1 - num_same / max(num_found, 1)
 
 
 class Features(nn.Module):
@@ -120,6 +117,16 @@ class PredictOne(nn.Module):
         outputs = found.bboxes * is_found[:, None], found.scores
         masks = [found.masks * is_found[:, None, None]] if 'masks' in found else []
         return *outputs, torch.where(is_found, found.labels, -1), *masks
+
+
+def count_same(
+    boxes: Tensor, scores: Tensor, labels: Tensor, boxes2: Tensor, scores2: Tensor, labels2: Tensor
+) -> int:
+    """Count the detections of an image (K, ...) that are also among others, in any order."""
+    same = (boxes[:, None] - boxes2).abs().amax(dim=2) < 0.1  # pixels
+    same &= (scores[:, None] - scores2).abs() < 1e-3
+    same &= (labels[:, None] == labels2) & (labels2 >= 0)
+    return min(int(same.any(dim=0).sum()), int(same.any(dim=1).sum()))
 
 
 def set_limits(test_cfg: Any) -> Any:

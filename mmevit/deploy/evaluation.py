@@ -1,5 +1,6 @@
 """Exported files as models, so that OpenMMLab's test loop evaluates them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,16 +8,22 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate, pad
 
 from mmevit.utils.errors import ConfigError
 
 from .exporting import load_exported
 
-# The task of complete models of each library.
-TASKS = dict(mmpretrain='classification', mmdet='detection')
+# The registered model that runs files of each task, and the library whose configs it evaluates.
+MODELS_BY_TASK = {
+    'classification': ('ExportedClassifier', 'mmpretrain'),
+    'detection': ('ExportedDetector', 'mmdet'),
+    'instance-segmentation': ('ExportedDetector', 'mmdet'),
+    'panoptic-segmentation': ('ExportedDetector', 'mmdet'),
+    'semantic-segmentation': ('ExportedSegmentor', 'mmseg'),
+}
 
 
 def evaluate_exported(cfg: Config, path: str | Path, trust: bool = False) -> None:
@@ -26,20 +33,16 @@ def evaluate_exported(cfg: Config, path: str | Path, trust: bool = False) -> Non
         ConfigError: If the file holds something else than its task, such as a backbone.
     """
     task = load_exported(path, trust=trust).metadata.get('task')
-    expected = TASKS.get(cfg.get('default_scope'))
-    if task not in TASKS.values() or task != expected:
+    name, library = MODELS_BY_TASK.get(task, (None, None))
+    if name is None or library != cfg.get('default_scope'):
         raise ConfigError(
             f'{path} was exported for {task or "an unknown task"}, but the config is for '
-            f'{expected or cfg.get("default_scope")}. '
-            'Pass a complete classifier or detector written by tools/export.py.'
+            f'{cfg.get("default_scope")}. Pass a complete model written by tools/export.py.'
         )
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     preprocessor.setdefault('type', 'ClsDataPreprocessor')  # mmpretrain's default
-    model = dict(file=path, trust=trust, data_preprocessor=preprocessor)
-    if task == 'classification':
-        cfg.model = dict(type='ExportedClassifier', head=cfg.model.head, **model)
-    else:
-        cfg.model = dict(type='ExportedDetector', **model)
+    head = dict(head=cfg.model.head) if library == 'mmpretrain' else {}
+    cfg.model = dict(type=name, file=path, trust=trust, data_preprocessor=preprocessor, **head)
     # Custom hooks, such as for averaged weights, expect a PyTorch model.
     cfg.custom_hooks = []
 
@@ -56,6 +59,13 @@ class ExportedModel(BaseModel):
         super().__init__(data_preprocessor)
         self.session = load_exported(file, trust=trust)
         self.batch_size, _, *self.size = self.session.metadata['input']['shape']
+
+    def pad(self, images: Tensor) -> Tensor:
+        """Pad images that are smaller than a fixed size, like those of a batch."""
+        if None in self.size:
+            return images
+        rows, columns = self.size[0] - images.shape[2], self.size[1] - images.shape[3]
+        return pad(images, (0, max(columns, 0), 0, max(rows, 0)))
 
     def run(self, images: Tensor, *others: Tensor) -> list[Tensor]:
         """Run the file on a batch (N, C, H, W), in parts if it was exported for a smaller one."""
@@ -95,17 +105,66 @@ class ExportedDetector(ExportedModel):
     """An exported detector of mmdet, see :class:`ExportedModel`."""
 
     def forward(self, inputs: Tensor, data_samples: list[Any], mode: str = 'predict') -> list[Any]:
-        """Detect objects in normalized images (N, C, H, W)."""
+        """Detect or segment objects in normalized images (N, C, H, W)."""
         sizes = inputs.new_tensor([sample.img_shape[:2] for sample in data_samples])
-        if None not in self.size:
-            # Smaller images are padded, like those of a batch.
-            rows, columns = self.size[0] - inputs.shape[2], self.size[1] - inputs.shape[3]
-            inputs = pad(inputs, (0, max(columns, 0), 0, max(rows, 0)))
-        detections = zip(*self.run(inputs, sizes), strict=True)
-        for sample, (boxes, scores, labels) in zip(data_samples, detections, strict=True):
-            scale = boxes.new_tensor(sample.scale_factor).repeat(2)
-            found = labels >= 0
-            sample.pred_instances = InstanceData(
-                bboxes=boxes[found] / scale, scores=scores[found], labels=labels[found]
-            )
+        images = self.pad(inputs)
+        for sample, *outputs in zip(data_samples, *self.run(images, sizes), strict=True):
+            if self.session.metadata['task'] == 'panoptic-segmentation':
+                sample.pred_panoptic_seg = PixelData(sem_seg=restore(outputs[0], sample)[None])
+            else:
+                boxes, scores, labels, *masks = outputs
+                found = labels >= 0
+                scale = boxes.new_tensor(sample.scale_factor).repeat(2)
+                sample.pred_instances = instances = InstanceData(
+                    bboxes=boxes[found] / scale, scores=scores[found], labels=labels[found]
+                )
+                if masks:
+                    instances.masks = self.restore_masks(
+                        masks[0][found], instances.bboxes, sample, images.shape[2:]
+                    )
         return data_samples
+
+    def restore_masks(
+        self, masks: Tensor, boxes: Tensor, sample: Any, size: Sequence[int]
+    ) -> Tensor:
+        """Return the masks of an image (K, h, w) in the size of the original one."""
+        settings = self.session.metadata['masks']
+        if settings['kind'] == 'box':
+            return paste_box_masks(masks, boxes, sample.ori_shape[:2], settings['threshold'])
+        if len(masks) == 0:
+            return masks.new_zeros((0, *sample.ori_shape[:2]), dtype=torch.bool)
+        height, width = sample.img_shape[:2]
+        masks = interpolate(masks[None], size, mode='bilinear')[..., :height, :width]
+        masks = interpolate(masks, sample.ori_shape[:2], mode='bilinear')[0]
+        return masks > settings['threshold']
+
+
+@MODELS.register_module()
+class ExportedSegmentor(ExportedModel):
+    """An exported segmentor of mmsegmentation, see :class:`ExportedModel`."""
+
+    def forward(self, inputs: Tensor, data_samples: list[Any], mode: str = 'predict') -> list[Any]:
+        """Segment normalized images (N, C, H, W)."""
+        (segments,) = self.run(self.pad(inputs))
+        for sample, classes in zip(data_samples, segments, strict=True):
+            sample.pred_sem_seg = PixelData(data=restore(classes, sample)[None])
+        return data_samples
+
+
+def restore(segments: Tensor, sample: Any) -> Tensor:
+    """Crop a map (H, W) to the image without padding, and resize it to the original image."""
+    height, width = sample.img_shape[:2]
+    values = segments[None, None, :height, :width].float()
+    return interpolate(values, sample.ori_shape[:2])[0, 0].to(segments.dtype)
+
+
+def paste_box_masks(masks: Tensor, boxes: Tensor, size: Sequence[int], threshold: float) -> Tensor:
+    """Paste masks of boxes (K, h, w) into an image."""
+    # Private: mmdet has no public function for it.
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+
+    pasted = masks.new_zeros((len(masks), *size), dtype=torch.bool)
+    for mask, box, output in zip(masks, boxes, pasted, strict=True):
+        values, region = _do_paste_mask(mask[None, None], box[None], *size)
+        output[region] = values[0] >= threshold
+    return pasted

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmevit.utils.errors import ConfigError, one_line
 from mmevit.utils.files import atomic_write, check_ending
 
+from .networks import Exportable
 from .programs import ExportJob, as_tuple
 
 # Suffix of the files of each target, which the module to_<target>.py writes and loads.
@@ -144,29 +145,8 @@ def find_target(target: str) -> ModuleType:
         ) from error
 
 
-def compare(network: nn.Module, session: Session, inputs: Sequence[Tensor]) -> float:
-    """Return the largest difference of a file from its network, see :func:`largest_difference`."""
+def compare(network: Exportable, session: Session, inputs: Sequence[Tensor]) -> float:
+    """Return the difference of a file from its network, see ``network.measure_difference()``."""
     with torch.no_grad():
         expected = as_tuple(network(*inputs))
-    outputs = session(*inputs)
-    # The order of detections with nearly the same score may differ.
-    if match_order := getattr(network, 'match_order', None):
-        outputs = match_order(outputs, expected)
-    return largest_difference(outputs, expected)
-
-
-def largest_difference(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Return the largest difference, relative to the largest value of the same output.
-
-    The result is NaN if there is any NaN.
-
-    Example:
-        >>> largest_difference([torch.tensor([1.0, 4.0])], [torch.tensor([2.0, 4.0])])
-        0.25
-    """
-    differences = [
-        (output.float() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)
-        for output, wanted in zip(outputs, expected, strict=True)
-    ]
-    # Python's max() can drop NaN.
-    return float(torch.stack(differences).max())
+    return network.measure_difference(session(*inputs), expected)

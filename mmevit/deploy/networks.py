@@ -1,13 +1,15 @@
 """Exportable networks of OpenMMLab models: tensors in, tensors out."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mmevit.utils.errors import ConfigError
 
 
-def make_exportable(model: nn.Module, part: str = 'model') -> nn.Module:
+def make_exportable(model: nn.Module, part: str = 'model') -> 'Exportable':
     """Wrap a model of mmpretrain, mmdet or mmsegmentation for :func:`mmevit.deploy.export`.
 
     ``part='backbone'`` wraps the backbone of any model.
@@ -18,7 +20,7 @@ def make_exportable(model: nn.Module, part: str = 'model') -> nn.Module:
     if part == 'backbone':
         backbone: Any = model.get_submodule('backbone')
         names = tuple(f'stage_{index}' for index in backbone.out_indices)
-        return Network(backbone, names).eval()
+        return Network(backbone, 'features', names).eval()
     if hasattr(model, 'decode_head'):
         return Segmentor(model).eval()
     if hasattr(model, 'extract_feat') and not hasattr(model, 'head'):
@@ -26,7 +28,7 @@ def make_exportable(model: nn.Module, part: str = 'model') -> nn.Module:
         from .detectors import Detector
 
         return Detector(model).eval()
-    return Network(model, ('logits',), mode='tensor').eval()
+    return Network(model, 'classification', ('logits',), mode='tensor').eval()
 
 
 def count_input_channels(network: nn.Module) -> int:
@@ -34,29 +36,51 @@ def count_input_channels(network: nn.Module) -> int:
     return next(part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d))
 
 
-class Network(nn.Module):
-    """Map normalized images (N, C, H, W) to logits or feature maps, with names.
+class Exportable(nn.Module):
+    """A network with named tensors as inputs and outputs."""
+
+    task: str  # in the metadata of files
+    input_names: tuple[str, ...] = ('images',)
+    output_names: tuple[str, ...]
+    metadata: dict[str, Any] = {}  # about the outputs
+    # Accepted result of measure_difference() for a file in float32, and its unit.
+    tolerance = 1e-4
+    unit = 'of the largest output'
+
+    def measure_difference(self, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+        """Measure how much outputs differ from expected ones, NaN if they contain any."""
+        return largest_difference(outputs, expected)
+
+
+class Network(Exportable):
+    """Map normalized images (N, C, H, W) to logits or feature maps.
 
     ``arguments`` are further arguments of the model's ``forward()``.
     """
 
-    def __init__(self, model: nn.Module, output_names: tuple[str, ...], **arguments: Any) -> None:
+    def __init__(
+        self, model: nn.Module, task: str, output_names: tuple[str, ...], **arguments: Any
+    ) -> None:
         super().__init__()
-        self.model, self.output_names, self.arguments = model, output_names, arguments
+        self.model, self.task, self.output_names = model, task, output_names
+        self.arguments = arguments
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run the model."""
         return self.model(images, **self.arguments)
 
 
-class Segmentor(nn.Module):
-    """Map normalized images (N, C, H, W) to the labels of their pixels (N, H, W), int64.
+class Segmentor(Exportable):
+    """Map normalized images (N, C, H, W) to the classes of their pixels (N, H, W), int64.
 
     Raises:
-        ConfigError: If the model segments images in parts.
+        ConfigError: If the model segments parts of an image.
     """
 
+    task = 'semantic-segmentation'
     output_names = ('segments',)
+    tolerance = 1e-3
+    unit = 'of the pixels'
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -64,14 +88,34 @@ class Segmentor(nn.Module):
         if model.test_cfg.mode != 'whole':
             raise ConfigError(
                 f'Models with test_cfg.mode={model.test_cfg.mode!r} cannot be exported. Set '
-                "model.test_cfg=dict(mode='whole')."
+                "model.test_cfg to dict(mode='whole')."
             )
 
     def forward(self, images: Tensor) -> Tensor:
         """Segment images."""
-        meta = dict(img_shape=images.shape[2:])
-        logits = self.model.encode_decode(images, [meta])
+        size = images.shape[2:]
+        logits = self.model.encode_decode(images, [dict(img_shape=size, pad_shape=size)])
         if logits.shape[1] == 1:
-            threshold = self.model.decode_head.threshold
-            return (logits[:, 0].sigmoid() > threshold).long()
+            return (logits[:, 0].sigmoid() > self.model.decode_head.threshold).long()
         return logits.argmax(dim=1)
+
+    def measure_difference(self, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+        """Return the share of different pixels."""
+        return float((outputs[0] != expected[0]).float().mean())
+
+
+def largest_difference(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Return the largest difference, relative to the largest value of the same output.
+
+    The result is NaN if there is any NaN.
+
+    Example:
+        >>> largest_difference([torch.tensor([1.0, 4.0])], [torch.tensor([2.0, 4.0])])
+        0.25
+    """
+    differences = [
+        (output.float() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)
+        for output, wanted in zip(outputs, expected, strict=True)
+    ]
+    # Python's max() can drop NaN.
+    return float(torch.stack(differences).max())

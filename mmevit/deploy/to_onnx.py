@@ -34,7 +34,7 @@ op: Any = opset18  # Its type hints reject the output of one operator as the inp
 def write(job: ExportJob) -> None:
     """Write an ONNX file; see :func:`mmevit.deploy.export`."""
     dtype = 'float32' if job.dtype == 'int8' else job.dtype
-    names = ['images', 'image_sizes'][: len(job.inputs)]
+    names = list(getattr(job.network, 'input_names', ['images']))
     model = convert(dataclasses.replace(job, dtype=dtype), names)
     onnx.checker.check_model(model)
     if job.dtype == 'int8':
