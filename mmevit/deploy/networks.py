@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmevit.utils.errors import ConfigError
-
 
 def make_exportable(model: nn.Module, part: str = 'model') -> 'Exportable':
     """Wrap a model of mmpretrain, mmdet or mmsegmentation for :func:`mmevit.deploy.export`.
@@ -21,10 +19,12 @@ def make_exportable(model: nn.Module, part: str = 'model') -> 'Exportable':
         backbone: Any = model.get_submodule('backbone')
         names = tuple(f'stage_{index}' for index in backbone.out_indices)
         return Network(backbone, 'features', names).eval()
+    # Imported here, since mmdet and mmsegmentation are optional.
     if hasattr(model, 'decode_head'):
+        from .segmentors import Segmentor
+
         return Segmentor(model).eval()
     if hasattr(model, 'extract_feat') and not hasattr(model, 'head'):
-        # Imported here, since mmdet is optional.
         from .detectors import Detector
 
         return Detector(model).eval()
@@ -68,40 +68,6 @@ class Network(Exportable):
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run the model."""
         return self.model(images, **self.arguments)
-
-
-class Segmentor(Exportable):
-    """Map normalized images (N, C, H, W) to the classes of their pixels (N, H, W), int64.
-
-    Raises:
-        ConfigError: If the model segments parts of an image.
-    """
-
-    task = 'semantic-segmentation'
-    output_names = ('segments',)
-    tolerance = 1e-3
-    unit = 'of the pixels'
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        if model.test_cfg.mode != 'whole':
-            raise ConfigError(
-                f'Models with test_cfg.mode={model.test_cfg.mode!r} cannot be exported. Set '
-                "model.test_cfg to dict(mode='whole')."
-            )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Segment images."""
-        size = images.shape[2:]
-        logits = self.model.encode_decode(images, [dict(img_shape=size, pad_shape=size)])
-        if logits.shape[1] == 1:
-            return (logits[:, 0].sigmoid() > self.model.decode_head.threshold).long()
-        return logits.argmax(dim=1)
-
-    def measure_difference(self, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-        """Return the share of different pixels."""
-        return float((outputs[0] != expected[0]).float().mean())
 
 
 def largest_difference(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

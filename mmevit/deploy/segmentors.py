@@ -1,0 +1,87 @@
+"""Complete segmentors of mmsegmentation, with equivalents of what torch.export does not support."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from mmseg.models.utils import Upsample
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
+from torch.overrides import TorchFunctionMode
+
+from mmevit.utils.errors import ConfigError
+
+from .networks import Exportable
+
+
+class Segmentor(Exportable):
+    """Map normalized images (N, C, H, W) to the classes of their pixels (N, H, W), int64.
+
+    Raises:
+        ConfigError: If the model segments parts of an image.
+    """
+
+    task = 'semantic-segmentation'
+    output_names = ('segments',)
+    tolerance = 1e-3
+    unit = 'of the pixels'
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        if model.test_cfg.mode != 'whole':
+            raise ConfigError(
+                f'Models with test_cfg.mode={model.test_cfg.mode!r} cannot be exported. Set '
+                "model.test_cfg to dict(mode='whole')."
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Segment images."""
+        size = images.shape[2:]
+        with AdaptivePooling(), patch.object(Upsample, 'forward', upsample):
+            logits = self.model.encode_decode(images, [dict(img_shape=size, pad_shape=size)])
+        if logits.shape[1] == 1:
+            return (logits[:, 0].sigmoid() > self.model.decode_head.threshold).long()
+        return logits.argmax(dim=1)
+
+    def measure_difference(self, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+        """Return the share of different pixels."""
+        return float((outputs[0] != expected[0]).float().mean())
+
+
+def upsample(self: Upsample, x: Tensor) -> Tensor:
+    """Resize maps (N, C, H, W), see ``Upsample.forward()``, by an integer factor."""
+    size = self.size or [side * int(self.scale_factor) for side in x.shape[2:]]
+    return interpolate(x, size, mode=self.mode, align_corners=self.align_corners)
+
+
+class AdaptivePooling(TorchFunctionMode):
+    """Support adaptive average pooling of maps of any size, to squares."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Collection[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is adaptive_avg_pool2d and args[1] != 1:
+            maps, num_bins = args
+            rows, columns = (pooling_matrix(side, num_bins).to(maps) for side in maps.shape[2:])
+            return rows @ maps @ columns.T
+        return func(*args, **(kwargs or {}))
+
+
+def pooling_matrix(size: int, num_bins: int) -> Tensor:
+    """Return the weights (num_bins, size) with which pixels count in bins.
+
+    Example:
+        >>> pooling_matrix(3, 2)
+        tensor([[0.5000, 0.5000, 0.0000],
+                [0.0000, 0.5000, 0.5000]])
+    """
+    bins, pixels = torch.arange(num_bins)[:, None], torch.arange(size)
+    start, end = bins * size // num_bins, -(-(bins + 1) * size // num_bins)
+    is_inside = ((pixels >= start) & (pixels < end)).float()
+    return is_inside / (end - start)
