@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from mmevit.deploy import TARGETS, export, load_exported
+from mmevit.deploy.networks import largest_difference, make_exportable
+from mmevit.deploy.programs import as_tuple
 from mmevit.utils.errors import ConfigError
 
-from .models import FlatOutputs
+from .models import FlatOutputs, Predictions
 
 DTYPES = ('float32', 'bfloat16', 'float16', 'int8')
 # Computes the batch of a workload; returns None in training.
@@ -62,6 +64,25 @@ class Workload:
     setting: Setting
     folder: str  # for exported files
 
+    def measure_difference(self, outputs: Sequence[Tensor]) -> float | None:
+        """Measure the difference from the eager network, None for a varying number of boxes."""
+        if not isinstance(self.network, Predictions):
+            return largest_difference(outputs, self.network(self.images))
+        network, inputs = with_inputs(self.network, self.images)
+        expected = as_tuple(network(*inputs))
+        if [output.shape for output in outputs] != [output.shape for output in expected]:
+            return None
+        return network.measure_difference(outputs, expected)
+
+
+def with_inputs(network: FlatOutputs, images: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
+    """Return what is traced or exported of a network, and its inputs for images (N, C, H, W)."""
+    if not isinstance(network, Predictions):
+        return network, (images,)
+    exportable = make_exportable(network.model)
+    sizes = images.new_tensor([images.shape[2:]] * len(images))
+    return exportable, (images, sizes)[: len(exportable.input_names)]
+
 
 def split_form(form: str) -> tuple[str, str]:
     """Split the name of a form into its key in ``FORMS`` and its dtype.
@@ -77,7 +98,7 @@ def split_form(form: str) -> tuple[str, str]:
 def prepare(
     workload: Workload,
     dtype: str,
-    make_run: Callable[[nn.Module, Tensor], Run] = partial,
+    make_run: Callable[[Any, Tensor], Run] = partial,
     folded: bool = True,
     channels_last: bool | None = None,
 ) -> Run:
@@ -103,10 +124,11 @@ def compile_frozen(network: nn.Module, images: Tensor) -> Run:
     return partial(torch.compile(network, options=dict(freezing=True)), images)
 
 
-def trace(network: nn.Module, images: Tensor) -> Run:
+def trace(network: FlatOutputs, images: Tensor) -> Run:
     """Trace a network, like the speed test of the released code."""
-    traced: Any = torch.jit.trace(network, images, check_trace=False)
-    return partial(traced, images)
+    exportable, inputs = with_inputs(network, images)
+    traced: Any = torch.jit.trace(exportable, inputs, check_trace=False)
+    return partial(traced, *inputs)
 
 
 def prepare_training(workload: Workload, dtype: str) -> Run:
@@ -135,8 +157,9 @@ def prepare_exported(target: str, workload: Workload, dtype: str) -> Run:
     if images.is_cuda and target != 'aoti':
         raise ConfigError(f'{target} is only supported on the CPU. Use --device cpu.')
     path = Path(tempfile.mkdtemp(dir=workload.folder), 'network' + TARGETS[target])
-    export(workload.folded, images, path, target, dynamic=(), dtype=dtype, batches=[(images,)])
-    return partial(load_exported(path, workload.setting.threads, trust=True), images)
+    network, inputs = with_inputs(workload.folded, images)
+    export(network, inputs, path, target, dynamic=(), dtype=dtype, batches=[inputs])
+    return partial(load_exported(path, workload.setting.threads, trust=True), *inputs)
 
 
 # Functions that bring a network into a form and, unless it is exported, warm it up.

@@ -21,15 +21,14 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmevit.deploy.exporting import largest_difference
-from mmevit.deploy.networks import count_input_channels
+from mmevit.deploy.networks import count_input_channels, is_dense
 from mmevit.deploy.programs import pytorch_threads
 from mmevit.utils.errors import ConfigError, one_line
 from mmevit.utils.pytorch import attention_as_products
 from mmevit.utils.tables import Rows
 
 from .forms import DTYPES, FORMS, Setting, Workload, split_form
-from .models import FlatOutputs, Model, build, calibrate, fold_all
+from .models import FlatOutputs, Model, Predictions, build, calibrate, fold_all
 
 T = TypeVar('T')
 
@@ -163,7 +162,6 @@ def prepare_entries(
 ) -> Iterator[Entry]:
     """Bring a network into each form, and compare the outputs with those of the eager network."""
     network, images = prepare_network(model, setting)
-    expected = network(images)
     folded = fold_all(network, images[:1])
     workload = Workload(network, folded, images, setting, folder)
     eager_macs, folded_macs = (count_macs(each, images[:1]) for each in (network, folded))
@@ -186,7 +184,7 @@ def prepare_entries(
             entry.run = FORMS[name](workload, dtype)
             outputs, row['memory'] = run_for_memory(entry.run, setting.device)
             if outputs is not None:
-                row['difference'] = largest_difference(outputs, expected)
+                row['difference'] = workload.measure_difference(outputs)
         # Each runtime raises errors of its own for unsupported networks.
         except Exception as error:
             entry.run, row['problem'] = None, one_line(error)
@@ -197,7 +195,8 @@ def prepare_network(model: Model, setting: Setting) -> tuple[FlatOutputs, Tensor
     """Build a calibrated network with random weights, and random images (N, C, H, W)."""
     size = setting.size or (model.size, model.size)
     torch.manual_seed(setting.seed)
-    network = FlatOutputs(build(model.name, model.options)).eval()
+    built = build(model.name, model.options)
+    network = (Predictions if is_dense(built) else FlatOutputs)(built).eval()
     images = torch.randn(setting.batch_size, count_input_channels(network), *size)
     try:
         with torch.no_grad():

@@ -205,6 +205,26 @@ class FlatOutputs(nn.Module):
         return tuple(flatten(self.model(images, **arguments)))
 
 
+class Predictions(FlatOutputs):
+    """A detector or segmentor that returns what its own ``predict()`` does, as a flat tuple.
+
+    In training, it returns the outputs of its heads.
+    """
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map images (N, C, H, W) to boxes and so on of each image."""
+        if self.training:
+            return super().forward(images)
+        if hasattr(self.model, 'decode_head'):
+            samples = self.model.predict(images)
+            return tuple(sample.pred_sem_seg.data for sample in samples)
+        samples = self.model.predict(images, make_data_samples(images), rescale=False)
+        found = [
+            sample.get('pred_instances', sample.get('pred_panoptic_seg')) for sample in samples
+        ]
+        return tuple(tensor for results in found for tensor in results.values())
+
+
 def flatten(outputs: Any) -> list[Tensor]:
     """List the tensors of nested tuples, lists and dicts in order."""
     if isinstance(outputs, Tensor):
@@ -226,8 +246,13 @@ def calibrate(network: nn.Module, size: tuple[int, int]) -> None:
     """Give batch norms random weights, and the statistics of random images of a size, in place.
 
     Otherwise the activations of a deep network with random weights grow or vanish, and processors
-    are slow on denormal numbers.
+    are slow on denormal numbers. Classifiers of dense models lose their low prior probability, so
+    that the suppression of boxes has as many candidates as possible.
     """
+    for module in network.modules():
+        bias = getattr(module, 'bias', None)
+        if isinstance(bias, nn.Parameter) and (bias < -2).all():
+            nn.init.zeros_(bias)
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
         if norm.affine:

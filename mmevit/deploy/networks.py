@@ -24,11 +24,16 @@ def make_exportable(model: nn.Module, part: str = 'model') -> 'Exportable':
         from .segmentors import Segmentor
 
         return Segmentor(model).eval()
-    if hasattr(model, 'extract_feat') and not hasattr(model, 'head'):
+    if is_dense(model):
         from .detectors import Detector
 
         return Detector(model).eval()
     return Network(model, 'classification', ('logits',), mode='tensor').eval()
+
+
+def is_dense(model: nn.Module) -> bool:
+    """Return whether a model is a detector of mmdet or a segmentor of mmsegmentation."""
+    return hasattr(model, 'extract_feat') and not hasattr(model, 'head')
 
 
 def count_input_channels(network: nn.Module) -> int:

@@ -7,7 +7,7 @@ from unittest.mock import patch
 import torch
 from mmseg.models.utils import Upsample
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, interpolate
+from torch.nn.functional import adaptive_avg_pool2d, interpolate, linear
 from torch.overrides import TorchFunctionMode
 
 from mmevit.utils.errors import ConfigError
@@ -69,7 +69,7 @@ class AdaptivePooling(TorchFunctionMode):
         if func is adaptive_avg_pool2d and args[1] != 1:
             maps, num_bins = args
             rows, columns = (pooling_matrix(side, num_bins).to(maps) for side in maps.shape[2:])
-            return rows @ maps @ columns.T
+            return linear(linear(maps, columns).transpose(2, 3), rows).transpose(2, 3)
         return func(*args, **(kwargs or {}))
 
 
