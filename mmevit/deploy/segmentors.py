@@ -69,7 +69,10 @@ class AdaptivePooling(TorchFunctionMode):
         if func is adaptive_avg_pool2d and args[1] != 1:
             maps, num_bins = args
             rows, columns = (pooling_matrix(side, num_bins).to(maps) for side in maps.shape[2:])
-            return linear(linear(maps, columns).transpose(2, 3), rows).transpose(2, 3)
+            pooled = linear(maps, columns).transpose(2, 3)
+            # Without a copy, torch.export would need maps of more than one row.
+            pooled = pooled.clone(memory_format=torch.contiguous_format)
+            return linear(pooled, rows).transpose(2, 3)
         return func(*args, **(kwargs or {}))
 
 
