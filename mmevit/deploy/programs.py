@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,53 @@ class ExportJob:
 
 def export_program(job: ExportJob) -> 'ExportedProgram':
     """Export a network with ``torch.export``."""
+    inputs = enlarge(job)
+    if 'batch' in job.dynamic:
+        # torch.export treats a batch of one as constant.
+        inputs = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
+    batch = {0: 'batch'} if 'batch' in job.dynamic else {}
+    sides = {2: 'height', 3: 'width'} if 'size' in job.dynamic else {}
+    return run_export(
+        PrecisionWrapper(job.network, job.dtype), inputs, [{**batch, **sides}, batch][: len(inputs)]
+    )
+
+
+def export_detector(job: ExportJob) -> tuple['ExportedProgram', 'ExportedProgram']:
+    """Export a :class:`Detector` as two programs, for the batch and for one image.
+
+    The inputs of the second are an image, its size, and the outputs of the first for this image.
+    """
+    detector: Any = job.network
+    images, sizes = enlarge(job)
+    features = [feature[0] for feature in detector.features(images)]
+    batched = replace(job, network=detector.features, inputs=job.inputs[:1])
+    sides = {1: None, 2: None} if 'size' in job.dynamic else {}
+    one = run_export(
+        Flat(detector.predict),
+        (images[0], sizes[0], *features),
+        [sides, {}, *(sides for _ in features)],
+    )
+    return export_program(batched), one
+
+
+def enlarge(job: ExportJob) -> tuple[Tensor, ...]:
+    """Return example inputs, which are large if the size is dynamic."""
+    images, *others = job.inputs
+    if 'size' in job.dynamic:
+        images = images.new_zeros(*images.shape[:2], *EXAMPLE_SIZE)
+    return images, *others
+
+
+def run_export(
+    network: nn.Module, inputs: Sequence[Tensor], axes: Sequence[dict[int, str | None]]
+) -> 'ExportedProgram':
+    """Run ``torch.export``.
+
+    Args:
+        network: A network, see :class:`Flat`.
+        inputs: Example inputs.
+        axes: Names of the dynamic axes of each input, None for axes with individual ranges.
+    """
     # Imported here, since loading files works with an older PyTorch than writing them.
     try:
         from torch.export import Dim
@@ -44,27 +91,34 @@ def export_program(job: ExportJob) -> 'ExportedProgram':
         allow_single_pixels = _config.patch(  # pyright: ignore[reportAttributeAccessIssue]
             backed_size_oblivious=True
         )
+        ranges: dict[str | None, Any] = {
+            'batch': Dim('batch', min=1, max=4096),
+            'height': Dim('height', min=32, max=8192),
+            'width': Dim('width', min=32, max=8192),
+            None: Dim.DYNAMIC,
+        }
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f'PyTorch {torch.__version__} is too old for this target. Use PyTorch 2.11, or export '
             'to torchscript or coreml.'
         ) from error
-
-    network, inputs, dynamic = job.network, job.inputs, job.dynamic
-    network = PrecisionWrapper(network, job.dtype).eval()
-    if 'size' in dynamic:
-        # The memory format of maps of one pixel is ambiguous, which would fix their size.
-        network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
-        inputs = (inputs[0].new_zeros(*inputs[0].shape[:2], *EXAMPLE_SIZE), *inputs[1:])
-    if 'batch' in dynamic:
-        # torch.export treats a batch of one as constant.
-        inputs = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
-    batch = {0: Dim('batch', min=1, max=4096)} if 'batch' in dynamic else {}
-    sides = {2: Dim('height', min=32, max=8192), 3: Dim('width', min=32, max=8192)}
-    images = {**batch, **(sides if 'size' in dynamic else {})}
-    shapes = (images, tuple(batch for _ in inputs[1:]))[: len(inputs)]
+    # The memory format of maps of one pixel is ambiguous, which would fix their size.
+    network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    shapes = tuple({axis: ranges[name] for axis, name in named.items()} for named in axes)
     with allow_single_pixels:
-        return torch.export.export(network, inputs, dynamic_shapes=shapes)
+        return torch.export.export(network.eval(), tuple(inputs), dynamic_shapes=(shapes,))
+
+
+class Flat(nn.Module):
+    """A network with one variadic argument, which is how dynamic shapes are listed."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Run the network."""
+        return self.network(*inputs)
 
 
 class PrecisionWrapper(nn.Module):
@@ -75,8 +129,9 @@ class PrecisionWrapper(nn.Module):
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.network = network.to(self.dtype)
 
-    def forward(self, images: Tensor, *others: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Cast the images, run the network, and cast its outputs; labels stay integers."""
+        images, *others = inputs
         outputs = self.network(images.to(self.dtype), *others)
         cast = [x.float() if x.is_floating_point() else x for x in as_tuple(outputs)]
         return cast[0] if isinstance(outputs, Tensor) else tuple(cast)

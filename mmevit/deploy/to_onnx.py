@@ -23,8 +23,8 @@ from torch import Tensor
 
 from mmevit.models.attention import put_channels_first
 
-from .boxes import select_boxes
-from .programs import ExportJob, export_program, temporarily
+from .operators import EXTRACT_ROIS, SELECT_BOXES
+from .programs import ExportJob, export_detector, export_program, temporarily
 
 DTYPES = ('float32', 'float16', 'int8')
 DYNAMIC = frozenset({'batch', 'size'})
@@ -34,19 +34,8 @@ op: Any = opset18  # Its type hints reject the output of one operator as the inp
 def write(job: ExportJob) -> None:
     """Write an ONNX file; see :func:`mmevit.deploy.export`."""
     dtype = 'float32' if job.dtype == 'int8' else job.dtype
-    names, output_names = input_names(job.inputs), getattr(job.network, 'output_names', None)
-    job.network.apply(put_channels_first)
-    with warnings.catch_warnings():
-        # PyTorch's exporter uses deprecated functions of PyTorch.
-        warnings.simplefilter('ignore', FutureWarning)
-        program: Any = torch.onnx.export(
-            export_program(dataclasses.replace(job, dtype=dtype)),
-            input_names=names,
-            output_names=output_names,
-            custom_translation_table={select_boxes: translate_select_boxes},
-            verbose=False,
-        )
-    model = program.model_proto
+    names = ['images', 'image_sizes'][: len(job.inputs)]
+    model = convert(dataclasses.replace(job, dtype=dtype), names)
     onnx.checker.check_model(model)
     if job.dtype == 'int8':
         model = quantize(model, CalibrationBatches(names, job.batches))
@@ -54,29 +43,129 @@ def write(job: ExportJob) -> None:
     onnx.save(model, job.path)
 
 
-def translate_select_boxes(
-    boxes: Any, scores: Any, iou_threshold: float, score_threshold: float, max_num: int
-) -> Any:
-    """Translate :func:`mmevit.deploy.boxes.select_best_boxes` to ONNX operators."""
-    # Rows of (image, class, box), sorted by image, then by descending score.
-    selected = op.NonMaxSuppression(
-        boxes, op.Unsqueeze(scores, [1]), [max_num], [iou_threshold], [score_threshold]
+def convert(job: ExportJob, input_names: list[str]) -> onnx.ModelProto:
+    """Convert a network, a detector as its two parts."""
+    job.network.apply(put_channels_first)
+    names = getattr(job.network, 'output_names', None)
+    if not hasattr(job.network, 'features'):
+        return translate(export_program(job), input_names, names)
+    batched, one = export_detector(job)
+    maps = [f'feature_{index}' for index in range(len(batched.graph_signature.user_outputs))]
+    return join(
+        translate(batched, input_names[:1], maps),
+        translate(one, ['image', 'image_size', *maps], names),
+        [*input_names, *maps],
+        names,
     )
-    image, box = op.Gather(selected, 0, axis=1), op.Gather(selected, 2, axis=1)
-    num_images = op.Shape(scores, start=0, end=1)
-    images = op.Range(0, op.Squeeze(num_images), 1)
-    of_image = op.Cast(op.Equal(op.Unsqueeze(images, [1]), image), to=onnx.TensorProto.INT64)
-    rank_in_image = op.Mul(op.CumSum(of_image, 1), of_image)
-    rank = op.Sub(op.ReduceMax(rank_in_image, [0], keepdims=0), 1)
-    shape = op.Concat(num_images, op.Constant(value_ints=[max_num]), axis=0)
-    padding = op.Expand([-1], shape)
-    positions = op.Concat(op.Unsqueeze(image, [1]), op.Unsqueeze(rank, [1]), axis=1)
-    return op.ScatterND(padding, positions, box)
 
 
-def input_names(inputs: Sequence[Tensor]) -> list[str]:
-    """Name the inputs: images, and for detectors the image sizes without padding."""
-    return ['images', 'image_sizes'][: len(inputs)]
+def translate(program: Any, input_names: list[str], output_names: Any) -> onnx.ModelProto:
+    """Translate an exported program to an ONNX model."""
+    with warnings.catch_warnings():
+        # PyTorch's exporter uses deprecated functions of PyTorch.
+        warnings.simplefilter('ignore', FutureWarning)
+        result: Any = torch.onnx.export(
+            program,
+            input_names=input_names,
+            output_names=output_names,
+            custom_translation_table=OPERATORS,
+            verbose=False,
+        )
+    return result.model_proto
+
+
+def join(
+    batched: onnx.ModelProto,
+    single: onnx.ModelProto,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> onnx.ModelProto:
+    """Append a graph that runs for each image of a batch.
+
+    Args:
+        batched: Maps the first of ``inputs`` to those from the third on.
+        single: Maps one image of all ``inputs`` to one of the ``outputs``.
+        inputs: Names of tensors whose first axis is the batch.
+        outputs: Names of the results.
+    """
+    single = onnx.compose.add_prefix(single, 'image/')
+    scan = onnx.helper.make_node(
+        'Scan',
+        list(inputs),
+        list(outputs),
+        'images',
+        body=single.graph,
+        num_scan_inputs=len(inputs),
+    )
+    graph = batched.graph
+    graph.node.append(scan)
+    sizes = onnx.helper.make_tensor_value_info(
+        inputs[1], onnx.TensorProto.FLOAT, [batch_axis(graph.input[0]), 2]
+    )
+    graph.input.append(sizes)
+    del graph.output[:]
+    for name, value in zip(outputs, single.graph.output, strict=True):
+        shape = [batch_axis(graph.input[0]), *map(axis_value, value.type.tensor_type.shape.dim)]
+        graph.output.append(
+            onnx.helper.make_tensor_value_info(name, value.type.tensor_type.elem_type, shape)
+        )
+    return batched
+
+
+def batch_axis(value: onnx.ValueInfoProto) -> str | int:
+    """Return the name or the size of the first axis."""
+    return axis_value(value.type.tensor_type.shape.dim[0])
+
+
+def axis_value(axis: Any) -> str | int:
+    """Return the name or the size of an axis."""
+    return axis.dim_param or axis.dim_value
+
+
+def translate_select_boxes(boxes: Any, scores: Any, iou_threshold: float, max_num: int) -> Any:
+    """Translate :func:`mmevit.deploy.operators.select_boxes` to ONNX operators."""
+    selected = op.NonMaxSuppression(
+        op.Unsqueeze(boxes, [0]), op.Unsqueeze(scores, [0, 1]), [max_num], [iou_threshold], [0.0]
+    )
+    # Rows of (image, class, box), by descending score.
+    kept = op.Gather(selected, 2, axis=1)
+    padding = op.Expand([-1], op.Sub([max_num], op.Shape(kept)))
+    return op.Concat(kept, padding, axis=0)
+
+
+def translate_extract_rois(
+    maps: Sequence[Any],
+    boxes: Any,
+    levels: Any,
+    scales: Sequence[float],
+    size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Any:
+    """Translate :func:`mmevit.deploy.operators.extract_rois` to ONNX operators."""
+    index, features = [], []
+    for level, (values, scale) in enumerate(zip(maps, scales, strict=True)):
+        rows = op.Squeeze(op.NonZero(op.Equal(levels, level)), [0])
+        index.append(rows)
+        features.append(
+            op.RoiAlign(
+                values,
+                op.Gather(boxes, rows, axis=0),
+                op.Mul(rows, 0),
+                coordinate_transformation_mode='half_pixel' if aligned else 'output_half_pixel',
+                output_height=size,
+                output_width=size,
+                sampling_ratio=sampling_ratio,
+                spatial_scale=scale,
+            )
+        )
+    # The rows by level, back in the order of the boxes.
+    order = op.Concat(*index, axis=0)
+    _, inverse = op.TopK(order, op.Shape(order), largest=0)
+    return op.Gather(op.Concat(*features, axis=0), inverse, axis=0)
+
+
+OPERATORS = {SELECT_BOXES: translate_select_boxes, EXTRACT_ROIS: translate_extract_rois}
 
 
 def quantize(model: onnx.ModelProto, batches: CalibrationDataReader) -> onnx.ModelProto:

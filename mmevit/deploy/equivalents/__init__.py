@@ -1,0 +1,62 @@
+"""Equivalents of functions and methods of mmdet that torch.export does not support.
+
+Every result has a fixed number of rows, where mmdet's depends on the data. Additional rows have
+score 0 and come last.
+"""
+
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from . import boxes, rois
+
+
+@contextmanager
+def exportable_operators() -> Iterator[None]:
+    """Replace functions and methods of mmdet by their equivalents in the block."""
+    with ExitStack() as stack:
+        for owner, name, replacement in find_replacements():
+            stack.enter_context(patch.object(owner, name, replacement))
+        stack.enter_context(TensorLimits())
+        yield
+
+
+@cache
+def find_replacements() -> list[tuple[Any, str, Any]]:
+    """Return methods of mmdet's classes, and functions in every module that imports them."""
+    modules = [module for name, module in sys.modules.items() if name.startswith('mmdet.models')]
+    functions = [
+        (module, name, function)
+        for name, function in boxes.FUNCTIONS.items()
+        for module in modules
+        if hasattr(module, name)
+    ]
+    return [*functions, *boxes.METHODS, *rois.METHODS]
+
+
+class TensorLimits(TorchFunctionMode):
+    """Support image sizes that are tensors: clamping to them, and copying them."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Collection[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.__deepcopy__:  # by data samples
+            return args[0]
+        if func in (Tensor.clamp_, Tensor.clamp, torch.clamp):
+            limit = kwargs.get('max')
+            if isinstance(limit, Tensor):
+                clamped = torch.minimum(args[0].clamp(min=kwargs['min']), limit)
+                return args[0].copy_(clamped) if func is Tensor.clamp_ else clamped
+        return func(*args, **kwargs)

@@ -1,0 +1,84 @@
+"""Selecting boxes by score and by non-maximum suppression."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..operators import SELECT_BOXES
+
+
+def filter_scores_and_topk(
+    scores: Tensor, score_thr: float, topk: int, results: Any = None
+) -> tuple[Tensor, Tensor, Tensor, Any]:
+    """Return the best candidates of a level, see the function of mmdet."""
+    num_boxes, num_classes = scores.shape
+    scores = torch.where(scores > score_thr, scores, 0).flatten()
+    # A level can have fewer candidates.
+    scores, index = pad(scores, (0, topk)).topk(topk)
+    # The index of padding is out of range.
+    kept = (index // num_classes).clamp(max=num_boxes - 1)
+    if isinstance(results, dict):
+        results = {name: values[kept] for name, values in results.items()}
+    elif isinstance(results, list):
+        results = [values[kept] for values in results]
+    elif results is not None:
+        results = results[kept]
+    return scores, index % num_classes, kept, results
+
+
+def batched_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    idxs: Tensor,
+    nms_cfg: dict[str, Any],
+    class_agnostic: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Apply non-maximum suppression by class to ``max_num`` boxes, see the function of mmcv.
+
+    The index of padding is that of the best box.
+    """
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    if (minimum := nms_cfg['min_bbox_size']) >= 0:
+        scores = scores * ((width > minimum) & (height > minimum))
+    # An offset per class keeps boxes of different classes from overlapping.
+    offset = 0 if nms_cfg.get('class_agnostic', class_agnostic) else boxes.max() + 1
+    shifted = boxes + (idxs * offset)[:, None]
+    kept = SELECT_BOXES(shifted, scores, nms_cfg['iou_threshold'], nms_cfg['max_num'])
+    index = torch.where(kept >= 0, kept, kept[:1].clamp(min=0))
+    scores = torch.where(kept >= 0, scores[index], 0)
+    return torch.cat([boxes[index], scores[:, None]], dim=1), index
+
+
+def multiclass_nms(
+    multi_bboxes: Tensor,
+    multi_scores: Tensor,
+    score_thr: float,
+    nms_cfg: dict[str, Any],
+    max_num: int = -1,
+    score_factors: Tensor | None = None,
+    return_inds: bool = False,
+    box_dim: int = 4,
+) -> tuple[Tensor, ...]:
+    """Select boxes for each class, see the function of mmdet."""
+    num_boxes, num_classes = multi_scores.shape[0], multi_scores.shape[1] - 1
+    boxes = multi_bboxes.view(num_boxes, -1, 4).expand(-1, num_classes, 4).reshape(-1, 4)
+    scores = multi_scores[:, :-1]
+    scores = torch.where(scores > score_thr, scores, 0)
+    if score_factors is not None:
+        scores = scores * score_factors[:, None]
+    labels = torch.arange(num_classes, device=scores.device).repeat(num_boxes)
+    detections, kept = batched_nms(boxes, scores.flatten(), labels, nms_cfg)
+    results = detections, labels[kept]
+    return (*results, kept) if return_inds else results
+
+
+# Functions that are replaced in every module of mmdet.
+FUNCTIONS = dict(
+    filter_scores_and_topk=filter_scores_and_topk,
+    batched_nms=batched_nms,
+    multiclass_nms=multiclass_nms,
+)
+# A class, the name of a method, and its equivalent.
+METHODS: list[tuple[type, str, Any]] = []

@@ -1,0 +1,107 @@
+"""Operators of detectors that exporters translate as a whole."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms, roi_align
+
+
+def select_boxes(boxes: Tensor, scores: Tensor, iou_threshold: float, max_num: int) -> Tensor:
+    """Apply non-maximum suppression to the boxes of one image.
+
+    Args:
+        boxes: (M, 4), as x1, y1, x2, y2.
+        scores: (M,). Boxes with a score of 0 are padding, which is dropped.
+        iou_threshold: Boxes that overlap a better one by more are dropped.
+        max_num: Number of boxes to keep.
+
+    Returns:
+        Indices of the kept boxes, (max_num,), int64, by descending score, padded with -1.
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 8, 9], [5, 5, 9, 9], [20, 0, 30, 9]])
+        >>> select_boxes(boxes, torch.tensor([0.5, 0.9, 0.6, 0.0]), 0.5, 3).tolist()
+        [1, 2, -1]
+    """
+    candidates = torch.nonzero(scores > 0)[:, 0]
+    best = nms(boxes[candidates], scores[candidates], iou_threshold)[:max_num]
+    kept = torch.full([max_num], -1, dtype=torch.int64, device=boxes.device)
+    kept[: best.shape[0]] = candidates[best]
+    return kept
+
+
+def select_boxes_shape(boxes: Tensor, scores: Tensor, iou_threshold: float, max_num: int) -> Tensor:
+    """Return an uninitialized result of :func:`select_boxes`, for shape inference."""
+    return boxes.new_empty(max_num, dtype=torch.int64)
+
+
+def extract_rois(
+    maps: list[Tensor],
+    boxes: Tensor,
+    levels: Tensor,
+    scales: list[float],
+    size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Apply RoIAlign to one map for each box.
+
+    Args:
+        maps: Feature maps of one image, each (1, C, H, W).
+        boxes: (M, 4), as x1, y1, x2, y2 in pixels of the image.
+        levels: (M,), int64, the index of the map for each box.
+        scales: Size of each map relative to the image.
+        size: Height and width of the output.
+        sampling_ratio: Number of samples along each side of a bin, 0 for an adaptive number.
+        aligned: Whether pixels are centered at half coordinates.
+
+    Returns:
+        (M, C, size, size).
+    """
+    rois = torch.cat([boxes.new_zeros(boxes.shape[0], 1), boxes], dim=1)
+    output = boxes.new_zeros(boxes.shape[0], maps[0].shape[1], size, size)
+    for level, (features, scale) in enumerate(zip(maps, scales)):  # noqa: B905 (TorchScript)
+        index = torch.nonzero(levels == level)[:, 0]
+        output[index] = roi_align(features, rois[index], size, scale, sampling_ratio, aligned)
+    return output
+
+
+def extract_rois_shape(
+    maps: Sequence[Tensor],
+    boxes: Tensor,
+    levels: Tensor,
+    scales: Sequence[float],
+    size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Return an uninitialized result of :func:`extract_rois`, for shape inference."""
+    return boxes.new_empty(boxes.shape[0], maps[0].shape[1], size, size)
+
+
+# torch.library.custom_op would be shorter, but needs PyTorch 2.4.
+LIBRARY = torch.library.Library('mmevit', 'DEF')
+
+
+def define(schema: str, function: Callable[..., Tensor], shape: Callable[..., Tensor]) -> Any:
+    """Define an operator, and return it."""
+    name = schema.partition('(')[0]
+    LIBRARY.define(schema)
+    LIBRARY.impl(name, function, 'CompositeExplicitAutograd')
+    LIBRARY.impl(name, shape, 'Meta')
+    return getattr(torch.ops.mmevit, name).default
+
+
+SELECT_BOXES = define(
+    'select_boxes(Tensor boxes, Tensor scores, float iou_threshold, int max_num) -> Tensor',
+    select_boxes,
+    select_boxes_shape,
+)
+EXTRACT_ROIS = define(
+    'extract_rois(Tensor[] maps, Tensor boxes, Tensor levels, float[] scales, int size, '
+    'int sampling_ratio, bool aligned) -> Tensor',
+    extract_rois,
+    extract_rois_shape,
+)
