@@ -14,6 +14,9 @@ from mmevit.utils.errors import ConfigError
 
 from .equivalents import exportable_operators
 
+# Number of boxes of models without a limit, which is YOLOX. COCO's metric counts at most 100.
+MAX_BOXES = 1000
+
 
 class Detector(nn.Module):
     """Map images to boxes, and to masks and segments if the model predicts them.
@@ -81,8 +84,9 @@ class Features(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run the backbone, the neck and dense heads."""
-        features = self.model.extract_feat(images)
-        heads = [self.model.get_submodule(name)(features) for name in self.heads]
+        with exportable_operators():
+            features = self.model.extract_feat(images)
+            heads = [self.model.get_submodule(name)(features) for name in self.heads]
         self.structure = structure_of((features, heads))
         return tuple(flatten((features, heads)))
 
@@ -136,7 +140,8 @@ def set_limits(test_cfg: Any) -> Any:
                 "model.test_cfg to 'nms'."
             )
         # The equivalent of the function filters and limits boxes.
-        nms.update(max_num=test_cfg.max_per_img, min_bbox_size=test_cfg.get('min_bbox_size', -1))
+        max_num = test_cfg.get('max_per_img', MAX_BOXES)
+        nms.update(max_num=max_num, min_bbox_size=test_cfg.get('min_bbox_size', -1))
         test_cfg.min_bbox_size = -1
     return test_cfg
 
