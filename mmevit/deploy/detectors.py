@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from mmdet.models import TOODHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from .equivalents import exportable_operators
 
 # Number of boxes of models without a limit, which is YOLOX. COCO's metric counts at most 100.
 MAX_BOXES = 1000
+# Dense heads that cannot run for a batch of dynamic size.
+HEADS_OF_ONE = (TOODHead,)
 
 
 class Detector(nn.Module):
@@ -78,7 +81,9 @@ class Features(nn.Module):
         super().__init__()
         self.model = model
         self.heads = [
-            name for name, head in model.named_children() if isinstance(head, BaseDenseHead)
+            name
+            for name, head in model.named_children()
+            if isinstance(head, BaseDenseHead) and not isinstance(head, HEADS_OF_ONE)
         ]
         self.structure: Any = None  # see :func:`structure_of`; known after the first call
 

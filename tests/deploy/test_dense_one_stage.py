@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from dense_models import SIZES, check_boxes, make_model, predict
+from marking import slow_but
 
 from mmevit.deploy import export, load_exported
 from mmevit.deploy.networks import make_exportable
@@ -60,17 +61,38 @@ def spread(model, images, sizes):
     assert not handles
 
 
-@pytest.mark.parametrize('name', DETECTORS, ids=lambda name: Path(name).stem)
-def test_exported_detector_matches_the_librarys_predictions(name, tmp_path):
+def make_detector(name, folder):
+    """Build a model, and choose images and their sizes without padding, and the size of another."""
     shape, sizes, other = SHAPES.get(re.split('[:/]+', name)[1], DEFAULT_SHAPES)
-    model = make_model(name, tmp_path)
+    model = make_model(name, folder)
     # mmcv's deformable convolutions need it.
     model.to(memory_format=torch.contiguous_format)
     if name.endswith('ssd300_coco.py'):
         model.bbox_head.loss_cls = None  # missing in mmdet
+    if name.endswith('rtmdet_tiny_8xb32-300e_coco.py'):
+        model.bbox_head.test_cfg.nms_pre = 30000  # as in the config
     images = torch.rand(2, 3, *shape)
     spread(model, images, sizes)
-    expected = predict(model, images, sizes)
-    network = make_exportable(model)
+    return model, images, sizes, other
+
+
+@pytest.mark.parametrize('name', DETECTORS, ids=lambda name: Path(name).stem)
+def test_network_matches_the_librarys_predictions(name, tmp_path):
+    model, images, sizes, _ = make_detector(name, tmp_path)
     with torch.no_grad():
-        check_boxes(network(images, torch.tensor(sizes).float()), expected)
+        outputs = make_exportable(model)(images, torch.tensor(sizes).float())
+    check_boxes(outputs, predict(model, images, sizes))
+
+
+@pytest.mark.parametrize(
+    'name', slow_but(DETECTORS[:1], DETECTORS), ids=lambda name: Path(name).stem
+)
+def test_exported_detector_matches_the_librarys_predictions(name, tmp_path):
+    model, images, sizes, other = make_detector(name, tmp_path)
+    path = tmp_path / 'model.onnx'
+    example = images[:1], torch.tensor(sizes[:1]).float()
+    export(make_exportable(model), example, path, 'onnx', ('batch', 'size'))
+    session = load_exported(path)
+    check_boxes(session(images, torch.tensor(sizes).float()), predict(model, images, sizes))
+    images, sizes = torch.rand(1, 3, *other), [(other[0], other[1] - 9)]
+    check_boxes(session(images, torch.tensor(sizes).float()), predict(model, images, sizes))

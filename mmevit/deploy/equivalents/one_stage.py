@@ -3,7 +3,8 @@
 from typing import Any
 
 import torch
-from mmdet.models import PAAHead, SSDHead, YOLOXHead
+from mmdet.models import PAAHead, SSDHead, VFNetHead, YOLOXHead
+from mmdet.models.dense_heads.gfl_head import Integral
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 from torch import Tensor
@@ -13,6 +14,26 @@ from torch.nn.functional import pad
 def sigmoid_geometric_mean(x: Tensor, y: Tensor) -> Tensor:
     """Return the geometric mean of two sigmoids, see the function of mmdet."""
     return (x.sigmoid() * y.sigmoid()).sqrt()
+
+
+def integrate(self: Integral, x: Tensor) -> Tensor:
+    """Return the mean of each distribution, see ``Integral.forward()``.
+
+    torch.onnx does not support its cast of a buffer to the same type.
+    """
+    return (x.reshape(-1, self.reg_max + 1).softmax(dim=1) @ self.project).reshape(-1, 4)
+
+
+def star_offsets(self: VFNetHead, bbox_pred: Tensor, gradient_mul: float, stride: int) -> Tensor:
+    """Return where to sample boxes, see ``VFNetHead.star_dcn_offset()``.
+
+    torch.export does not support assigning to rows of maps that can have one pixel.
+    """
+    left, top, right, bottom = (bbox_pred / stride).unbind(dim=1)
+    middle = torch.zeros_like(top)
+    points = [(y, x) for y in (-top, middle, bottom) for x in (-left, middle, right)]
+    offsets = torch.stack([side for point in points for side in point], dim=1)
+    return offsets - self.dcn_base_offset.type_as(bbox_pred)
 
 
 def predict_yolox(
@@ -98,7 +119,9 @@ def vote(
 
 
 FUNCTIONS = dict(sigmoid_geometric_mean=sigmoid_geometric_mean)
-METHODS = [
+METHODS: list[tuple[type, str, Any]] = [
+    (Integral, 'forward', integrate),
+    (VFNetHead, 'star_dcn_offset', star_offsets),
     (YOLOXHead, 'predict_by_feat', predict_yolox),
     (PAAHead, '_predict_by_feat_single', predict_paa),
     (PAAHead, 'score_voting', vote),
