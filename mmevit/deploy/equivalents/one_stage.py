@@ -21,7 +21,8 @@ def integrate(self: Integral, x: Tensor) -> Tensor:
 
     torch.onnx does not support its cast of a buffer to the same type.
     """
-    return (x.reshape(-1, self.reg_max + 1).softmax(dim=1) @ self.project).reshape(-1, 4)
+    project: Any = self.project
+    return (x.reshape(-1, self.reg_max + 1).softmax(dim=1) @ project).reshape(-1, 4)
 
 
 def star_offsets(self: VFNetHead, bbox_pred: Tensor, gradient_mul: float, stride: int) -> Tensor:
