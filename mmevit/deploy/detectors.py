@@ -6,6 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from mmdet.models import TOODHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
@@ -15,6 +16,11 @@ from mmevit.utils.errors import ConfigError
 
 from .equivalents import exportable_operators
 from .networks import Exportable
+
+# Number of boxes of models without a limit, which is YOLOX. COCO's metric counts at most 100.
+MAX_BOXES = 1000
+# Dense heads that cannot run for a batch of dynamic size.
+HEADS_OF_ONE = (TOODHead,)
 
 
 class Detector(Exportable):
@@ -72,14 +78,17 @@ class Features(nn.Module):
         super().__init__()
         self.model = model
         self.heads = [
-            name for name, head in model.named_children() if isinstance(head, BaseDenseHead)
+            name
+            for name, head in model.named_children()
+            if isinstance(head, BaseDenseHead) and not isinstance(head, HEADS_OF_ONE)
         ]
         self.structure: Any = None  # see :func:`structure_of`; known after the first call
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run the backbone, the neck and dense heads."""
-        features = self.model.extract_feat(images)
-        heads = [self.model.get_submodule(name)(features) for name in self.heads]
+        with exportable_operators():
+            features = self.model.extract_feat(images)
+            heads = [self.model.get_submodule(name)(features) for name in self.heads]
         self.structure = structure_of((features, heads))
         return tuple(flatten((features, heads)))
 
@@ -143,7 +152,8 @@ def set_limits(test_cfg: Any) -> Any:
                 "model.test_cfg to 'nms'."
             )
         # The equivalent of the function filters and limits boxes.
-        nms.update(max_num=test_cfg.max_per_img, min_bbox_size=test_cfg.get('min_bbox_size', -1))
+        max_num = test_cfg.get('max_per_img', MAX_BOXES)
+        nms.update(max_num=max_num, min_bbox_size=test_cfg.get('min_bbox_size', -1))
         test_cfg.min_bbox_size = -1
     return test_cfg
 

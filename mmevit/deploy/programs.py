@@ -83,6 +83,7 @@ def run_export(
     """
     # Imported here, since loading files works with an older PyTorch than writing them.
     try:
+        from torch._dynamo.exc import UserError
         from torch.export import Dim
         from torch.fx.experimental import _config
 
@@ -106,7 +107,27 @@ def run_export(
     network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     shapes = tuple({axis: ranges[name] for axis, name in named.items()} for named in axes)
     with allow_single_pixels:
-        return torch.export.export(network.eval(), tuple(inputs), dynamic_shapes=(shapes,))
+        try:
+            return torch.export.export(network.eval(), tuple(inputs), dynamic_shapes=(shapes,))
+        except UserError as error:
+            shapes = restrict(shapes, error)
+            return torch.export.export(network, tuple(inputs), dynamic_shapes=(shapes,))
+
+
+def restrict(shapes: tuple[Any, ...], error: Any) -> tuple[Any, ...]:
+    """Restrict axes to the sizes that a network supports, which a failed export found out.
+
+    Some necks need a multiple of 32, and some heads a minimum.
+    """
+    from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
+
+    names = {getattr(axis, '__name__', None) for axes in shapes for axis in axes.values()}
+    if 'Suggested fixes:' not in error.msg or not names <= {'batch', 'height', 'width'}:
+        raise error
+    refined: Any = refine_dynamic_shapes_from_suggested_fixes(error.msg, shapes)
+    if any(isinstance(axis, int) for axes in refined for axis in axes.values()):
+        raise error
+    return refined
 
 
 class Flat(nn.Module):

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import boxes, rois
+from . import boxes, convolutions, one_stage, rois
+
+MODULES: tuple[Any, ...] = (boxes, convolutions, one_stage, rois)
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def exportable_operators() -> Iterator[None]:
     """Replace functions and methods of mmdet by their equivalents in the block."""
     with ExitStack() as stack:
         for owner, name, replacement in find_replacements():
-            stack.enter_context(patch.object(owner, name, replacement))
+            stack.enter_context(patch.object(owner, name, replacement, create=True))
         stack.enter_context(TensorLimits())
         yield
 
@@ -34,11 +36,13 @@ def find_replacements() -> list[tuple[Any, str, Any]]:
     modules = [module for name, module in sys.modules.items() if name.startswith('mmdet.models')]
     functions = [
         (module, name, function)
-        for name, function in boxes.FUNCTIONS.items()
+        for equivalents in MODULES
+        for name, function in getattr(equivalents, 'FUNCTIONS', {}).items()
         for module in modules
         if hasattr(module, name)
     ]
-    return [*functions, *boxes.METHODS, *rois.METHODS]
+    methods = [method for equivalents in MODULES for method in equivalents.METHODS]
+    return functions + methods
 
 
 class TensorLimits(TorchFunctionMode):

@@ -42,8 +42,9 @@ def batched_nms(
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     if (minimum := nms_cfg['min_bbox_size']) >= 0:
         scores = scores * ((width > minimum) & (height > minimum))
-    # An offset per class keeps boxes of different classes from overlapping.
-    offset = 0 if nms_cfg.get('class_agnostic', class_agnostic) else boxes.max() + 1
+    # An offset per class keeps boxes of different classes from overlapping. Padding does not count.
+    largest = torch.where(scores > 0, boxes.amax(dim=1), 0).max()
+    offset = 0 if nms_cfg.get('class_agnostic', class_agnostic) else largest + 1
     shifted = boxes + (idxs * offset)[:, None]
     kept = SELECT_BOXES(shifted, scores, nms_cfg['iou_threshold'], nms_cfg['max_num'])
     index = torch.where(kept >= 0, kept, kept[:1].clamp(min=0))
