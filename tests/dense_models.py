@@ -1,9 +1,11 @@
 """Complete dense models with random weights, their own predictions, and comparing them."""
 
 import itertools
+from functools import partial
 
 import torch
 from making_models import build_model
+from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -38,7 +40,34 @@ def make_confident(model):
             torch.nn.init.normal_(module.weight, std=0.1)
 
 
-def predict(model, images, sizes):
+# Layers by name, and the standard deviation of the outputs that spread_outputs() gives them.
+SPREADS = dict(rpn_cls=2, rpn_reg=0.3, fc_cls=2, fc_reg=1, conv_logits=3)
+
+
+def spread_outputs(model, images, **spreads):
+    """Make the outputs of heads differ, for images and regions and not only for channels.
+
+    Args:
+        model: A model, which is changed.
+        images: Example images (N, C, H, W).
+        **spreads: Other standard deviations than those of ``SPREADS``, by the name of the layer.
+    """
+
+    def spread(layer, inputs, output, name):
+        axes = [0, *range(2, output.ndim)] if output.ndim != 3 else [0, 1]
+        layer.weight /= (scale := output.std() / {**SPREADS, **spreads}[name])
+        layer.bias.copy_((layer.bias - output.mean(dim=axes)) / scale)
+        handles[layer].remove()
+        return layer(*inputs)
+
+    handles = {}
+    for name, layer in model.named_modules():
+        if (last := name.rpartition('.')[2]) in SPREADS:
+            handles[layer] = layer.register_forward_hook(partial(spread, name=last))
+    predict(model, images, [images.shape[2:]] * len(images))
+
+
+def predict(model, images, sizes, rescale=False):
     """Return the library's own predictions, in the coordinates of the images."""
     shape = tuple(images.shape[2:])
     samples = []
@@ -46,7 +75,12 @@ def predict(model, images, sizes):
         meta = dict(img_shape=size, ori_shape=size, batch_input_shape=shape, pad_shape=shape)
         samples.append(DetDataSample(metainfo=dict(meta, scale_factor=(1.0, 1.0))))
     with torch.no_grad():
-        return model.predict(images, samples, rescale=False)
+        samples = model.predict(images, samples, rescale=rescale)
+    for sample in samples:
+        if 'pred_instances' in sample:  # Sparse R-CNN does not sort them.
+            found = sample.pred_instances
+            sample.pred_instances = found[found.scores.argsort(descending=True, stable=True)]
+    return samples
 
 
 def check_boxes(outputs, samples, min_count=10):
@@ -66,3 +100,29 @@ def check_boxes(outputs, samples, min_count=10):
         )
         distances = torch.stack([a - b for a, b in itertools.product(*rows)]).abs().amax(dim=1)
         assert distances.view(count, count).amin(dim=0).max() < 1e-2
+
+
+def check_masks(masks, samples):
+    """Compare masks in boxes, pasted by mmdet, in the order of :func:`check_boxes`."""
+    for probabilities, sample in zip(masks, samples, strict=True):
+        wanted = sample.pred_instances
+        shape = wanted.masks.shape[1:]
+        pasted = torch.stack(
+            [
+                _do_paste_mask(mask[None, None], box[None], *shape, skip_empty=False)[0][0] >= 0.5
+                for mask, box in zip(probabilities, wanted.bboxes, strict=False)
+            ]
+        )
+        common = (pasted & wanted.masks).sum(dim=(1, 2))
+        assert (common > 0).float().mean() > 0.9
+        ious = common / (pasted | wanted.masks).sum(dim=(1, 2)).clamp(min=1)
+        assert ious[common > 0].min() > 0.995
+
+
+def check_segments(outputs, samples):
+    """Compare panoptic segments inside the images."""
+    for segments, sample in zip(outputs[0], samples, strict=True):
+        wanted = sample.pred_panoptic_seg.sem_seg[0]
+        height, width = wanted.shape
+        assert wanted.unique().numel() > 5
+        assert (segments[:height, :width] == wanted).float().mean() > 0.999

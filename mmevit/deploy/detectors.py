@@ -29,9 +29,7 @@ class Detector(nn.Module):
         super().__init__()
         self.features = Features(model)
         self.predict = PredictOne(model, self.features)
-        self.output_names = ('boxes', 'scores', 'labels')
-        if getattr(model, 'with_mask', False):
-            self.output_names += ('masks',)
+        self.output_names = name_outputs(model)
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         """Detect objects.
@@ -42,7 +40,8 @@ class Detector(nn.Module):
 
         Returns:
             Boxes (N, K, 4) as x1, y1, x2, y2 in pixels, by descending score; scores (N, K); labels
-            (N, K), int64; masks (N, K, h, w). Padding has score 0 and label -1.
+            (N, K), int64; masks (N, K, h, w). Padding has score 0 and label -1. For panoptic
+            segmentation only segments (N, H, W), int64, as label + 1000 * instance.
         """
         features = self.features(images)
         results = [self.predict(*one) for one in zip(images, image_sizes, *features, strict=True)]
@@ -57,6 +56,8 @@ class Detector(nn.Module):
         Both are boxes, scores, labels and possibly masks. ``outputs`` stays as it is if the numbers
         differ.
         """
+        if len(outputs) == 1:  # segments
+            return outputs
         boxes, scores, labels, *masks = outputs
         if not torch.equal((labels < 0).sum(dim=1), (expected[2] < 0).sum(dim=1)):
             return outputs
@@ -103,7 +104,7 @@ class PredictOne(nn.Module):
                 part.test_cfg = set_limits(part.test_cfg)
 
     def forward(self, image: Tensor, size: Tensor, *features: Tensor) -> tuple[Tensor, ...]:
-        """Detect objects in an image (C, H, W) whose size without padding is (2,)."""
+        """Run the model for an image (C, H, W) whose size without padding is (2,)."""
         values = (feature[None] for feature in features)
         maps, outputs = unflatten(self.batched[0].structure, values)
         self.model.extract_feat = lambda images: maps
@@ -115,11 +116,21 @@ class PredictOne(nn.Module):
         with exportable_operators():
             sample = DetDataSample(metainfo=meta)
             (sample,) = self.model.predict(image[None], [sample], rescale=False)
+        if 'pred_panoptic_seg' in sample:
+            return (sample.pred_panoptic_seg.sem_seg[0].long(),)
         found = sample.pred_instances
         is_found = found.scores > 0
         outputs = found.bboxes * is_found[:, None], found.scores
         masks = [found.masks * is_found[:, None, None]] if 'masks' in found else []
         return *outputs, torch.where(is_found, found.labels, -1), *masks
+
+
+def name_outputs(model: Any) -> tuple[str, ...]:
+    """Return the names of what a model predicts."""
+    if hasattr(model, 'panoptic_fusion_head') and model.test_cfg.get('panoptic_on', True):
+        return ('segments',)
+    has_masks = getattr(model, 'with_mask', False)
+    return ('boxes', 'scores', 'labels', 'masks') if has_masks else ('boxes', 'scores', 'labels')
 
 
 def set_limits(test_cfg: Any) -> Any:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import boxes, rois
+from . import boxes, panoptic, rois
+
+MODULES = [boxes, rois, panoptic]
 
 
 @contextmanager
@@ -34,11 +36,12 @@ def find_replacements() -> list[tuple[Any, str, Any]]:
     modules = [module for name, module in sys.modules.items() if name.startswith('mmdet.models')]
     functions = [
         (module, name, function)
-        for name, function in boxes.FUNCTIONS.items()
+        for equivalents in MODULES
+        for name, function in getattr(equivalents, 'FUNCTIONS', {}).items()
         for module in modules
         if hasattr(module, name)
     ]
-    return [*functions, *boxes.METHODS, *rois.METHODS]
+    return [*functions, *(method for equivalents in MODULES for method in equivalents.METHODS)]
 
 
 class TensorLimits(TorchFunctionMode):
