@@ -143,6 +143,13 @@ def translate_extract_rois(
     aligned: bool,
 ) -> Any:
     """Translate :func:`mmevit.deploy.operators.extract_rois` to ONNX operators."""
+    if aligned and sampling_ratio == 0:
+        # Boxes without area have no samples: PyTorch and ONNX Runtime return zeros, but OpenVINO
+        # NaN. Boxes outside the image have zeros everywhere.
+        corners, ends = op.Split(boxes, axis=1, num_outputs=2)
+        sides = op.Sub(ends, corners)
+        has_area = op.Greater(op.ReduceMin(sides, [1]), 0.0)
+        boxes = op.Where(has_area, boxes, [-1064.0, -1064.0, -1000.0, -1000.0])
     index, features = [], []
     for level, (values, scale) in enumerate(zip(maps, scales, strict=True)):
         rows = op.Squeeze(op.NonZero(op.Equal(levels, level)), [0])
