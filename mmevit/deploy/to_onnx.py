@@ -88,7 +88,9 @@ def join(
         inputs: Names of tensors whose first axis is the batch.
         outputs: Names of the results.
     """
-    single = onnx.compose.add_prefix(single, 'image/')
+    # Without this map, constants are not renamed in loops.
+    constants = {value.name: f'image/{value.name}' for value in single.graph.initializer}
+    onnx.compose.add_prefix_graph(single.graph, 'image/', inplace=True, name_map=constants)
     scan = onnx.helper.make_node(
         'Scan',
         list(inputs),

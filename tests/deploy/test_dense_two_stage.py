@@ -17,6 +17,7 @@ from mmdet.models import HeuristicFusionHead
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
+from torch.nn.functional import interpolate
 
 from mmevit.deploy import export, load_exported
 from mmevit.deploy.equivalents.panoptic import fuse_segments
@@ -26,23 +27,29 @@ PANOPTIC = 'mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py'
 # Each with what spread_outputs() needs.
 DETECTORS = {
     'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py': {},
-    # Scores are averages of three stages.
-    'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py': dict(fc_cls=4),
+    # Three stages refine boxes and average scores.
+    'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py': dict(fc_cls=3, fc_reg=0.2),
     # Boxes are refined six times.
-    'mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py': dict(fc_cls=1, fc_reg=0.3),
+    'mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py': dict(fc_cls=1, fc_reg=0.03),
     'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py': {},
-    'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py': dict(fc_cls=4),
+    'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py': dict(fc_cls=3, fc_reg=0.2),
     'mask-rcnn_evit_m4_digits': {},
     # The config keeps boxes with a score of 0.6.
     PANOPTIC: dict(fc_cls=6),
 }
 
 
+def make_images():
+    """Smooth images: on noise, rounding errors of the refined boxes grow with every stage."""
+    small = torch.rand(2, 3, 20, 28, generator=torch.Generator().manual_seed(1))
+    return interpolate(small, scale_factor=8, mode='bicubic') * 3
+
+
 @pytest.mark.parametrize('name', DETECTORS, ids=lambda name: Path(name).stem)
 def test_exported_detector_matches_the_librarys_predictions(name, tmp_path):
     is_panoptic = name == PANOPTIC
     check = check_segments if is_panoptic else check_instances
-    images = torch.rand(2, 3, 160, 224, generator=torch.Generator().manual_seed(1))
+    images = make_images()
     model = make_model(name, tmp_path)
     spread_outputs(model, images, **DETECTORS[name])
     network = make_exportable(model)
@@ -65,7 +72,7 @@ def test_exported_detector_matches_the_librarys_predictions(name, tmp_path):
 
 @pytest.mark.parametrize('min_bbox_size', [0, 70, 1000])
 def test_padding_of_proposals_is_never_detected(min_bbox_size, tmp_path):
-    images = torch.rand(2, 3, 160, 224, generator=torch.Generator().manual_seed(1))
+    images = make_images()
     model = make_model('mask-rcnn_evit_m4_digits', tmp_path)
     spread_outputs(model, images)
     model.test_cfg.rpn.min_bbox_size = min_bbox_size
