@@ -1,9 +1,10 @@
 """Complete dense models with random weights, their own predictions, and comparing them."""
 
-import itertools
+from functools import partial
 
 import torch
 from making_models import build_model
+from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -38,7 +39,37 @@ def make_confident(model):
             torch.nn.init.normal_(module.weight, std=0.1)
 
 
-def predict(model, images, sizes):
+# Layers by name, and the standard deviation of the outputs that spread_outputs() gives them. The
+# mean is 0, but for logits of masks a standard deviation, since larger masks are more robust.
+SPREADS = dict(rpn_cls=2, rpn_reg=0.3, fc_cls=2, fc_reg=1, conv_logits=3)
+
+
+def spread_outputs(model, images, **spreads):
+    """Make the outputs of heads differ, for images and regions and not only for channels.
+
+    Args:
+        model: A model, which is changed.
+        images: Example images (N, C, H, W).
+        **spreads: Other standard deviations than those of ``SPREADS``, by the name of the layer.
+    """
+
+    def spread(layer, inputs, output, name):
+        axes = [0, *range(2, output.ndim)] if output.ndim != 3 else [0, 1]
+        layer.weight /= (scale := output.std() / {**SPREADS, **spreads}[name])
+        layer.bias.copy_((layer.bias - output.mean(dim=axes)) / scale)
+        if name == 'conv_logits':
+            layer.bias += output.std() / scale
+        handles[layer].remove()
+        return layer(*inputs)
+
+    handles = {}
+    for name, layer in model.named_modules():
+        if (last := name.rpartition('.')[2]) in SPREADS:
+            handles[layer] = layer.register_forward_hook(partial(spread, name=last))
+    predict(model, images, [images.shape[2:]] * len(images))
+
+
+def predict(model, images, sizes, rescale=False):
     """Return the library's own predictions, in the coordinates of the images."""
     shape = tuple(images.shape[2:])
     samples = []
@@ -46,11 +77,20 @@ def predict(model, images, sizes):
         meta = dict(img_shape=size, ori_shape=size, batch_input_shape=shape, pad_shape=shape)
         samples.append(DetDataSample(metainfo=dict(meta, scale_factor=(1.0, 1.0))))
     with torch.no_grad():
-        return model.predict(images, samples, rescale=False)
+        samples = model.predict(images, samples, rescale=rescale)
+    for sample in samples:
+        if 'pred_instances' in sample:  # Sparse R-CNN does not sort them.
+            found = sample.pred_instances
+            sample.pred_instances = found[found.scores.argsort(descending=True, stable=True)]
+    return samples
 
 
 def check_boxes(outputs, samples, min_count=10):
-    """Compare boxes, scores and labels; those of nearly the same score may be swapped."""
+    """Compare boxes, scores and labels; those of nearly the same score may be swapped.
+
+    Returns the rows of the expected boxes, for each image.
+    """
+    orders = []
     for boxes, scores, labels, sample in zip(*outputs[:3], samples, strict=True):
         wanted = sample.pred_instances
         # PAA returns boxes by class.
@@ -66,5 +106,32 @@ def check_boxes(outputs, samples, min_count=10):
                 (wanted.bboxes, wanted.labels, wanted.scores),
             )
         )
-        distances = torch.stack([a - b for a, b in itertools.product(*rows)]).abs().amax(dim=1)
-        assert distances.view(count, count).amin(dim=0).max() < 1e-2
+        distances = torch.cdist(*rows, p=torch.inf)
+        assert count == 0 or distances.amin(dim=0).max() < 1e-2
+        orders.append(distances.argmin(dim=0) if count else [])
+    return orders
+
+
+def check_instances(outputs, samples):
+    """Compare boxes, and masks in the boxes if there are any, pasted by mmdet."""
+    orders = check_boxes(outputs, samples)
+    if len(outputs) < 4:
+        return
+    for order, boxes, masks, sample in zip(orders, *outputs[::3], samples, strict=True):
+        wanted = sample.pred_instances.masks
+        pasted = torch.zeros_like(wanted)
+        for row, mask in zip(order, pasted, strict=True):
+            values, area = _do_paste_mask(masks[row][None, None], boxes[row][None], *mask.shape)
+            mask[area] = values[0] >= 0.5
+        common, union = (pasted & wanted).sum(dim=(1, 2)), (pasted | wanted).sum(dim=(1, 2))
+        assert (union > 0).float().mean() > 0.9
+        assert (common >= 0.995 * union).all()
+
+
+def check_segments(outputs, samples):
+    """Compare panoptic segments inside the images."""
+    for segments, sample in zip(outputs[0], samples, strict=True):
+        wanted = sample.pred_panoptic_seg.sem_seg[0]
+        height, width = wanted.shape
+        assert wanted.unique().numel() > 5
+        assert (segments[:height, :width] == wanted).float().mean() > 0.999

@@ -23,6 +23,12 @@ MAX_BOXES = 1000
 HEADS_OF_ONE = (TOODHead,)
 
 
+# By the last output.
+TASKS = dict(
+    labels='detection', masks='instance-segmentation', segments='panoptic-segmentation'
+)
+
+
 class Detector(Exportable):
     """Map images to boxes, and to masks and segments if the model predicts them.
 
@@ -33,9 +39,7 @@ class Detector(Exportable):
         ConfigError: If the model cannot be exported.
     """
 
-    task = 'detection'
     input_names = ('images', 'image_sizes')
-    output_names = ('boxes', 'scores', 'labels')
     # Rounding can change the order of candidates, and which one is kept.
     tolerance = 0.05
     unit = 'of the detections'
@@ -44,8 +48,8 @@ class Detector(Exportable):
         super().__init__()
         self.features = Features(model)
         self.predict = PredictOne(model, self.features)
-        if getattr(model, 'with_mask', False):
-            self.task, self.output_names = 'instance-segmentation', (*self.output_names, 'masks')
+        self.output_names = name_outputs(model)
+        self.task = TASKS[self.output_names[-1]]
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         """Detect objects.
@@ -56,14 +60,17 @@ class Detector(Exportable):
 
         Returns:
             Boxes (N, K, 4) as x1, y1, x2, y2 in pixels, by descending score; scores (N, K); labels
-            (N, K), int64; masks (N, K, h, w). Padding has score 0 and label -1.
+            (N, K), int64; masks (N, K, h, w). Padding has score 0 and label -1. For panoptic
+            segmentation only segments (N, H, W), int64, as label + 1000 * instance.
         """
         features = self.features(images)
         results = [self.predict(*one) for one in zip(images, image_sizes, *features, strict=True)]
         return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
 
     def measure_difference(self, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-        """Return the share of detections that are missing, additional or different."""
+        """Return the share of detections or pixels that are missing, additional or different."""
+        if self.output_names == ('segments',):
+            return float((outputs[0] != expected[0]).float().mean())
         if any(output.isnan().any() for output in outputs):
             return math.nan
         num_same = sum(count_same(*one) for one in zip(*outputs[:3], *expected[:3], strict=True))
@@ -109,7 +116,7 @@ class PredictOne(nn.Module):
                 part.test_cfg = set_limits(part.test_cfg)
 
     def forward(self, image: Tensor, size: Tensor, *features: Tensor) -> tuple[Tensor, ...]:
-        """Detect objects in an image (C, H, W) whose size without padding is (2,)."""
+        """Run the model for an image (C, H, W) whose size without padding is (2,)."""
         values = (feature[None] for feature in features)
         maps, outputs = unflatten(self.batched[0].structure, values)
         self.model.extract_feat = lambda images: maps
@@ -121,6 +128,8 @@ class PredictOne(nn.Module):
         with exportable_operators():
             sample = DetDataSample(metainfo=meta)
             (sample,) = self.model.predict(image[None], [sample], rescale=False)
+        if 'pred_panoptic_seg' in sample:
+            return (sample.pred_panoptic_seg.sem_seg[0].long(),)
         found = sample.pred_instances
         is_found = found.scores > 0
         outputs = found.bboxes * is_found[:, None], found.scores
@@ -136,6 +145,14 @@ def count_same(
     same &= (scores[:, None] - scores2).abs() < 1e-3
     same &= (labels[:, None] == labels2) & (labels2 >= 0)
     return min(int(same.any(dim=0).sum()), int(same.any(dim=1).sum()))
+
+
+def name_outputs(model: Any) -> tuple[str, ...]:
+    """Return the names of what a model predicts."""
+    if hasattr(model, 'panoptic_fusion_head') and model.test_cfg.get('panoptic_on', True):
+        return ('segments',)
+    has_masks = getattr(model, 'with_mask', False)
+    return ('boxes', 'scores', 'labels', 'masks') if has_masks else ('boxes', 'scores', 'labels')
 
 
 def set_limits(test_cfg: Any) -> Any:

@@ -81,6 +81,52 @@ def extract_rois_shape(
     return boxes.new_empty(boxes.shape[0], maps[0].shape[1], size, size)
 
 
+def lay_masks(
+    rows: Tensor,
+    columns: Tensor,
+    labels: Tensor,
+    count: Tensor,
+    threshold: float,
+    max_overlap: float,
+) -> Tensor:
+    """Lay masks over one another, the first on top.
+
+    Args:
+        rows: (K, H, S). Its product with ``columns`` are the probabilities of each mask.
+        columns: (K, S, W).
+        labels: (K,), int64.
+        count: Number of masks; the others are padding.
+        threshold: Probability from which on a pixel belongs to a mask.
+        max_overlap: Masks of which a larger part is covered are dropped.
+
+    Returns:
+        (H, W), int64, the label + 1000 * the number of the mask from 1 on, 0 outside all masks.
+    """
+    output = torch.zeros(
+        rows.shape[1], columns.shape[2], dtype=torch.int64, device=rows.device
+    )
+    number = 0
+    for index in range(int(count)):
+        mask = rows[index] @ columns[index] >= threshold
+        covered, area = (mask & (output > 0)).sum(), mask.sum()
+        if area > 0 and covered / (area + 1e-5) <= max_overlap:
+            number += 1
+            output = torch.where(mask & (output == 0), labels[index] + 1000 * number, output)
+    return output
+
+
+def lay_masks_shape(
+    rows: Tensor,
+    columns: Tensor,
+    labels: Tensor,
+    count: Tensor,
+    threshold: float,
+    max_overlap: float,
+) -> Tensor:
+    """Return an uninitialized result of :func:`lay_masks`, for shape inference."""
+    return labels.new_empty(rows.shape[1], columns.shape[2])
+
+
 # torch.library.custom_op would be shorter, but needs PyTorch 2.4.
 LIBRARY = torch.library.Library('mmevit', 'DEF')
 
@@ -104,4 +150,10 @@ EXTRACT_ROIS = define(
     'int sampling_ratio, bool aligned) -> Tensor',
     extract_rois,
     extract_rois_shape,
+)
+LAY_MASKS = define(
+    'lay_masks(Tensor rows, Tensor columns, Tensor labels, Tensor count, float threshold, '
+    'float max_overlap) -> Tensor',
+    lay_masks,
+    lay_masks_shape,
 )

@@ -18,12 +18,12 @@ from onnxruntime.quantization import (
     quant_pre_process,
     quantize_static,
 )
-from onnxscript import opset18
+from onnxscript import FLOAT, INT64, opset18, script
 from torch import Tensor
 
 from mmevit.models.attention import put_channels_first
 
-from .operators import EXTRACT_ROIS, SELECT_BOXES
+from .operators import EXTRACT_ROIS, LAY_MASKS, SELECT_BOXES
 from .programs import ExportJob, export_detector, export_program, temporarily
 
 DTYPES = ('float32', 'float16', 'int8')
@@ -88,7 +88,9 @@ def join(
         inputs: Names of tensors whose first axis is the batch.
         outputs: Names of the results.
     """
-    single = onnx.compose.add_prefix(single, 'image/')
+    # Without this map, constants are not renamed in loops.
+    constants = {value.name: f'image/{value.name}' for value in single.graph.initializer}
+    onnx.compose.add_prefix_graph(single.graph, 'image/', inplace=True, name_map=constants)
     scan = onnx.helper.make_node(
         'Scan',
         list(inputs),
@@ -143,6 +145,13 @@ def translate_extract_rois(
     aligned: bool,
 ) -> Any:
     """Translate :func:`mmevit.deploy.operators.extract_rois` to ONNX operators."""
+    if aligned and sampling_ratio == 0:
+        # Boxes without area have no samples: PyTorch and ONNX Runtime return zeros, but OpenVINO
+        # NaN. Boxes outside the image have zeros everywhere.
+        corners, ends = op.Split(boxes, axis=1, num_outputs=2)
+        sides = op.Sub(ends, corners)
+        has_area = op.Greater(op.ReduceMin(sides, [1]), 0.0)
+        boxes = op.Where(has_area, boxes, [-1064.0, -1064.0, -1000.0, -1000.0])
     index, features = [], []
     for level, (values, scale) in enumerate(zip(maps, scales, strict=True)):
         rows = op.Squeeze(op.NonZero(op.Equal(levels, level)), [0])
@@ -165,7 +174,39 @@ def translate_extract_rois(
     return op.Gather(op.Concat(*features, axis=0), inverse, axis=0)
 
 
-OPERATORS = {SELECT_BOXES: translate_select_boxes, EXTRACT_ROIS: translate_extract_rois}
+@script()
+def translate_lay_masks(
+    rows: FLOAT[...],
+    columns: FLOAT[...],
+    labels: INT64[...],
+    count: INT64,
+    threshold: float,
+    max_overlap: float,
+) -> INT64[...]:
+    """Translate :func:`mmevit.deploy.operators.lay_masks` to an ONNX loop."""
+    height = op.Shape(rows, start=1, end=2)
+    width = op.Shape(columns, start=2)
+    output = op.Expand(op.Constant(value_int=0), op.Concat(height, width, axis=0))
+    number = op.Constant(value_int=0)
+    for index in range(count):
+        probabilities = op.MatMul(op.Gather(rows, index), op.Gather(columns, index))
+        mask = probabilities >= op.Constant(value_float=threshold)
+        is_free = output == 0
+        area = op.ReduceSum(op.Cast(mask, to=1), keepdims=0)
+        free = op.ReduceSum(op.Cast(op.And(mask, is_free), to=1), keepdims=0)
+        overlap = (area - free) / (area + 1e-5)
+        is_kept = op.And(area > 0.0, overlap <= op.Constant(value_float=max_overlap))
+        number = number + op.Cast(is_kept, to=7)
+        value = op.Gather(labels, index) + 1000 * number
+        output = op.Where(op.And(op.And(mask, is_free), is_kept), value, output)
+    return output
+
+
+OPERATORS = {
+    SELECT_BOXES: translate_select_boxes,
+    EXTRACT_ROIS: translate_extract_rois,
+    LAY_MASKS: translate_lay_masks,
+}
 
 
 def quantize(model: onnx.ModelProto, batches: CalibrationDataReader) -> onnx.ModelProto:

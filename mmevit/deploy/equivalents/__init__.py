@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import boxes, convolutions, one_stage, rois
+from . import boxes, convolutions, one_stage, panoptic, rois
 
-MODULES: tuple[Any, ...] = (boxes, convolutions, one_stage, rois)
+MODULES: tuple[Any, ...] = (boxes, convolutions, one_stage, panoptic, rois)
 
 
 @contextmanager
