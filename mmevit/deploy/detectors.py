@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from mmdet.models.dense_heads import CondInstMaskHead, SOLOV2Head, YOLACTProtonet
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from mmevit.utils.configs import type_name
 from mmevit.utils.errors import ConfigError
 
 from .equivalents import exportable_operators
+from .equivalents.masks import mask_format
 
 
 class Detector(nn.Module):
@@ -30,7 +32,8 @@ class Detector(nn.Module):
         self.features = Features(model)
         self.predict = PredictOne(model, self.features)
         self.output_names = ('boxes', 'scores', 'labels')
-        if getattr(model, 'with_mask', False):
+        self.masks = mask_format(model)
+        if self.masks:
             self.output_names += ('masks',)
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
@@ -74,17 +77,30 @@ class Features(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.heads = [
-            name for name, head in model.named_children() if isinstance(head, BaseDenseHead)
-        ]
+        self.heads = dict(find_heads(model))
         self.structure: Any = None  # see :func:`structure_of`; known after the first call
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run the backbone, the neck and dense heads."""
-        features = self.model.extract_feat(images)
-        heads = [self.model.get_submodule(name)(features) for name in self.heads]
+        with exportable_operators():
+            features = self.model.extract_feat(images)
+            heads = [
+                self.model.get_submodule(name)(features[levels])
+                for name, levels in self.heads.items()
+            ]
         self.structure = structure_of((features, heads))
         return tuple(flatten((features, heads)))
+
+
+def find_heads(model: nn.Module) -> Iterator[tuple[str, slice | int]]:
+    """Find the parts of heads that need nothing but feature maps, and the levels of these."""
+    for name, part in model.named_children():
+        if isinstance(part, (BaseDenseHead, SOLOV2Head)):
+            yield name, slice(None)
+        elif isinstance(part, CondInstMaskHead):
+            yield f'{name}.mask_feature_head', slice(None)
+        elif isinstance(part, YOLACTProtonet):
+            yield f'{name}.protonet', 0
 
 
 class PredictOne(nn.Module):

@@ -83,6 +83,7 @@ def run_export(
     """
     # Imported here, since loading files works with an older PyTorch than writing them.
     try:
+        from torch._dynamo.exc import UserError
         from torch.export import Dim
         from torch.fx.experimental import _config
 
@@ -104,9 +105,20 @@ def run_export(
         ) from error
     # The memory format of maps of one pixel is ambiguous, which would fix their size.
     network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
-    shapes = tuple({axis: ranges[name] for axis, name in named.items()} for named in axes)
+    network.eval()
+
+    def attempt() -> 'ExportedProgram':
+        shapes = tuple({axis: ranges[name] for axis, name in named.items()} for named in axes)
+        return torch.export.export(network, tuple(inputs), dynamic_shapes=(shapes,))
+
     with allow_single_pixels:
-        return torch.export.export(network.eval(), tuple(inputs), dynamic_shapes=(shapes,))
+        try:
+            return attempt()
+        except UserError:
+            # Some necks and heads combine maps of strides up to 32, whose sizes must match.
+            for side in ('height', 'width'):
+                ranges[side] = 32 * Dim(f'_{side}', min=1, max=256)
+            return attempt()
 
 
 class Flat(nn.Module):

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import boxes, rois
+from . import boxes, masks, rois
+
+MODULES = [boxes, masks, rois]
 
 
 @contextmanager
@@ -34,11 +36,12 @@ def find_replacements() -> list[tuple[Any, str, Any]]:
     modules = [module for name, module in sys.modules.items() if name.startswith('mmdet.models')]
     functions = [
         (module, name, function)
-        for name, function in boxes.FUNCTIONS.items()
+        for equivalents in MODULES
+        for name, function in getattr(equivalents, 'FUNCTIONS', {}).items()
         for module in modules
         if hasattr(module, name)
     ]
-    return [*functions, *boxes.METHODS, *rois.METHODS]
+    return [*functions, *(method for equivalents in MODULES for method in equivalents.METHODS)]
 
 
 class TensorLimits(TorchFunctionMode):
@@ -53,7 +56,7 @@ class TensorLimits(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is Tensor.__deepcopy__:  # by data samples
-            return args[0]
+            return args[0].clone()
         if func in (Tensor.clamp_, Tensor.clamp, torch.clamp):
             limit = kwargs.get('max')
             if isinstance(limit, Tensor):
