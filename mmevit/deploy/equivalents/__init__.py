@@ -45,7 +45,10 @@ def find_replacements() -> list[tuple[Any, str, Any]]:
 
 
 class TensorLimits(TorchFunctionMode):
-    """Support image sizes that are tensors: clamping to them, and copying them."""
+    """Support image sizes that are tensors: clamping to them, and copying them.
+
+    Also copy instead of finding out what is contiguous, which depends on the size of the batch.
+    """
 
     def __torch_function__(
         self,
@@ -57,6 +60,8 @@ class TensorLimits(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is Tensor.__deepcopy__:  # by data samples
             return args[0].clone()
+        if func is Tensor.contiguous:
+            return args[0].clone(memory_format=torch.contiguous_format)
         if func in (Tensor.clamp_, Tensor.clamp, torch.clamp):
             limit = kwargs.get('max')
             if isinstance(limit, Tensor):
