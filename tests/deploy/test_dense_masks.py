@@ -61,7 +61,9 @@ def make_images(count, height, width):
     return images + 0.2 * torch.randn(count, 3, height, width)
 
 
-@pytest.mark.parametrize('name', slow_but(list(MODELS)[:1], MODELS), ids=lambda name: Path(name).stem)
+@pytest.mark.parametrize(
+    'name', slow_but(list(MODELS)[:1], MODELS), ids=lambda name: Path(name).stem
+)
 def test_exported_masks_match_the_librarys_predictions(name, tmp_path):
     model = make_model(name, tmp_path, **SMALLER.get(Path(name).stem, {}))
     images, sizes = make_images(2, 160, 224), torch.tensor(SIZES).float()
