@@ -3,6 +3,7 @@
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from making_models import build_model
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from mmdet.structures import DetDataSample
@@ -17,14 +18,18 @@ from mmevit.deploy import fold
 SIZES = ((150, 200), (160, 197))
 
 
-def make_model(name, folder):
-    """Build the folded model of a config of docs/plug_in.md, or of this repository."""
+def make_model(name, folder, **options):
+    """Build the folded model of a config of docs/plug_in.md, or of this repository.
+
+    ``options`` are settings of the config, with ``__`` for the dots of their names.
+    """
     torch.manual_seed(0)
     if name in NECKS:
         cfg = read_m0(write_config(folder / 'user.py', name, NECKS[name]))
         cfg.default_scope = name.partition('::')[0]
     else:
         cfg = Config.fromfile(f'configs/{name}.py')
+    cfg.merge_from_dict({option.replace('__', '.'): value for option, value in options.items()})
     model = revert_sync_batchnorm(build_model(cfg))
     make_confident(model)
     return fold(model)
@@ -135,3 +140,33 @@ def check_segments(outputs, samples):
         height, width = wanted.shape
         assert wanted.unique().numel() > 5
         assert (segments[:height, :width] == wanted).float().mean() > 0.999
+
+
+def check_image_masks(outputs, samples, threshold, shape):
+    """Compare masks of images, those of the nearest box, score and label.
+
+    Args:
+        outputs: Boxes, scores, labels and masks.
+        samples: The library's own predictions.
+        threshold: Values above belong to the object.
+        shape: Height and width of the images with padding.
+    """
+    for boxes, scores, labels, masks, sample in zip(*outputs, samples, strict=True):
+        wanted = sample.pred_instances
+        height, width = sample.img_shape
+        masks = F.interpolate(masks[None], shape, mode='bilinear', align_corners=False)[0]
+        masks = masks[:, :height, :width] > threshold
+        expected = wanted.masks[:, :height, :width]
+        found, rows = (
+            torch.cat([boxes, 1e3 * labels[:, None], 1e2 * scores[:, None]], dim=1)
+            for boxes, labels, scores in (
+                (boxes, labels, scores),
+                (wanted.bboxes, wanted.labels, wanted.scores),
+            )
+        )
+        masks = masks[torch.cdist(rows, found, p=torch.inf).argmin(dim=1)]
+        common = (masks & expected).sum(dim=(1, 2))
+        union = (masks | expected).sum(dim=(1, 2))
+        # Most masks are neither empty nor everywhere.
+        assert ((union > 0) & (union < height * width)).float().mean() > 0.5
+        assert (common / union)[union > 0].min() > 0.995

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from mmdet.models import TOODHead
+from mmdet.models.dense_heads import CondInstMaskHead, SOLOV2Head, YOLACTProtonet
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from mmevit.utils.configs import type_name
 from mmevit.utils.errors import ConfigError
 
 from .equivalents import exportable_operators
+from .equivalents.masks import mask_format
 from .networks import Exportable
 
 # Number of boxes of models without a limit, which is YOLOX. COCO's metric counts at most 100.
@@ -24,9 +26,7 @@ HEADS_OF_ONE = (TOODHead,)
 
 
 # By the last output.
-TASKS = dict(
-    labels='detection', masks='instance-segmentation', segments='panoptic-segmentation'
-)
+TASKS = dict(labels='detection', masks='instance-segmentation', segments='panoptic-segmentation')
 
 
 class Detector(Exportable):
@@ -50,6 +50,8 @@ class Detector(Exportable):
         self.predict = PredictOne(model, self.features)
         self.output_names = name_outputs(model)
         self.task = TASKS[self.output_names[-1]]
+        if self.task == 'instance-segmentation':
+            self.metadata = dict(masks=mask_format(model))
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         """Detect objects.
@@ -84,20 +86,32 @@ class Features(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.heads = [
-            name
-            for name, head in model.named_children()
-            if isinstance(head, BaseDenseHead) and not isinstance(head, HEADS_OF_ONE)
-        ]
+        self.heads = dict(find_heads(model))
         self.structure: Any = None  # see :func:`structure_of`; known after the first call
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run the backbone, the neck and dense heads."""
         with exportable_operators():
             features = self.model.extract_feat(images)
-            heads = [self.model.get_submodule(name)(features) for name in self.heads]
+            heads = [
+                self.model.get_submodule(name)(features[levels])
+                for name, levels in self.heads.items()
+            ]
         self.structure = structure_of((features, heads))
         return tuple(flatten((features, heads)))
+
+
+def find_heads(model: nn.Module) -> Iterator[tuple[str, slice | int]]:
+    """Find the parts of heads that need nothing but feature maps, and the levels of these."""
+    for name, part in model.named_children():
+        if isinstance(part, HEADS_OF_ONE):
+            continue
+        if isinstance(part, (BaseDenseHead, SOLOV2Head)):
+            yield name, slice(None)
+        elif isinstance(part, CondInstMaskHead):
+            yield f'{name}.mask_feature_head', slice(None)
+        elif isinstance(part, YOLACTProtonet):
+            yield f'{name}.protonet', 0
 
 
 class PredictOne(nn.Module):
@@ -151,8 +165,8 @@ def name_outputs(model: Any) -> tuple[str, ...]:
     """Return the names of what a model predicts."""
     if hasattr(model, 'panoptic_fusion_head') and model.test_cfg.get('panoptic_on', True):
         return ('segments',)
-    has_masks = getattr(model, 'with_mask', False)
-    return ('boxes', 'scores', 'labels', 'masks') if has_masks else ('boxes', 'scores', 'labels')
+    masks = ['masks'] if mask_format(model) else []
+    return ('boxes', 'scores', 'labels', *masks)
 
 
 def set_limits(test_cfg: Any) -> Any:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import boxes, convolutions, one_stage, panoptic, rois
+from . import boxes, convolutions, masks, one_stage, panoptic, rois
 
-MODULES: tuple[Any, ...] = (boxes, convolutions, one_stage, panoptic, rois)
+MODULES: tuple[Any, ...] = (boxes, convolutions, masks, one_stage, panoptic, rois)
 
 
 @contextmanager
@@ -46,7 +46,10 @@ def find_replacements() -> list[tuple[Any, str, Any]]:
 
 
 class TensorLimits(TorchFunctionMode):
-    """Support image sizes that are tensors: clamping to them, and copying them."""
+    """Support image sizes that are tensors: clamping to them, and copying them.
+
+    Also copy instead of finding out what is contiguous, which depends on the size of the batch.
+    """
 
     def __torch_function__(
         self,
@@ -57,7 +60,9 @@ class TensorLimits(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is Tensor.__deepcopy__:  # by data samples
-            return args[0]
+            return args[0].clone()
+        if func is Tensor.contiguous:
+            return args[0].clone(memory_format=torch.contiguous_format)
         if func in (Tensor.clamp_, Tensor.clamp, torch.clamp):
             limit = kwargs.get('max')
             if isinstance(limit, Tensor):

@@ -41,7 +41,9 @@ def fuse_segments(
     is_inside = (rows < height)[:, None] & (columns < width)
     stuff = torch.where(is_inside & (things == 0), stuff, self.num_classes)
     areas = seg_preds.new_zeros(self.num_classes + 1)
-    areas = areas.scatter_add(0, stuff.flatten(), torch.ones_like(stuff.flatten(), dtype=areas.dtype))
+    areas = areas.scatter_add(
+        0, stuff.flatten(), torch.ones_like(stuff.flatten(), dtype=areas.dtype)
+    )
     is_small = areas < self.test_cfg.stuff_area_limit
     stuff = torch.where(is_small[stuff], self.num_classes, stuff)
     return PixelData(sem_seg=torch.where(things > 0, things, stuff)[None])
