@@ -10,7 +10,7 @@ from mmengine.model import revert_sync_batchnorm
 from plug_in_table import NECKS, write_config
 from test_plug_in import read_m0
 
-from mmevit.deploy import fold
+from mmevit.deploy import try_to_fold
 
 # Sizes without padding of the images of a batch, (160, 224) by default.
 SIZES = ((150, 200), (160, 197))
@@ -26,7 +26,7 @@ def make_model(name, folder):
         cfg = Config.fromfile(f'configs/{name}.py')
     model = revert_sync_batchnorm(build_model(cfg))
     make_confident(model)
-    return fold(model)
+    return try_to_fold(model)
 
 
 def make_confident(model):
@@ -35,6 +35,9 @@ def make_confident(model):
         bias = getattr(module, 'bias', None)
         if isinstance(bias, torch.nn.Parameter) and bias.numel() and (bias < -2).all():
             torch.nn.init.zeros_(bias)
+            torch.nn.init.normal_(module.weight, std=0.1)
+        # Queries of untrained transformers all predict the same box and attend to the same points.
+        elif isinstance(module, torch.nn.Linear) and not module.weight.any():
             torch.nn.init.normal_(module.weight, std=0.1)
 
 

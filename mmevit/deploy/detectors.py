@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from mmdet.models import MaskFormerHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
@@ -29,9 +30,7 @@ class Detector(nn.Module):
         super().__init__()
         self.features = Features(model)
         self.predict = PredictOne(model, self.features)
-        self.output_names = ('boxes', 'scores', 'labels')
-        if getattr(model, 'with_mask', False):
-            self.output_names += ('masks',)
+        self.output_names = name_outputs(model)
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         """Detect objects.
@@ -42,7 +41,8 @@ class Detector(nn.Module):
 
         Returns:
             Boxes (N, K, 4) as x1, y1, x2, y2 in pixels, by descending score; scores (N, K); labels
-            (N, K), int64; masks (N, K, h, w). Padding has score 0 and label -1.
+            (N, K), int64; masks (N, K, h, w). Padding has score 0 and label -1. Panoptic models
+            return only segments (N, H, W), int64.
         """
         features = self.features(images)
         results = [self.predict(*one) for one in zip(images, image_sizes, *features, strict=True)]
@@ -55,8 +55,10 @@ class Detector(nn.Module):
         """Reorder detections to the expected ones, where nearly equal scores are swapped.
 
         Both are boxes, scores, labels and possibly masks. ``outputs`` stays as it is if the numbers
-        differ.
+        differ, or if it has only segments.
         """
+        if len(outputs) == 1:
+            return outputs
         boxes, scores, labels, *masks = outputs
         if not torch.equal((labels < 0).sum(dim=1), (expected[2] < 0).sum(dim=1)):
             return outputs
@@ -75,7 +77,10 @@ class Features(nn.Module):
         super().__init__()
         self.model = model
         self.heads = [
-            name for name, head in model.named_children() if isinstance(head, BaseDenseHead)
+            name
+            for name, head in model.named_children()
+            # The heads of MaskFormer are transformers.
+            if isinstance(head, BaseDenseHead) and not isinstance(head, MaskFormerHead)
         ]
         self.structure: Any = None  # see :func:`structure_of`; known after the first call
 
@@ -115,11 +120,22 @@ class PredictOne(nn.Module):
         with exportable_operators():
             sample = DetDataSample(metainfo=meta)
             (sample,) = self.model.predict(image[None], [sample], rescale=False)
+        if 'pred_panoptic_seg' in sample:
+            return (sample.pred_panoptic_seg.sem_seg[0],)
         found = sample.pred_instances
         is_found = found.scores > 0
         outputs = found.bboxes * is_found[:, None], found.scores
         masks = [found.masks * is_found[:, None, None]] if 'masks' in found else []
         return *outputs, torch.where(is_found, found.labels, -1), *masks
+
+
+def name_outputs(model: Any) -> tuple[str, ...]:
+    """Return what a model predicts."""
+    fusion = getattr(model, 'panoptic_fusion_head', None)
+    if fusion is not None and fusion.test_cfg.get('panoptic_on', True):
+        return ('segments',)
+    has_masks = fusion is not None or getattr(model, 'with_mask', False)
+    return ('boxes', 'scores', 'labels', 'masks')[: 4 if has_masks else 3]
 
 
 def set_limits(test_cfg: Any) -> Any:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import boxes, rois
+from . import boxes, rois, transformers
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def find_replacements() -> list[tuple[Any, str, Any]]:
         for module in modules
         if hasattr(module, name)
     ]
-    return [*functions, *boxes.METHODS, *rois.METHODS]
+    return [*functions, *boxes.METHODS, *rois.METHODS, *transformers.METHODS]
 
 
 class TensorLimits(TorchFunctionMode):
