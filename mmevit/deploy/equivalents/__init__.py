@@ -42,7 +42,10 @@ def find_replacements() -> list[tuple[Any, str, Any]]:
 
 
 class TensorLimits(TorchFunctionMode):
-    """Support image sizes that are tensors: clamping to them, and copying them."""
+    """Support image sizes that are tensors: clamping to them, and copying them.
+
+    Also support ``torch.linspace()`` with a dynamic number of steps, if they are 1 as in mmdet.
+    """
 
     def __torch_function__(
         self,
@@ -54,6 +57,9 @@ class TensorLimits(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is Tensor.__deepcopy__:  # by data samples
             return args[0]
+        if func is torch.linspace:
+            start, _, steps = args
+            return torch.arange(steps, **kwargs) + start
         if func in (Tensor.clamp_, Tensor.clamp, torch.clamp):
             limit = kwargs.get('max')
             if isinstance(limit, Tensor):
