@@ -19,10 +19,10 @@ from plug_in_table import DOCS, NECKS, write_config
 from mmevit.models import EfficientViT, EfficientViTFPN
 
 SIZES = dict(mmdet=(128, 160), mmseg=(64, 96))
-# DDOD has 3x3 deformable convolutions at stride 128, and DINO 900 queries of as many tokens.
-LARGER_SIZES = dict(ddod=(320, 384), dino=(320, 384))
-# What saves time in the heads: proposals and hidden channels.
-SMALLER = dict(num=16, nms_pre=100, max_per_img=20, fc_out_channels=64)
+# DDOD has 3x3 deformable convolutions at stride 128.
+LARGER_SIZES = dict(ddod=(320, 384))
+# What saves time in the heads: proposals, queries and hidden channels.
+SMALLER = dict(num=16, nms_pre=100, max_per_img=20, fc_out_channels=64, num_queries=100)
 
 
 def read_m0(path):

@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from mmdet.models import TOODHead
+from mmdet.models import MaskFormerHead, TOODHead
 from mmdet.models.dense_heads import CondInstMaskHead, SOLOV2Head, YOLACTProtonet
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.structures import DetDataSample
@@ -21,8 +21,9 @@ from .networks import Exportable
 
 # Number of boxes of models without a limit, which is YOLOX. COCO's metric counts at most 100.
 MAX_BOXES = 1000
-# Dense heads that cannot run for a batch of dynamic size.
-HEADS_OF_ONE = (TOODHead,)
+# Dense heads that run for one image: TOOD's cannot run for a batch of dynamic size, and those of
+# MaskFormer are transformers.
+HEADS_OF_ONE = (TOODHead, MaskFormerHead)
 
 
 # By the last output.
@@ -163,7 +164,8 @@ def count_same(
 
 def name_outputs(model: Any) -> tuple[str, ...]:
     """Return the names of what a model predicts."""
-    if hasattr(model, 'panoptic_fusion_head') and model.test_cfg.get('panoptic_on', True):
+    fusion = getattr(model, 'panoptic_fusion_head', None)
+    if fusion is not None and fusion.test_cfg.get('panoptic_on', True):
         return ('segments',)
     masks = ['masks'] if mask_format(model) else []
     return ('boxes', 'scores', 'labels', *masks)

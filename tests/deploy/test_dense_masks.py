@@ -69,8 +69,8 @@ def test_exported_masks_match_the_librarys_predictions(name, tmp_path):
     images, sizes = make_images(2, 160, 224), torch.tensor(SIZES).float()
     spread_outputs(model, images, MODELS[name])
     network = make_exportable(model)
-    assert network.masks['kind'] == 'image'
-    threshold = network.masks['threshold']
+    assert network.metadata['masks']['kind'] == 'image'
+    threshold = network.metadata['masks']['threshold']
 
     def check(outputs, expected, shape):
         check_boxes(outputs, expected)

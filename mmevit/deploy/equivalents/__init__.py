@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import boxes, convolutions, masks, one_stage, panoptic, rois
+from . import boxes, convolutions, masks, one_stage, panoptic, rois, transformers
 
-MODULES: tuple[Any, ...] = (boxes, convolutions, masks, one_stage, panoptic, rois)
+MODULES: tuple[Any, ...] = (boxes, convolutions, masks, one_stage, panoptic, rois, transformers)
 
 
 @contextmanager
@@ -48,7 +48,8 @@ def find_replacements() -> list[tuple[Any, str, Any]]:
 class TensorLimits(TorchFunctionMode):
     """Support image sizes that are tensors: clamping to them, and copying them.
 
-    Also copy instead of finding out what is contiguous, which depends on the size of the batch.
+    Also copy instead of finding out what is contiguous, which depends on the size of the batch, and
+    support ``torch.linspace()`` with a dynamic number of steps, if they are 1 as in mmdet.
     """
 
     def __torch_function__(
@@ -63,6 +64,9 @@ class TensorLimits(TorchFunctionMode):
             return args[0].clone()
         if func is Tensor.contiguous:
             return args[0].clone(memory_format=torch.contiguous_format)
+        if func is torch.linspace:
+            start, _, steps = args
+            return torch.arange(steps, **kwargs) + start
         if func in (Tensor.clamp_, Tensor.clamp, torch.clamp):
             limit = kwargs.get('max')
             if isinstance(limit, Tensor):

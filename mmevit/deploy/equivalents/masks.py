@@ -16,6 +16,7 @@ from mmdet.models.dense_heads import (
     YOLACTProtonet,
 )
 from mmdet.models.layers import mask_matrix_nms
+from mmdet.models.seg_heads.panoptic_fusion_heads import MaskFormerFusionHead
 from mmdet.models.utils import aligned_bilinear
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
@@ -190,6 +191,8 @@ def mask_format(model: Any) -> dict[str, Any] | None:
             return dict(kind='image', threshold=math.log(probability / (1 - probability)))
         if isinstance(part, (CondInstMaskHead, YOLACTProtonet, SOLOV2Head)):  # probabilities
             return dict(kind='image', threshold=part.test_cfg.mask_thr)
+        if isinstance(part, MaskFormerFusionHead):  # logits
+            return dict(kind='image', threshold=0)
     return None
 
 

@@ -21,6 +21,7 @@ def fuse_segments(
         self: The head.
         mask_results: Detections by descending score, with masks in the boxes.
         seg_preds: Logits of things as one class and of stuff, (num_stuff + 1, H, W).
+        **kwargs: Not used.
     """
     height, width = mask_results.img_shape
     rows, columns = (
