@@ -1,5 +1,6 @@
 """Export a classifier, a detector or a backbone for another runtime, and verify the file."""
 
+import hashlib
 import math
 import platform
 from argparse import ArgumentError, Namespace
@@ -26,9 +27,12 @@ from mmevit.deploy.networks import count_input_channels, make_exportable
 from mmevit.utils.configs import build_model, read_config, type_name
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write, check_ending
+from mmevit.version import __version__
 
 # Accepted difference from PyTorch, relative to the largest output.
 TOLERANCES = dict(float32=1e-4, float16=2e-2, bfloat16=1e-1)
+# Version of the metadata, which mmevit.runtime checks.
+FORMAT = 1
 # Targets that support non-maximum suppression.
 DETECTOR_TARGETS = ('onnx', 'openvino')
 
@@ -154,18 +158,30 @@ def make_metadata(
     ``axes`` are the axes of the images, None for dynamic ones.
     """
     preprocessor = cfg.model.get('data_preprocessor') or {}
-    is_rgb = preprocessor.get('to_rgb') or preprocessor.get('bgr_to_rgb')
+    swaps = bool(preprocessor.get('to_rgb') or preprocessor.get('bgr_to_rgb'))
     pipeline = [step for step in find_test_pipeline(cfg) if not type_name(step).startswith('Pack')]
+    # The images of data sets without files, such as CIFAR, are RGB.
+    is_rgb = swaps == any(type_name(step).startswith('Load') for step in pipeline)
+    weights = Path(args.checkpoint)
     return dict(
+        format=FORMAT,
+        version=__version__,
         task=TASKS.get(cfg.get('default_scope')) if args.part == 'model' else 'features',
+        model=type_name(cfg.model),
         config=Path(args.config).name,
+        checkpoint=dict(
+            file=weights.name,
+            sha256=hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
+        ),
         classes=find_dataset_meta(checkpoint.get('meta')).get('classes'),
+        score_threshold=(cfg.model.get('test_cfg') or {}).get('score_thr'),
         input=dict(
             shape=axes,
             channels={1: 'GRAY', 3: 'RGB' if is_rgb else 'BGR'}.get(axes[1] or 0),
             mean=preprocessor.get('mean'),
             std=preprocessor.get('std'),
             pad_size_divisor=preprocessor.get('pad_size_divisor', 1),
+            pad_value=preprocessor.get('pad_value', preprocessor.get('pad_val', 0)),
             pipeline=Config(dict(pipeline=pipeline)).to_dict()['pipeline'],
         ),
     )
