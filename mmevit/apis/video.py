@@ -10,8 +10,6 @@ import mmcv
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write
 
-VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
-
 
 @contextlib.contextmanager
 def open_writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[cv2.VideoWriter]:
