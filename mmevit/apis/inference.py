@@ -23,8 +23,9 @@ from mmevit.utils.configs import find_datasets, find_step, type_name
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write
 from mmevit.utils.inputs import VIDEO_SUFFIXES, name_inputs, picture_name
+from mmevit.utils.videos import open_writer
 
-from .video import Frames, open_writer
+from .video import Frames
 
 # Default visualizers.
 VISUALIZERS = dict(

@@ -24,6 +24,7 @@ from mmevit.deploy import TARGETS, export, load_exported, try_to_fold
 from mmevit.deploy.evaluation import TASKS
 from mmevit.deploy.exporting import choose_dynamic, compare
 from mmevit.deploy.networks import count_input_channels, make_exportable
+from mmevit.runtime.sessions import FORMAT
 from mmevit.utils.configs import build_model, read_config, type_name
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write, check_ending
@@ -31,8 +32,6 @@ from mmevit.version import __version__
 
 # Accepted difference from PyTorch, relative to the largest output.
 TOLERANCES = dict(float32=1e-4, float16=2e-2, bfloat16=1e-1)
-# Version of the metadata, which mmevit.runtime checks.
-FORMAT = 1
 # Targets that support non-maximum suppression.
 DETECTOR_TARGETS = ('onnx', 'openvino')
 

@@ -1,0 +1,163 @@
+"""Predictions as arrays, in the JSON formats of COCO and ``tools/infer.py``, and as pictures."""
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mmevit.utils.errors import UserError
+from mmevit.utils.masks import encode, find_boxes, paste, resize_axis
+
+from .images import Size, read_image
+
+INSTANCE_OFFSET = 1000  # mmdet's, in panoptic segments
+
+
+@dataclass
+class Prediction:
+    """The prediction of an image, in pixels of that image. What a task has not is None.
+
+    Args:
+        size: Height and width of the image.
+        classes: Names of the classes.
+        boxes: (N, 4) float32, as x1, y1, x2, y2, by descending score.
+        scores: (N,) float32; for classification (classes,).
+        labels: (N,) int64; for classification (1,), that of the best class.
+        masks: (N, H, W) bool.
+        segments: (H, W) int64, labels; for panoptic models label + 1000 * instance.
+        logits: (classes,) float32, for classification.
+        num_things: Number of classes that have instances, for panoptic models.
+    """
+
+    size: Size
+    classes: Sequence[str]
+    boxes: Any = None
+    scores: Any = None
+    labels: Any = None
+    masks: Any = None
+    segments: Any = None
+    logits: Any = None
+    num_things: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of the JSON of ``tools/infer.py``, in which segments are an array."""
+        if self.segments is not None:
+            return self.count_segments()
+        labels, scores = self.labels.tolist(), self.scores.tolist()
+        if self.boxes is None:
+            best = dict(pred_label=labels[0], pred_score=scores[labels[0]])
+            return dict(pred_scores=scores, **best, pred_class=self.classes[labels[0]])
+        masks = {} if self.masks is None else dict(masks=[encode(mask) for mask in self.masks])
+        return dict(labels=labels, scores=scores, bboxes=self.boxes.tolist(), **masks)
+
+    def count_segments(self) -> dict[str, Any]:
+        """Return the segments that have a class with their number of pixels, and their map."""
+        ids, counts = np.unique(self.segments, return_counts=True)
+        rows = [
+            dict(id=i, label=i % INSTANCE_OFFSET, name=self.classes[i % INSTANCE_OFFSET], pixels=n)
+            for i, n in zip(ids.tolist(), counts.tolist(), strict=True)
+            if i % INSTANCE_OFFSET < len(self.classes)
+        ]
+        if self.num_things is None:
+            rows = [{key: row[key] for key in ('label', 'name', 'pixels')} for row in rows]
+            dtype = np.uint8 if len(self.classes) < 256 else np.uint16
+            return dict(classes=rows, segments=self.segments.astype(dtype))
+        rows = [dict(row, isthing=row['label'] < self.num_things) for row in rows]
+        # As in COCO's panoptic format: id = R + 256 G + 65536 B.
+        rgb = self.segments[..., None] >> np.array([0, 8, 16]) & 255
+        return dict(segments_info=rows, segments=rgb.astype(np.uint8))
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict]:
+        """Return the boxes and masks in COCO's result format.
+
+        Args:
+            image_id: Id of the image.
+            category_ids: Id of each class. Default: its label.
+        """
+        if self.boxes is None:
+            raise UserError('to_coco() needs boxes, but the model has none. Use to_dict().')
+        content = self.to_dict()
+        ids = [category_ids[label] if category_ids else label for label in content['labels']]
+        xywh = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
+        columns = dict(category_id=ids, bbox=xywh.tolist(), score=content['scores'])
+        columns.update(dict(segmentation=content['masks']) if 'masks' in content else {})
+        rows = zip(*columns.values(), strict=True)
+        return [dict(image_id=image_id, **dict(zip(columns, row, strict=True))) for row in rows]
+
+    def draw(self, image: str | Path | np.ndarray, score_thr: float = 0.3) -> Image.Image:
+        """Draw on the image, a file or BGR (H, W, 3), what has this score or more."""
+        image = np.atleast_3d(image) if isinstance(image, np.ndarray) else read_image(image, {})
+        pixels = np.broadcast_to(image[..., 2::-1], (*self.size, 3)).copy()
+        kept = () if self.boxes is None else np.flatnonzero(self.scores >= score_thr)[::-1]
+        masks = [] if self.masks is None else [(self.masks[i], self.labels[i]) for i in kept]
+        ids = () if self.segments is None else np.unique(self.segments)
+        for mask, label in (*masks, *((self.segments == i, i) for i in ids)):
+            pixels[mask] = (pixels[mask] + np.array(color(label))) // 2
+        picture = Image.fromarray(pixels)
+        font, draw = ImageFont.load_default(max(10, max(self.size) // 50)), ImageDraw.Draw(picture)
+
+        def write(label: int, score: float, place: tuple[float, float]) -> None:
+            text = f'{self.classes[label]}: {score:.2f}'
+            draw.text(place, text, color(label), font, stroke_width=1, stroke_fill='black')
+
+        if self.logits is not None:
+            write(self.labels[0], self.scores[self.labels[0]], (2, 2))
+        for index in kept:
+            x1, y1, x2, y2 = self.boxes[index].tolist()
+            draw.rectangle([x1, y1, max(x1, x2), max(y1, y2)], outline=color(self.labels[index]))
+            write(self.labels[index], self.scores[index], (x1, y1))
+        return picture
+
+
+def color(label: int) -> tuple[int, ...]:
+    """Return a color for a label, RGB."""
+    return tuple(int(255 * x) for x in colorsys.hsv_to_rgb(label * 0.618 % 1, 0.8, 1))
+
+
+def convert(
+    outputs: dict[str, np.ndarray], metadata: dict, size: Size, content: Size, padded: Size
+) -> Prediction:
+    """Convert the outputs of an exported file for an image, to the pixels of the image.
+
+    Args:
+        outputs: The arrays of the image by name.
+        metadata: Metadata of the file.
+        size: Height and width of the image.
+        content: Those of the resized image, without padding.
+        padded: Those of the input of the file.
+    """
+    classes = metadata['classes'] or [f'class {index}' for index in range(INSTANCE_OFFSET)]
+    if 'logits' in outputs:
+        scores = np.exp(outputs['logits'] - outputs['logits'].max())
+        scores, labels = scores / scores.sum(), outputs['logits'].argmax(keepdims=True)
+        return Prediction(size, classes, scores=scores, labels=labels, logits=outputs['logits'])
+    if 'segments' in outputs:
+        rows, columns = (
+            ((np.arange(new) + 0.5) * (old / new)).astype(int)
+            for old, new in zip(content, size, strict=True)
+        )
+        segments = outputs['segments'][rows[:, None], columns]
+        return Prediction(size, classes, segments=segments, num_things=metadata.get('num_things'))
+    found = outputs['labels'] >= 0
+    boxes, scores, labels = (outputs[name][found] for name in ('boxes', 'scores', 'labels'))
+    boxes = boxes / np.array([content[1] / size[1], content[0] / size[0]] * 2, np.float32)
+    prediction = Prediction(size, classes, boxes, scores, labels)
+    if 'masks' in outputs:
+        masks, kind = outputs['masks'][found], metadata['masks']
+        prediction.masks = np.empty((len(masks), *size), bool)
+        rows, columns = (
+            resize_axis(part, new) @ resize_axis(old, full)[:part]
+            for old, full, part, new in zip(masks.shape[1:], padded, content, size, strict=True)
+        )
+        for index, mask in enumerate(masks):
+            if kind['kind'] == 'box':
+                prediction.masks[index] = paste(mask, boxes[index], size) >= kind['threshold']
+            else:
+                prediction.masks[index] = rows @ mask @ columns.T > kind['threshold']
+        if not boxes.any():  # of models without boxes
+            prediction.boxes = find_boxes(prediction.masks)
+    return prediction
