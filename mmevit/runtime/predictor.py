@@ -8,30 +8,29 @@ from typing import Any
 import numpy as np
 
 from mmevit.utils.errors import UserError, warn
+from mmevit.utils.images import Size, pad, read_image
 from mmevit.utils.inputs import VIDEO_SUFFIXES, name_inputs
 from mmevit.utils.videos import Video
 
-from .images import Size, apply, choose_steps, pad, read_image
+from .pipeline import apply, choose_steps
 from .results import Prediction, convert
-from .sessions import load
+from .sessions import Session
 
 
 class Predictor:
-    """Predict with a file that ``tools/export.py`` wrote, on the CPU.
+    """Predict on the CPU with a complete model that ``tools/export.py`` wrote.
 
     Args:
-        path: An ONNX (``.onnx``) or OpenVINO (``.xml``) file of a complete model.
+        path: An ONNX (``.onnx``) or OpenVINO (``.xml``) file.
         num_threads: CPU threads. Default: as many as the runtime chooses.
         batch_size: Maximum number of consecutive images of the same size in a batch.
-
-    Raises:
-        ConfigError: If the file cannot be used, or its test pipeline has unsupported steps.
     """
 
     def __init__(self, path: str | Path, num_threads: int = 0, batch_size: int = 1) -> None:
-        self.session, self.metadata = load(path, num_threads)
-        self.options = self.metadata['input']
-        self.loader, self.steps = choose_steps(self.options['pipeline'])
+        self.session = Session(path, num_threads)
+        self.options = self.session.metadata['input']
+        can_crop = 'logits' in self.session.outputs
+        self.loader, self.steps = choose_steps(self.options['pipeline'], can_crop)
         fixed_batch, self.num_channels, *self.fixed_size = self.options['shape']
         self.batch_size = fixed_batch or batch_size
 
@@ -45,9 +44,6 @@ class Predictor:
         Returns:
             A :class:`Prediction`; a list for several; for a folder a dict by file name without
             suffix, of the readable images; for a video an iterator, which reads frame by frame.
-
-        Raises:
-            UserError: If an image or a video cannot be read.
         """
         if isinstance(source, np.ndarray) and source.ndim < 4:
             return self.predict([source])[0]
@@ -63,7 +59,7 @@ class Predictor:
         return self.predict([self.read(source)])[0]
 
     def read(self, path: str | Path) -> np.ndarray:
-        """Read an image as the model needs it, BGR (H, W, C)."""
+        """Read an image as the model needs it, BGR (H, W, C); raise UserError if it is corrupt."""
         return read_image(path, self.loader)
 
     def read_all(self, paths: Mapping[str, Path]) -> Iterator[tuple[str, np.ndarray]]:
@@ -89,36 +85,28 @@ class Predictor:
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Predict at most ``batch_size`` images of the same size, BGR (H, W, C) uint8."""
-        pairs = [self.prepare(image) for image in images]
-        height, width = pairs[0][0].shape[:2]
-        divisor = self.options['pad_size_divisor']
-        size = [-(-side // divisor) * divisor for side in (height, width)]
-        if None not in self.fixed_size:
-            if size[0] > self.fixed_size[0] or size[1] > self.fixed_size[1]:
+        inputs, contents = zip(*map(self.prepare, images), strict=True)
+        size, divisor = inputs[0].shape[:2], self.options['pad_size_divisor']
+        padded, limit = [-(-side // divisor) * divisor for side in size], self.fixed_size
+        if None not in limit:
+            if padded[0] > limit[0] or padded[1] > limit[1]:
                 raise UserError(
-                    f'The image has {size[0]}x{size[1]} pixels after the test pipeline, but the '
-                    f'file is for {self.fixed_size[0]}x{self.fixed_size[1]}. Export it with '
-                    '--dynamic batch size.'
+                    f'The image has {padded[0]}x{padded[1]} pixels after the test pipeline, but '
+                    f'the file is for {limit[0]}x{limit[1]}. Export it with --dynamic batch size.'
                 )
-            size = self.fixed_size
-        batch = np.stack([pad(image, size, self.options['pad_value']) for image, _ in pairs])
+            padded = limit
+        batch = np.stack([pad(image, padded, self.options['pad_value']) for image in inputs])
         # Files with a fixed batch size are filled up with repeated images.
         count = self.options['shape'][0] or len(batch)
         batch = batch[np.arange(count) % len(batch)].transpose(0, 3, 1, 2)
         arrays = dict(images=np.ascontiguousarray(batch))
         if 'image_sizes' in self.session.inputs:
-            arrays['image_sizes'] = np.array([[height, width]] * count, np.float32)
-        outputs = self.session(arrays)
-        return [
-            convert(
-                {name: output[index] for name, output in outputs.items()},
-                self.metadata,
-                image.shape[:2],
-                content,
-                size,
-            )
-            for index, (image, (_, content)) in enumerate(zip(images, pairs, strict=True))
-        ]
+            arrays['image_sizes'] = np.array([size] * count, np.float32)
+        outputs, results = self.session(arrays), []
+        for index, (image, content) in enumerate(zip(images, contents, strict=True)):
+            own = {name: output[index] for name, output in outputs.items()}
+            results.append(convert(own, self.session.metadata, image.shape[:2], content, padded))
+        return results
 
     def prepare(self, image: np.ndarray) -> tuple[np.ndarray, Size]:
         """Return the normalized image (h, w, C), and its size without the padding of ``Pad``."""
@@ -128,14 +116,12 @@ class Predictor:
                 f'The image is {image.dtype} of shape {image.shape}, but the model needs uint8 of '
                 f'shape (H, W, {self.num_channels}).'
             )
-        content = image.shape[:2]
+        content, options = image.shape[:2], self.options
         image = image.astype(np.float32) if self.loader.get('to_float32') else image
         for step in self.steps:
             image = apply(step, image)
             content = content if step['type'] == 'Pad' else image.shape[:2]
-        is_rgb = self.options['channels'] == 'RGB'
-        image = (image[..., ::-1] if is_rgb else image).astype(np.float32)
-        if self.options['mean'] is not None:
-            image -= np.array(self.options['mean'], np.float32)
-            image /= np.array(self.options['std'], np.float32)
+        image = (image[..., ::-1] if options['channels'] == 'RGB' else image).astype(np.float32)
+        if options['mean'] is not None:
+            image = (image - np.float32(options['mean'])) / np.float32(options['std'])
         return image, content

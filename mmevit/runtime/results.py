@@ -10,38 +10,26 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mmevit.utils.errors import UserError
-from mmevit.utils.masks import encode, find_boxes, paste, resize_axis
+from mmevit.utils.images import Size, read_image
+from mmevit.utils.masks import encode, find_boxes, resize_masks
 
-from .images import Size, read_image
 
 INSTANCE_OFFSET = 1000  # mmdet's, in panoptic segments
 
 
 @dataclass
 class Prediction:
-    """The prediction of an image, in pixels of that image. What a task has not is None.
+    """The prediction of an image, in pixels of that image. What a task has not is None."""
 
-    Args:
-        size: Height and width of the image.
-        classes: Names of the classes.
-        boxes: (N, 4) float32, as x1, y1, x2, y2, by descending score.
-        scores: (N,) float32; for classification (classes,).
-        labels: (N,) int64; for classification (1,), that of the best class.
-        masks: (N, H, W) bool.
-        segments: (H, W) int64, labels; for panoptic models label + 1000 * instance.
-        logits: (classes,) float32, for classification.
-        num_things: Number of classes that have instances, for panoptic models.
-    """
-
-    size: Size
-    classes: Sequence[str]
-    boxes: Any = None
-    scores: Any = None
-    labels: Any = None
-    masks: Any = None
-    segments: Any = None
-    logits: Any = None
-    num_things: int | None = None
+    size: Size  # height and width of the image
+    classes: Sequence[str]  # names
+    boxes: Any = None  # (N, 4) float32, as x1, y1, x2, y2, by descending score
+    scores: Any = None  # (N,) float32; for classification (classes,)
+    labels: Any = None  # (N,) int64; for classification (1,), the best class
+    masks: Any = None  # (N, H, W) bool
+    segments: Any = None  # (H, W) int64, labels; for panoptic models label + 1000 * instance
+    logits: Any = None  # (classes,) float32, for classification
+    num_things: int | None = None  # number of classes with instances, for panoptic models
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the JSON of ``tools/infer.py``, in which segments are an array."""
@@ -56,28 +44,23 @@ class Prediction:
 
     def count_segments(self) -> dict[str, Any]:
         """Return the segments that have a class with their number of pixels, and their map."""
-        ids, counts = np.unique(self.segments, return_counts=True)
-        rows = [
-            dict(id=i, label=i % INSTANCE_OFFSET, name=self.classes[i % INSTANCE_OFFSET], pixels=n)
-            for i, n in zip(ids.tolist(), counts.tolist(), strict=True)
-            if i % INSTANCE_OFFSET < len(self.classes)
-        ]
+        rows, segments = [], self.segments
+        for segment, pixels in zip(*np.unique(segments, return_counts=True), strict=True):
+            label = int(segment) % (INSTANCE_OFFSET if self.num_things is not None else 2**31)
+            if label < len(self.classes):
+                row = dict(label=label, name=self.classes[label], pixels=int(pixels))
+                if self.num_things is not None:
+                    row = dict(id=int(segment), **row, isthing=label < self.num_things)
+                rows.append(row)
         if self.num_things is None:
-            rows = [{key: row[key] for key in ('label', 'name', 'pixels')} for row in rows]
             dtype = np.uint8 if len(self.classes) < 256 else np.uint16
-            return dict(classes=rows, segments=self.segments.astype(dtype))
-        rows = [dict(row, isthing=row['label'] < self.num_things) for row in rows]
+            return dict(classes=rows, segments=segments.astype(dtype))
         # As in COCO's panoptic format: id = R + 256 G + 65536 B.
-        rgb = self.segments[..., None] >> np.array([0, 8, 16]) & 255
+        rgb = segments[..., None] >> np.array([0, 8, 16]) & 255
         return dict(segments_info=rows, segments=rgb.astype(np.uint8))
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict]:
-        """Return the boxes and masks in COCO's result format.
-
-        Args:
-            image_id: Id of the image.
-            category_ids: Id of each class. Default: its label.
-        """
+        """Return boxes and masks in COCO's result format; ``category_ids`` default to labels."""
         if self.boxes is None:
             raise UserError('to_coco() needs boxes, but the model has none. Use to_dict().')
         content = self.to_dict()
@@ -121,16 +104,12 @@ def color(label: int) -> tuple[int, ...]:
 def convert(
     outputs: dict[str, np.ndarray], metadata: dict, size: Size, content: Size, padded: Size
 ) -> Prediction:
-    """Convert the outputs of an exported file for an image, to the pixels of the image.
+    """Convert the outputs for an image, by name, to pixels of the image.
 
-    Args:
-        outputs: The arrays of the image by name.
-        metadata: Metadata of the file.
-        size: Height and width of the image.
-        content: Those of the resized image, without padding.
-        padded: Those of the input of the file.
+    ``size`` is that of the image, ``content`` of the resized image, ``padded`` of the input.
     """
-    classes = metadata['classes'] or [f'class {index}' for index in range(INSTANCE_OFFSET)]
+    count = max(INSTANCE_OFFSET, outputs.get('logits', np.empty(0)).size)
+    classes = metadata['classes'] or [f'class {index}' for index in range(count)]
     if 'logits' in outputs:
         scores = np.exp(outputs['logits'] - outputs['logits'].max())
         scores, labels = scores / scores.sum(), outputs['logits'].argmax(keepdims=True)
@@ -145,19 +124,9 @@ def convert(
     found = outputs['labels'] >= 0
     boxes, scores, labels = (outputs[name][found] for name in ('boxes', 'scores', 'labels'))
     boxes = boxes / np.array([content[1] / size[1], content[0] / size[0]] * 2, np.float32)
-    prediction = Prediction(size, classes, boxes, scores, labels)
+    masks = None
     if 'masks' in outputs:
-        masks, kind = outputs['masks'][found], metadata['masks']
-        prediction.masks = np.empty((len(masks), *size), bool)
-        rows, columns = (
-            resize_axis(part, new) @ resize_axis(old, full)[:part]
-            for old, full, part, new in zip(masks.shape[1:], padded, content, size, strict=True)
-        )
-        for index, mask in enumerate(masks):
-            if kind['kind'] == 'box':
-                prediction.masks[index] = paste(mask, boxes[index], size) >= kind['threshold']
-            else:
-                prediction.masks[index] = rows @ mask @ columns.T > kind['threshold']
-        if not boxes.any():  # of models without boxes
-            prediction.boxes = find_boxes(prediction.masks)
-    return prediction
+        sizes = size, content, padded
+        masks = resize_masks(outputs['masks'][found], boxes, metadata['masks'], sizes)
+        boxes = boxes if boxes.any() else find_boxes(masks)  # of models without boxes
+    return Prediction(size, classes, boxes, scores, labels, masks)

@@ -1,11 +1,40 @@
 """Masks: resize them to boxes and images, and encode them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 
-def paste(mask: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_masks(
+    masks: np.ndarray,
+    boxes: np.ndarray,
+    kind: dict[str, Any],
+    sizes: tuple[Sequence[int], Sequence[int], Sequence[int]],
+) -> np.ndarray:
+    """Resize the masks of an exported file (N, h, w) to an image: (N, H, W), bool.
+
+    Args:
+        masks: Of the boxes, or of the whole input.
+        boxes: (N, 4), in pixels of the image.
+        kind: Metadata ``masks`` of the file.
+        sizes: Height and width of the image, of the resized image, and of it with padding.
+    """
+    size, content, padded = sizes
+    rows, columns = (
+        resize_axis(part, new) @ resize_axis(old, full)[:part]
+        for old, full, part, new in zip(masks.shape[1:], padded, content, size, strict=True)
+    )
+    resized = np.empty((len(masks), *size), bool)
+    for index, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
+        if kind['kind'] == 'box':
+            resized[index] = paste(mask, box, size) >= kind['threshold']
+        else:
+            resized[index] = rows @ mask @ columns.T > kind['threshold']
+    return resized
+
+
+def paste(mask: np.ndarray, box: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Resize a mask (h, w) to a box (x1, y1, x2, y2) in an image, with 0 outside of it."""
     rows, columns = (
         interpolate((np.arange(new) + 0.5 - start) / (end - start) * old - 0.5, old)

@@ -1,4 +1,4 @@
-"""Read images, and apply the steps of test pipelines as mmcv does."""
+"""Read, resize and pad images as mmcv does, with NumPy and Pillow."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,48 +7,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from mmevit.utils.errors import ConfigError, UserError, one_line
+from .errors import UserError, one_line
 
-Step = dict[str, Any]
 Size = Sequence[int]  # height and width
-LOADERS = ('LoadImageFromFile', 'LoadReadableImage')
-# Backends and interpolations of resizing.
-RESAMPLING = [(a, b) for a in ('cv2', 'pillow') for b in ('bilinear', 'bicubic')]
-RESIZING = {'backend', 'interpolation', 'clip_object_border'}
-# The supported steps and their options.
-STEPS = {
-    'Resize': {'scale', 'scale_factor', 'keep_ratio', *RESIZING},
-    'ResizeEdge': {'scale', 'edge', *RESIZING},
-    'CenterCrop': {'crop_size', 'clip_object_border'},
-    'Pad': {'size', 'size_divisor', 'pad_to_square', 'pad_val'},
-}
 
 
-def choose_steps(pipeline: Sequence[Step]) -> tuple[Step, list[Step]]:
-    """Return the loader of a test pipeline, empty if it has none, and its steps for images.
-
-    Raises:
-        ConfigError: If a step is not supported.
-    """
-    loader, steps = {}, []
-    for step in pipeline:
-        step = {**step, 'type': step['type'].rpartition('.')[2]}
-        kind = step['type']
-        resampling = step.get('backend', 'cv2'), step.get('interpolation', 'bilinear')
-        if kind in LOADERS:
-            loader = step
-        elif step.keys() - {'type'} <= STEPS.get(kind, set()) and resampling in RESAMPLING:
-            steps.append(step)
-        elif not kind.endswith('Annotations'):
-            raise ConfigError(
-                f'mmevit.runtime does not support the step {step} of the test pipeline. Use '
-                'tools/infer.py, or export with another test pipeline.'
-            )
-    return loader, steps
-
-
-def read_image(path: str | Path, loader: Step) -> np.ndarray:
+def read_image(path: str | Path, loader: dict[str, Any]) -> np.ndarray:
     """Read an image as BGR (H, W, 3), or for ``grayscale`` (H, W, 1), uint8.
+
+    ``loader`` has the arguments of mmcv's ``LoadImageFromFile``.
 
     Raises:
         UserError: If it cannot be decoded.
@@ -63,8 +30,8 @@ def read_image(path: str | Path, loader: Step) -> np.ndarray:
             if image.mode.startswith('I'):  # 16 bits
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             if image.mode == 'LA' and by_pillow:  # mmcv has this background
-                canvas = Image.new('RGBA', image.size, (124, 117, 104, 255))
-                image = Image.alpha_composite(canvas, image.convert('RGBA'))
+                rgba, image = image.convert('RGBA'), Image.new('RGB', image.size, (124, 117, 104))
+                image.paste(rgba, mask=rgba.getchannel('A'))
             if flag != 'unchanged':
                 image = image.convert('L' if flag.startswith('grayscale') else 'RGB')
             array = np.atleast_3d(np.asarray(image))
@@ -72,40 +39,6 @@ def read_image(path: str | Path, loader: Step) -> np.ndarray:
     # What a decoder raises depends on the format.
     except Exception as error:
         raise UserError(f'{path} cannot be decoded ({one_line(error)}). Replace it.') from error
-
-
-def apply(step: Step, image: np.ndarray) -> np.ndarray:
-    """Apply a step of :data:`STEPS` to an image (H, W, C)."""
-    height, width = size = image.shape[:2]
-    if step['type'] == 'Pad':
-        size = [max(size)] * 2 if step.get('pad_to_square') else (step.get('size') or size[::-1])
-        divisor, value = step.get('size_divisor') or 1, step.get('pad_val', 0)
-        value = value.get('img', 0) if isinstance(value, dict) else value
-        return pad(image, [-(-side // divisor) * divisor for side in size[::-1]], value)
-    if step['type'] == 'CenterCrop':
-        crop = [min(pair) for pair in zip(size, as_pair(step['crop_size'])[::-1], strict=True)]
-        top, left = (round((old - new) / 2) for old, new in zip(size, crop, strict=True))
-        return image[top : top + crop[0], left : left + crop[1]]
-    if step['type'] == 'ResizeEdge':
-        scale, edge = step['scale'], step.get('edge', 'short')
-        if dict(short=width < height, long=width > height, width=True, height=False)[edge]:
-            size = int(scale * height / width), scale
-        else:
-            size = scale, int(scale * width / height)
-    else:
-        factors = as_pair(step.get('scale_factor') or 1)
-        if step.get('scale'):
-            scale = as_pair(step['scale'])
-            factors = scale[0] / width, scale[1] / height
-            if step.get('keep_ratio'):
-                factors = (min(max(scale) / max(size), min(scale) / min(size)),) * 2
-        size = int(height * factors[1] + 0.5), int(width * factors[0] + 0.5)
-    return resize(image, size, step.get('backend', 'cv2'), step.get('interpolation', 'bilinear'))
-
-
-def as_pair(value: Any) -> Sequence:
-    """Return a pair of numbers, given one or two."""
-    return value if isinstance(value, Sequence) else (value, value)
 
 
 def resize(image: np.ndarray, size: Size, backend: str, interpolation: str) -> np.ndarray:
