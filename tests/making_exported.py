@@ -14,12 +14,14 @@ TASKS = dict(
 )
 
 
-def write_exported(path, outputs=None, nodes=(), sizes=True, shape=(None, 3, None, None), **changes):
+def write_exported(
+    path, outputs=None, nodes=(), sizes=True, shape=(None, 3, None, None), **changes
+):
     """Write an ONNX file that returns arrays for every image, or what nodes compute.
 
     Args:
         path (Path): The file.
-        outputs (dict): Arrays for one image by name, or the type of an output of ``nodes``.
+        outputs (dict): Arrays for one image by name, or type and shape of an output of ``nodes``.
         nodes (list): Of the graph, with the input ``images``.
         sizes (bool): Whether there is an input ``image_sizes``.
         shape (tuple): Of ``images``, None for dynamic axes.
@@ -31,8 +33,8 @@ def write_exported(path, outputs=None, nodes=(), sizes=True, shape=(None, 3, Non
         infos.append(helper.make_tensor_value_info('image_sizes', TensorProto.FLOAT, [shape[0], 2]))
     results = []
     for name, array in outputs.items():
-        if isinstance(array, int):
-            results.append(helper.make_tensor_value_info(name, array, None))
+        if isinstance(array, tuple):
+            results.append(helper.make_tensor_value_info(name, *array))
             continue
         ones = np.ones(array.ndim, np.int64)
         initializers += [
@@ -74,7 +76,7 @@ def means(**changes):
     """Nodes and outputs of a classifier whose logits are the means of the channels."""
     node = helper.make_node('GlobalAveragePool', ['images'], ['pooled'])
     flat = helper.make_node('Flatten', ['pooled'], ['logits'])
-    return dict(outputs=dict(logits=TensorProto.FLOAT), nodes=[node, flat], sizes=False, **changes)
+    return dict(outputs=dict(logits=(TensorProto.FLOAT, [None, None])), nodes=[node, flat], sizes=False, **changes)
 
 
 def first_channel(**changes):
@@ -82,5 +84,5 @@ def first_channel(**changes):
     index = helper.make_node('Constant', [], ['zero'], value_int=0)
     gather = helper.make_node('Gather', ['images', 'zero'], ['channel'], axis=1)
     cast = helper.make_node('Cast', ['channel'], ['segments'], to=TensorProto.INT64)
-    outputs = dict(segments=TensorProto.INT64)
+    outputs = dict(segments=(TensorProto.INT64, [None] * 3))
     return dict(outputs=outputs, nodes=[index, gather, cast], sizes=False, **changes)

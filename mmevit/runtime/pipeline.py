@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mmevit.utils.errors import ConfigError
-from mmevit.utils.images import Size, pad, resize
+from mmevit.utils.images import pad, resize
 
 Step = dict[str, Any]
 LOADERS = ('LoadImageFromFile', 'LoadReadableImage')

@@ -13,7 +13,6 @@ from mmevit.utils.errors import UserError
 from mmevit.utils.images import Size, read_image
 from mmevit.utils.masks import encode, find_boxes, resize_masks
 
-
 INSTANCE_OFFSET = 1000  # mmdet's, in panoptic segments
 
 

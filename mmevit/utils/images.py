@@ -44,7 +44,7 @@ def read_image(path: str | Path, loader: dict[str, Any]) -> np.ndarray:
 def resize(image: np.ndarray, size: Size, backend: str, interpolation: str) -> np.ndarray:
     """Resize an image like ``mmcv.imresize()``.
 
-    ``bilinear`` is exact for uint8; in ``bicubic``, cv2 may round single values differently.
+    ``bilinear`` is exact for uint8; in ``bicubic``, cv2 may round differently.
     """
     if backend == 'pillow':
         method = Image.Resampling[interpolation.upper()]

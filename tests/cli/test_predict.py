@@ -39,9 +39,11 @@ def test_boxes_equal_those_of_infer(retinanet, digits, tmp_path):
         image.resize(size).save(images / f'{index}.{"jpg" if index == 2 else "png"}')
     infer(Config.fromfile(config), checkpoint, [str(images)], tmp_path / 'infer')
     main([file, str(images), '--out', str(tmp_path / 'predict'), '--batch-size', '2'])
-    names = sorted(path.relative_to(tmp_path / 'infer') for path in tmp_path.glob('infer/*/*'))
-    assert names == sorted(p.relative_to(tmp_path / 'predict') for p in tmp_path.glob('predict/*/*'))
-    assert len(names) == 8
+    names, wanted = (
+        {path.relative_to(tmp_path / command) for path in tmp_path.glob(f'{command}/*/*')}
+        for command in ('predict', 'infer')
+    )
+    assert names == wanted and len(names) == 8
     for index in range(4):
         found, wanted = (
             json.loads((tmp_path / command / f'preds/{index}.json').read_text())
@@ -51,7 +53,7 @@ def test_boxes_equal_those_of_infer(retinanet, digits, tmp_path):
         np.testing.assert_allclose(found['scores'], wanted['scores'], atol=1e-5)
         # Boxes with nearly the same score may change places.
         found, wanted = (
-            np.c_[content['bboxes'], 1e3 * np.array(content['labels']), 1e3 * np.array(content['scores'])]
+            np.c_[content['bboxes'], np.c_[content['labels'], content['scores']] * 1e3]
             for content in (found, wanted)
         )
         nearest = np.abs(found[:, None] - wanted).max(axis=2).min(axis=0)
@@ -103,7 +105,9 @@ def test_segments_are_written_as_by_infer(tmp_path):
         (['m.onnx', 'torn.png', '--batch-size', '0'], 'must be at least 1'),
     ],
 )
-def test_invalid_command_lines_are_one_line_errors(arguments, sentence, tmp_path, monkeypatch, refuse):
+def test_invalid_command_lines_are_one_line_errors(
+    arguments, sentence, tmp_path, monkeypatch, refuse
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'torn.png').write_bytes(b'torn')

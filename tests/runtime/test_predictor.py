@@ -147,7 +147,8 @@ def test_path_array_list_folder_and_video_give_the_same(tmp_path, caplog):
 
     for index in range(2):
         cv2.imwrite(str(tmp_path / f'{index}.png'), np.full((192, 192, 3), 200 * index, np.uint8))
-    video = write_video(tmp_path / 'v.mp4', [tmp_path / '0.png', tmp_path / '1.png', tmp_path / '1.png'])
+    pictures = [tmp_path / f'{index}.png' for index in (0, 1, 1)]
+    video = write_video(tmp_path / 'v.mp4', pictures)
     frames = [x.logits for x in predictor(video)]
     np.testing.assert_allclose(frames, [[0] * 3, [200] * 3, [200] * 3], atol=5)
 

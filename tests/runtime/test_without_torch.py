@@ -51,9 +51,13 @@ def test_predictor_and_command_run_without_them(model, tmp_path):
 def test_all_else_says_what_to_install(code):
     result = run_python(code)
     assert result.returncode == 1
-    assert result.stderr.strip().splitlines()[-1].endswith(
-        'torch is not installed, but mmevit needs it, except for mmevit.runtime. '
-        'Run pip install "mmevit[openmmlab]".'
+    assert (
+        result.stderr.strip()
+        .splitlines()[-1]
+        .endswith(
+            'torch is not installed, but mmevit needs it, except for mmevit.runtime. '
+            'Run pip install "mmevit[openmmlab]".'
+        )
     )
 
 

@@ -33,7 +33,8 @@ def test_resized_masks_equal_interpolate():
 
 def test_encoded_masks_equal_pycocotools():
     rng = np.random.default_rng(0)
-    noise = [rng.random((int(h), int(w))) < p for h, w, p in zip(*rng.integers(1, 60, (2, 40)), rng.random(40))]
+    sizes = rng.integers(1, 60, (40, 2)).tolist()
+    noise = [rng.random(size) < rng.random() for size in sizes]
     whole = np.ones((700, 900), bool)  # run lengths of many bits
     part = whole.copy()
     part[100:600, 3:800] = False
