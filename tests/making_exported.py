@@ -76,7 +76,12 @@ def means(**changes):
     """Nodes and outputs of a classifier whose logits are the means of the channels."""
     node = helper.make_node('GlobalAveragePool', ['images'], ['pooled'])
     flat = helper.make_node('Flatten', ['pooled'], ['logits'])
-    return dict(outputs=dict(logits=(TensorProto.FLOAT, [None, None])), nodes=[node, flat], sizes=False, **changes)
+    return dict(
+        outputs=dict(logits=(TensorProto.FLOAT, [None, None])),
+        nodes=[node, flat],
+        sizes=False,
+        **changes,
+    )
 
 
 def first_channel(**changes):

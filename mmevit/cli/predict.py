@@ -41,10 +41,11 @@ def main(args: Namespace) -> None:
     files, out_dir = name_inputs(args.inputs), Path(args.out_dir)
     predictor = Predictor(args.model, args.threads, args.batch_size)
     threshold = None if args.no_save_vis else args.pred_score_thr
-    images = {n: path for n, path in files.items() if path.suffix.lower() not in VIDEO_SUFFIXES}
+    videos = {name: file for name, file in files.items() if file.suffix.lower() in VIDEO_SUFFIXES}
+    images = {name: file for name, file in files.items() if name not in videos}
     counts = [predict_images(predictor, images, out_dir, threshold)]
-    for name in files.keys() - images.keys():
-        counts.append(predict_video(predictor, name, files[name], out_dir, threshold))
+    for name, path in videos.items():
+        counts.append(predict_video(predictor, name, path, out_dir, threshold))
     if not any(counts):
         raise ConfigError('None of the files can be read. See the warnings above.')
     num_skipped = len(images) - counts[0] + counts[1:].count(0)

@@ -6,6 +6,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+import torch
 from making_exported import first_channel, means, write_exported
 from making_models import save_model
 from making_videos import write_video
@@ -25,11 +26,28 @@ def retinanet(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp('retinanet')
     options = dict(test_dataloader__dataset__data_root=str(digits), **SMALL)
     config, checkpoint, file = (str(folder / f'model.{end}') for end in ('py', 'pth', 'onnx'))
+    torch.manual_seed(0)
     save_model('retinanet_evit_m4_digits', checkpoint, **options).dump(config)
     export([config, checkpoint, '--out', file])
     return config, checkpoint, file
 
 
+def test_scores_equal_those_of_infer(classifier, digits, own_loading, tmp_path):
+    config, checkpoint = map(str, classifier)
+    folder = digits / 'classification/val/4'
+    export([config, checkpoint, '--out', str(tmp_path / 'm.onnx')])
+    infer(Config.fromfile(config), checkpoint, [str(folder)], tmp_path / 'infer', draw=False)
+    main([str(tmp_path / 'm.onnx'), str(folder), '--out', str(tmp_path / 'predict')])
+    paths = sorted(tmp_path.glob('infer/preds/*'))
+    assert len(paths) == len(list(folder.iterdir()))
+    for path in paths:
+        wanted = json.loads(path.read_text())
+        found = json.loads((tmp_path / 'predict/preds' / path.name).read_text())
+        assert list(found) == list(wanted) and found['pred_class'] == wanted['pred_class']
+        np.testing.assert_allclose(found['pred_scores'], wanted['pred_scores'], atol=1e-5)
+
+
+@pytest.mark.slow
 def test_boxes_equal_those_of_infer(retinanet, digits, tmp_path):
     config, checkpoint, file = retinanet
     images = tmp_path / 'images'
