@@ -1,6 +1,8 @@
 """Read, resize and pad images as mmcv does, with NumPy and Pillow."""
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ def resize(image: np.ndarray, size: Size, backend: str, interpolation: str) -> n
     if backend == 'pillow':
         method = Image.Resampling[interpolation.upper()]
         image = image[..., 0] if image.shape[2] == 1 else image
-        return np.atleast_3d(Image.fromarray(image).resize(size[::-1], method))
+        return np.atleast_3d(np.asarray(Image.fromarray(image).resize((size[1], size[0]), method)))
     if image.shape[:2] == tuple(size):
         return image
     is_fixed = image.dtype == np.uint8 and interpolation == 'bilinear'
@@ -60,14 +62,19 @@ def resize(image: np.ndarray, size: Size, backend: str, interpolation: str) -> n
         find_taps(old, new, interpolation) for old, new in zip(image.shape, size, strict=False)
     )
     if not is_fixed:
-        wide = sum(image[:, i] * w[:, None] for i, w in zip(columns, weights, strict=True))
-        result = sum(wide[i] * w[:, None, None] for i, w in zip(rows, row_weights, strict=True))
+        wide = add(image[:, i] * w[:, None] for i, w in zip(columns, weights, strict=True))
+        result = add(wide[i] * w[:, None, None] for i, w in zip(rows, row_weights, strict=True))
         return np.rint(result).clip(0, 255).astype(np.uint8) if image.dtype == np.uint8 else result
     # Fixed-point numbers: weights of 11 bits, of which cv2 drops 4, then 16, then 2.
     row_weights, weights = (np.rint(w * 2048).astype(np.int32) for w in (row_weights, weights))
-    wide = sum(image[:, i] * w[:, None] for i, w in zip(columns, weights, strict=True)) >> 4
+    wide = add(image[:, i] * w[:, None] for i, w in zip(columns, weights, strict=True)) >> 4
     parts = (wide[i] * w[:, None, None] >> 16 for i, w in zip(rows, row_weights, strict=True))
-    return ((sum(parts) + 2) >> 2).astype(np.uint8)
+    return ((add(parts) + 2) >> 2).astype(np.uint8)
+
+
+def add(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """Add up arrays."""
+    return functools.reduce(operator.add, arrays)
 
 
 def find_taps(old: int, new: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:

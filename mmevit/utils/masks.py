@@ -72,7 +72,7 @@ def find_boxes(masks: np.ndarray) -> np.ndarray:
     """Return the boxes (N, 4) around masks (N, H, W), as x1, y1, x2, y2, 0 for empty ones."""
     edges = []
     for axis in (1, 2):
-        is_used = masks.any(axis=axis)
+        is_used: Any = masks.any(axis=axis)
         first, last = is_used.argmax(axis=1), is_used.shape[1] - is_used[:, ::-1].argmax(axis=1)
         edges.append((first, np.where(is_used.any(axis=1), last, 0)))
     return np.stack([*zip(*edges, strict=True)]).reshape(4, -1).T.astype(np.float32)
