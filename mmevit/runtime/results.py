@@ -74,7 +74,8 @@ class Prediction:
         """Draw on the image, a file or BGR (H, W, 3), what has this score or more."""
         image = np.atleast_3d(image) if isinstance(image, np.ndarray) else read_image(image, {})
         pixels = np.broadcast_to(image[..., 2::-1], (*self.size, 3)).copy()
-        kept = () if self.boxes is None else np.flatnonzero(self.scores >= score_thr)[::-1]
+        boxes = [] if self.boxes is None else self.boxes.tolist()
+        kept = [i for i in range(len(boxes)) if self.scores[i] >= score_thr][::-1]
         masks = [] if self.masks is None else [(self.masks[i], self.labels[i]) for i in kept]
         ids = () if self.segments is None else np.unique(self.segments)
         for mask, label in (*masks, *((self.segments == i, i) for i in ids)):
@@ -89,7 +90,7 @@ class Prediction:
         if self.logits is not None:
             write(self.labels[0], self.scores[self.labels[0]], (2, 2))
         for index in kept:
-            x1, y1, x2, y2 = self.boxes[index].tolist()
+            x1, y1, x2, y2 = boxes[index]
             draw.rectangle([x1, y1, max(x1, x2), max(y1, y2)], outline=color(self.labels[index]))
             write(self.labels[index], self.scores[index], (x1, y1))
         return picture
@@ -111,7 +112,7 @@ def convert(
     classes = metadata['classes'] or [f'class {index}' for index in range(count)]
     if 'logits' in outputs:
         scores = np.exp(outputs['logits'] - outputs['logits'].max())
-        scores, labels = scores / scores.sum(), outputs['logits'].argmax(keepdims=True)
+        scores, labels = scores / scores.sum(), np.array([scores.argmax()])
         return Prediction(size, classes, scores=scores, labels=labels, logits=outputs['logits'])
     if 'segments' in outputs:
         rows, columns = (

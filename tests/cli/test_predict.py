@@ -78,7 +78,7 @@ def test_boxes_equal_those_of_infer(retinanet, digits, tmp_path):
         assert len(wanted) > 10 and nearest.max() < 1e-2
 
 
-def test_unreadable_files_are_skipped_and_counted(tmp_path, capsys, caplog, log):
+def test_unreadable_files_are_skipped_and_counted(tmp_path, capsys, log):
     file = write_exported(tmp_path / 'm.onnx', **means())
     folder = tmp_path / 'in'
     folder.mkdir()

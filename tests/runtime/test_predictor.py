@@ -123,7 +123,7 @@ def test_panoptic_segments_have_instances(tmp_path):
     assert (content['segments'].astype(int) @ [1, 256, 65536] == segments).all()
 
 
-def test_path_array_list_folder_and_video_give_the_same(tmp_path, caplog):
+def test_path_array_list_folder_and_video_give_the_same(tmp_path):
     predictor = Predictor(write_exported(tmp_path / 'm.onnx', **means()), batch_size=2)
     folder = tmp_path / 'images'
     folder.mkdir()
