@@ -22,7 +22,7 @@ OPENMMLAB ?= requirements
 REQUIREMENTS := $(sort $(wildcard requirements/*.txt $(OPENMMLAB)/*.txt))
 # Named after a checksum of the requirements: installation runs only when they change.
 INSTALLED := $(VENV)/installed-$(shell cat $(REQUIREMENTS) setup.py pyproject.toml | cksum | cut -d ' ' -f 1)
-EXTRAS := analysis coreml digits docs onnx openvino tests timm
+EXTRAS := analysis coreml digits docs onnx openmmlab openvino runtime tests timm
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c $(OPENMMLAB)/constraints.txt
 
 .PHONY: env demo demo-classification demo-segmentation test test-all test-readme \
@@ -42,7 +42,7 @@ $(INSTALLED):
 	$(PIP) torch torchvision numpy -r requirements/build.txt
 	@echo "Compiling mmcv's operators, unless pip has cached them: 6 to 20 minutes on two cores."
 	CFLAGS=-g0 $(PIP) --no-build-isolation -r $(OPENMMLAB)/mminstall.txt
-	$(PIP) --no-build-isolation -r requirements/runtime.txt -r $(OPENMMLAB)/optional.txt \
+	$(PIP) --no-build-isolation -r requirements/base.txt -r $(OPENMMLAB)/optional.txt \
 		$(EXTRAS:%=-r requirements/%.txt)
 	@# mmcv requires opencv-python, others require opencv-python-headless: two builds of the same
 	@# files. The headless build also works without display libraries.

@@ -2,7 +2,7 @@
 
 import sys
 
-from mmevit.cli import main, self_check
+from mmevit.cli.main import main
 
 if __name__ == '__main__':
-    main.main() if sys.argv[1:] else self_check.main()
+    main(sys.argv[1:] or ['self-check'])

@@ -150,6 +150,6 @@ def test_site_builds_without_warnings_and_documents_every_public_name(run_tool, 
     assert result.returncode == 0, result.stdout
     with open(tmp_path / 'site/objects.inv', 'rb') as file:
         documented = {name.rpartition('.')[2] for name in Inventory.parse_sphinx(file)}
-    main = ('models', 'checkpoint', 'datasets', 'checks', 'engine', 'apis', 'deploy')
+    main = ('models', 'checkpoint', 'datasets', 'checks', 'engine', 'apis', 'deploy', 'runtime')
     for package in (*main, 'benchmark', 'analysis'):
         assert set(import_module(f'mmevit.{package}').__all__) <= documented

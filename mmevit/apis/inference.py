@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, islice
 from pathlib import Path
@@ -22,12 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmevit.checkpoint.loader import find_dataset_meta
 from mmevit.checkpoint.matching import check_fit
-from mmevit.datasets.class_folders import SUFFIXES as IMAGE_SUFFIXES
 from mmevit.utils.configs import find_datasets, find_step, type_name
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write
+from mmevit.utils.inputs import VIDEO_SUFFIXES, name_inputs, picture_name
+from mmevit.utils.videos import open_writer
 
-from .video import VIDEO_SUFFIXES, Frames, open_writer
+from .video import Frames
 
 # Default visualizers.
 VISUALIZERS = dict(
@@ -97,35 +97,6 @@ def infer(
         counts += [infer_video(name, path, run, out_dir) for name, path in videos.items()]
     num_skipped = len(images) - counts[0] + counts[1:].count(0)
     return sum(counts), num_skipped
-
-
-def name_inputs(inputs: Iterable[str | Path]) -> dict[str, Path]:
-    """List images and videos by the names of their outputs.
-
-    A name is that of the file without its suffix, or with it if several files only differ in it.
-    """
-    known = IMAGE_SUFFIXES + VIDEO_SUFFIXES
-    paths = {}
-    for path in map(Path, inputs):
-        if not path.exists():
-            raise ConfigError(f'{path} is missing. Give an image, a video, or a directory of them.')
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        files = [file for file in files if file.suffix.lower() in known]
-        if not files:
-            fault = 'contains no image or video' if path.is_dir() else 'is not an image or video'
-            raise ConfigError(f'{path} {fault}. Supported suffixes: {", ".join(known)}.')
-        paths.update({file.resolve(): file for file in files})
-    stems = Counter(path.stem for path in paths.values())
-    named = {}
-    for path in paths.values():
-        name = path.stem if stems[path.stem] == 1 else path.name
-        if name in named:
-            raise ConfigError(
-                f'{named[name]} and {path} have the same output file. Use two runs with different '
-                '--out-dir.'
-            )
-        named[name] = path
-    return named
 
 
 def prepare_config(cfg: Config) -> Config:
@@ -300,8 +271,7 @@ def infer_images(
     for name, prediction, picture in run(readable):
         write(move_segments(prediction, name, out_dir), out_dir / f'preds/{name}.json')
         if picture is not None:
-            suffix = '.jpg' if paths[name].suffix.lower() in ('.jpg', '.jpeg') else '.png'
-            write(picture, out_dir / f'vis/{name}{suffix}')
+            write(picture, out_dir / f'vis/{picture_name(name, paths[name])}')
         count += 1
     return count
 

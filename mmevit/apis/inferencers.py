@@ -8,9 +8,10 @@ from mmengine.infer import BaseInferencer
 
 from mmevit.utils.configs import MIM_FOLDER
 from mmevit.utils.errors import ConfigError
+from mmevit.utils.inputs import VIDEO_SUFFIXES
 from mmevit.utils.versions import can_import
 
-from .video import VIDEO_SUFFIXES, Frames
+from .video import Frames
 
 
 class EfficientViTInferencer(BaseInferencer):

@@ -8,9 +8,6 @@ import traceback
 from collections.abc import Iterator
 from urllib.error import URLError
 
-from mmengine.dist import is_distributed
-from torch import distributed
-
 from mmevit.utils.errors import UserError, one_line
 from mmevit.utils.files import DISK_FULL
 
@@ -24,7 +21,8 @@ def report_errors() -> Iterator[None]:
             stream.reconfigure(errors='backslashreplace')
     try:
         yield
-        if is_distributed():
+        distributed = sys.modules.get('torch.distributed')
+        if distributed and distributed.is_available() and distributed.is_initialized():
             # Otherwise one of gloo's threads may abort the process when Python exits.
             distributed.destroy_process_group()
     except UserError as error:

@@ -21,6 +21,7 @@ from mmevit.datasets.sampling import find_test_pipeline, sample_images
 from mmevit.deploy import TARGETS, export, load_exported, try_to_fold
 from mmevit.deploy.exporting import choose_dynamic, compare
 from mmevit.deploy.networks import Exportable, count_input_channels, make_exportable
+from mmevit.runtime.sessions import FORMAT
 from mmevit.utils.configs import build_model, read_config, type_name
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write, check_ending
@@ -31,8 +32,6 @@ TOLERANCES = dict(float16=2e-2, bfloat16=1e-1)
 # Targets that support complete dense models.
 DENSE_TARGETS = ('onnx', 'openvino', 'torchscript')
 DTYPES = ('float32', *TOLERANCES, 'int8')
-# Of the metadata. mmevit.runtime refuses larger numbers.
-METADATA_FORMAT = 1
 
 
 @command(
@@ -79,11 +78,13 @@ def main(args: Namespace) -> None:
     batches = calibration_batches(cfg, model, args.calibration_images, network)
     axes = [None if 'batch' in dynamic else args.batch_size, num_channels]
     axes += [None, None] if 'size' in dynamic else size
+    divisor = find_divisor(network, inputs) if 'size' in dynamic else 1
     metadata = make_metadata(args, cfg, network, checkpoint, axes)
+    metadata['input']['pad_size_divisor'] = math.lcm(metadata['input']['pad_size_divisor'], divisor)
     print(f'Exporting to {args.out}; this takes minutes for aoti, about one for other targets.')
     with atomic_write(args.out) as file:
         export(network, inputs, file, args.to, dynamic, args.dtype, metadata, batches)
-        verify(args, network, file, inputs, axes)
+        verify(args, network, file, inputs, axes, divisor)
     print(f'Wrote {args.out}, inputs {axes}.')
 
 
@@ -137,6 +138,17 @@ def make_inputs(network: Exportable, *shape: int) -> tuple[Tensor, ...]:
     return (images, sizes)[: len(network.input_names)]
 
 
+def find_divisor(network: Exportable, inputs: tuple[Tensor, ...]) -> int:
+    """Return the number that must divide height and width: 32 for some necks, otherwise 1."""
+    images = inputs[0]
+    try:
+        with torch.no_grad():
+            network(*make_inputs(network, 1, images.shape[1], *(n + 1 for n in images.shape[2:])))
+    except RuntimeError:
+        return 32
+    return 1
+
+
 def calibration_batches(
     cfg: Config, model: nn.Module, num_images: int, network: Exportable
 ) -> Iterator[tuple[Tensor, ...]]:
@@ -158,18 +170,22 @@ def make_metadata(
     ``axes`` are the axes of the images, None for dynamic ones.
     """
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-    is_rgb = preprocessor.get('to_rgb') or preprocessor.get('bgr_to_rgb')
+    swaps = bool(preprocessor.get('to_rgb') or preprocessor.get('bgr_to_rgb'))
     pipeline = [step for step in find_test_pipeline(cfg) if not type_name(step).startswith('Pack')]
-    file = Path(args.checkpoint)
-    checksum = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    # The images of data sets without files, such as CIFAR, are RGB.
+    is_rgb = swaps == any(type_name(step).startswith('Load') for step in pipeline)
+    weights = Path(args.checkpoint)
+    checksum = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
+    test_cfg = cfg.model.get('test_cfg') or {}
     return dict(
-        format=METADATA_FORMAT,
+        format=FORMAT,
         version=__version__,
         task=network.task,
         model=type_name(cfg.model),
         config=Path(args.config).name,
-        checkpoint=dict(file=file.name, sha256=checksum),
+        checkpoint=dict(file=weights.name, sha256=checksum),
         classes=find_dataset_meta(checkpoint.get('meta')).get('classes'),
+        score_threshold=(test_cfg.get('rcnn') or test_cfg).get('score_thr'),
         input=dict(
             shape=axes,
             channels={1: 'GRAY', 3: 'RGB' if is_rgb else 'BGR'}.get(axes[1] or 0),
@@ -189,6 +205,7 @@ def verify(
     path: Path,
     inputs: tuple[Tensor, ...],
     axes: Sequence[int | None],
+    divisor: int,
 ) -> None:
     """Compare the file with the network, on larger images too along dynamic axes.
 
@@ -203,8 +220,9 @@ def verify(
         return
     examples = [inputs]
     if None in axes:
-        sides = zip(axes, inputs[0].shape, (1, 0, 33, 70), strict=True)
-        larger = [side + extra if axis is None else side for axis, side, extra in sides]
+        extra = (1, 0, -(-33 // divisor) * divisor, -(-70 // divisor) * divisor)
+        sides = zip(axes, inputs[0].shape, extra, strict=True)
+        larger = [side + more if axis is None else side for axis, side, more in sides]
         examples.append(make_inputs(network, *larger))
     differences = [compare(network, session, example) for example in examples]
     # Python's max() can drop NaN.

@@ -5,8 +5,8 @@ import random
 from pathlib import Path
 
 from mmevit.utils.errors import ConfigError, shorten, warn
+from mmevit.utils.inputs import IMAGE_SUFFIXES
 
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 VAL_NAMES = ('val', 'valid', 'validation', 'test')
 
 Labelled = list[tuple[str, int]]
@@ -81,7 +81,9 @@ def split_class_folders(
 
 def is_image(path: Path) -> bool:
     """Whether a path is a file with the suffix of an image."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith('.') and path.is_file()
+    return (
+        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.') and path.is_file()
+    )
 
 
 def find_images(root: Path, part: str) -> Folders:
@@ -99,12 +101,12 @@ def find_images(root: Path, part: str) -> Folders:
     if empty := [name for name, paths in images.items() if not paths]:
         raise ConfigError(
             f'{root / part} has no images in {shorten(empty)}. Each folder must contain images '
-            f'of a class, which end in {", ".join(SUFFIXES)}.'
+            f'of a class, which end in {", ".join(IMAGE_SUFFIXES)}.'
         )
     if others:
         warn(
             f'{len(others)} files are left out, such as {others[0]}: images end in '
-            f'{", ".join(SUFFIXES)}.'
+            f'{", ".join(IMAGE_SUFFIXES)}.'
         )
     return images
 

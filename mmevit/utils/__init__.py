@@ -1,3 +1,1 @@
 """Configs, files, tables, errors and versions."""
-
-from . import openmmlab  # noqa: F401  changes OpenMMLab

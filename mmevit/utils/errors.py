@@ -6,8 +6,6 @@ import sys
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from mmengine.logging import print_log
-
 from .versions import LIBRARIES
 
 # What constructors and registries raise for wrong names and arguments. A RuntimeError is not among
@@ -100,5 +98,10 @@ def shorten(names: Iterable) -> str:
 
 
 def warn(message: str) -> None:
-    """Log a warning."""
-    print_log(message, logger='current', level=logging.WARNING)
+    """Log a warning, with mmengine's logger if it has been imported."""
+    if 'mmengine' in sys.modules:
+        from mmengine.logging import print_log
+
+        print_log(message, logger='current', level=logging.WARNING)
+    else:
+        logging.getLogger('mmevit').warning(message)

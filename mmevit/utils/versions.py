@@ -9,8 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from packaging.version import Version
-
 
 class Library(NamedTuple):
     """A library and the versions of it that mmevit works with."""
@@ -32,8 +30,20 @@ LIBRARIES = (
 )
 
 
+# The other packages of the extra `openmmlab`.
+REQUIRED = ('torch', 'filelock', 'msgspec', 'packaging', 'safetensors')
+
+
 def check_libraries(libraries: Sequence[Library] = LIBRARIES) -> None:
     """Raise ImportError if a library is missing or its version is not supported."""
+    for module in REQUIRED:
+        if find_spec(module) is None:
+            raise ImportError(
+                f'{module} is not installed, but mmevit needs it, except for mmevit.runtime. '
+                'Run pip install "mmevit[openmmlab]".'
+            )
+    from packaging.version import Version
+
     for library in libraries:
         name, installed = installed_distribution(library)
         if installed is None:

@@ -1,5 +1,6 @@
 import json
 import pickle
+from argparse import Namespace
 
 import onnx
 import pytest
@@ -7,7 +8,7 @@ import torch
 from making_models import build_model, save_model
 from mmengine.config import Config
 
-from mmevit.cli.export import TOLERANCES, main
+from mmevit.cli.export import TOLERANCES, main, make_metadata
 from mmevit.deploy import load_exported
 from mmevit.deploy.evaluation import evaluate_exported
 from mmevit.utils.errors import UserError
@@ -198,3 +199,14 @@ def test_backbone_cannot_be_evaluated(classifier, export, tmp_path):
     message = 'was exported for features, but the config is for classification'
     with pytest.raises(UserError, match=message):
         evaluate_exported(Config.fromfile(classifier[0]), file)
+
+
+@pytest.mark.parametrize('name', ['evit_m0_digits', 'evit_m0_cifar10'])
+def test_channels_are_rgb_with_and_without_files(name):
+    """mmpretrain reads files as BGR, but its CIFAR images are RGB and not swapped."""
+    cfg = Config.fromfile(f'configs/{name}.py')
+    cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    args = Namespace(part='model', config='x.py', checkpoint='none.pth')
+    metadata = make_metadata(args, cfg, {}, [None, 3, 32, 32])
+    assert metadata['input']['channels'] == 'RGB'
+    assert metadata['format'] == 1 and metadata['model'] == 'ImageClassifier'

@@ -16,12 +16,13 @@ from PIL import Image
 from plug_in_table import NECKS, write_config
 from pycocotools import mask as mask_api
 
-from mmevit.apis.inference import infer, make_predictor, name_inputs, prepare_config
+from mmevit.apis.inference import infer, make_predictor, prepare_config
 from mmevit.checkpoint import reading
 from mmevit.cli.export import load_model
 from mmevit.cli.infer import main
 from mmevit.cli.test import main as evaluate
 from mmevit.utils.errors import CheckpointError, ConfigError
+from mmevit.utils.inputs import name_inputs
 
 CONFIGS = dict(
     retinanet='retinanet_evit_m4_digits',

@@ -61,6 +61,7 @@ FLAGS = {
         --batch-size --cfg-options --device --no-save-vis --out-dir --pred-score-thr
         --trust-checkpoint
     """,
+    'predict': '--batch-size --no-save-vis --out-dir --pred-score-thr --threads',
     'prepare_digits': '--force --image-size --num-train --num-val --seed',
     'test': """
         --amp --cfg-options --deploy --interval --launcher --no-pin-memory --out --out-item
@@ -93,6 +94,7 @@ CONSOLE_SCRIPT = {
     'train': 'train',
     'test': 'test',
     'infer': 'infer',
+    'predict': 'predict',
     'export': 'export',
     'finetune': 'finetune',
     'benchmark': 'benchmark',

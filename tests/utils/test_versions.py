@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from mmevit.utils.versions import Library, check_libraries
@@ -72,3 +74,9 @@ def test_a_missing_required_library_is_reported(monkeypatch):
 def test_mmdet_and_mmpretrain_may_be_missing(monkeypatch):
     versions(monkeypatch, {name: ORIGINAL[name] for name in ('torch', 'mmengine', 'mmcv')})
     check_libraries()
+
+
+def test_a_missing_requirement_is_reported_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'msgspec', None)
+    with pytest.raises(ImportError, match=r'msgspec is not .* pip install "mmevit\[openmmlab\]"'):
+        check_libraries()

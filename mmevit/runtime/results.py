@@ -1,0 +1,132 @@
+"""Predictions as arrays, in the JSON formats of COCO and ``tools/infer.py``, and as pictures."""
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mmevit.utils.errors import UserError
+from mmevit.utils.images import Size, read_image
+from mmevit.utils.masks import encode, find_boxes, resize_masks
+
+INSTANCE_OFFSET = 1000  # mmdet's, in panoptic segments
+
+
+@dataclass
+class Prediction:
+    """The prediction of an image, in pixels of that image. What a task has not is None."""
+
+    size: Size  # height and width of the image
+    classes: Sequence[str]  # names
+    boxes: Any = None  # (N, 4) float32, as x1, y1, x2, y2, by descending score
+    scores: Any = None  # (N,) float32; for classification (classes,)
+    labels: Any = None  # (N,) int64; for classification (1,), the best class
+    masks: Any = None  # (N, H, W) bool
+    segments: Any = None  # (H, W) int64, labels; for panoptic models label + 1000 * instance
+    logits: Any = None  # (classes,) float32, for classification
+    num_things: int | None = None  # number of classes with instances, for panoptic models
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of the JSON of ``tools/infer.py``, in which segments are an array."""
+        if self.segments is not None:
+            return self.count_segments()
+        labels, scores = self.labels.tolist(), self.scores.tolist()
+        if self.boxes is None:
+            best = dict(pred_label=labels[0], pred_score=scores[labels[0]])
+            return dict(pred_scores=scores, **best, pred_class=self.classes[labels[0]])
+        masks = {} if self.masks is None else dict(masks=[encode(mask) for mask in self.masks])
+        return dict(labels=labels, scores=scores, bboxes=self.boxes.tolist(), **masks)
+
+    def count_segments(self) -> dict[str, Any]:
+        """Return the segments that have a class with their number of pixels, and their map."""
+        rows, segments = [], self.segments
+        for segment, pixels in zip(*np.unique(segments, return_counts=True), strict=True):
+            label = int(segment) % (INSTANCE_OFFSET if self.num_things is not None else 2**31)
+            if label < len(self.classes):
+                row = dict(label=label, name=self.classes[label], pixels=int(pixels))
+                if self.num_things is not None:
+                    row = dict(id=int(segment), **row, isthing=label < self.num_things)
+                rows.append(row)
+        if self.num_things is None:
+            dtype = np.uint8 if len(self.classes) < 256 else np.uint16
+            return dict(classes=rows, segments=segments.astype(dtype))
+        # As in COCO's panoptic format: id = R + 256 G + 65536 B.
+        rgb = segments[..., None] >> np.array([0, 8, 16]) & 255
+        return dict(segments_info=rows, segments=rgb.astype(np.uint8))
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict]:
+        """Return boxes and masks in COCO's result format; ``category_ids`` default to labels."""
+        if self.boxes is None:
+            raise UserError('to_coco() needs boxes, but the model has none. Use to_dict().')
+        content = self.to_dict()
+        ids = [category_ids[label] if category_ids else label for label in content['labels']]
+        xywh = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
+        columns = dict(category_id=ids, bbox=xywh.tolist(), score=content['scores'])
+        columns.update(dict(segmentation=content['masks']) if 'masks' in content else {})
+        rows = zip(*columns.values(), strict=True)
+        return [dict(image_id=image_id, **dict(zip(columns, row, strict=True))) for row in rows]
+
+    def draw(self, image: str | Path | np.ndarray, score_thr: float = 0.3) -> Image.Image:
+        """Draw on the image, a file or BGR (H, W, 3), what has this score or more."""
+        image = np.atleast_3d(image) if isinstance(image, np.ndarray) else read_image(image, {})
+        pixels = np.broadcast_to(image[..., 2::-1], (*self.size, 3)).copy()
+        boxes = [] if self.boxes is None else self.boxes.tolist()
+        kept = [i for i in range(len(boxes)) if self.scores[i] >= score_thr][::-1]
+        masks = [] if self.masks is None else [(self.masks[i], self.labels[i]) for i in kept]
+        ids = () if self.segments is None else np.unique(self.segments)
+        for mask, label in (*masks, *((self.segments == i, i) for i in ids)):
+            pixels[mask] = (pixels[mask] + np.array(color(label))) // 2
+        picture = Image.fromarray(pixels)
+        font, draw = ImageFont.load_default(max(10, max(self.size) // 50)), ImageDraw.Draw(picture)
+
+        def write(label: int, score: float, place: tuple[float, float]) -> None:
+            text = f'{self.classes[label]}: {score:.2f}'
+            draw.text(place, text, color(label), font, stroke_width=1, stroke_fill='black')
+
+        if self.logits is not None:
+            write(self.labels[0], self.scores[self.labels[0]], (2, 2))
+        for index in kept:
+            x1, y1, x2, y2 = boxes[index]
+            draw.rectangle([x1, y1, max(x1, x2), max(y1, y2)], outline=color(self.labels[index]))
+            write(self.labels[index], self.scores[index], (x1, y1))
+        return picture
+
+
+def color(label: int) -> tuple[int, ...]:
+    """Return a color for a label, RGB."""
+    return tuple(int(255 * x) for x in colorsys.hsv_to_rgb(label * 0.618 % 1, 0.8, 1))
+
+
+def convert(
+    outputs: dict[str, np.ndarray], metadata: dict, size: Size, content: Size, padded: Size
+) -> Prediction:
+    """Convert the outputs for an image, by name, to pixels of the image.
+
+    ``size`` is that of the image, ``content`` of the resized image, ``padded`` of the input.
+    """
+    count = max(INSTANCE_OFFSET, outputs.get('logits', np.empty(0)).size)
+    classes = metadata['classes'] or [f'class {index}' for index in range(count)]
+    if 'logits' in outputs:
+        scores = np.exp(outputs['logits'] - outputs['logits'].max())
+        scores, labels = scores / scores.sum(), np.array([scores.argmax()])
+        return Prediction(size, classes, scores=scores, labels=labels, logits=outputs['logits'])
+    if 'segments' in outputs:
+        rows, columns = (
+            ((np.arange(new) + 0.5) * (old / new)).astype(int)
+            for old, new in zip(content, size, strict=True)
+        )
+        segments = outputs['segments'][rows[:, None], columns]
+        return Prediction(size, classes, segments=segments, num_things=metadata.get('num_things'))
+    found = outputs['labels'] >= 0
+    boxes, scores, labels = (outputs[name][found] for name in ('boxes', 'scores', 'labels'))
+    boxes = boxes / np.array([content[1] / size[1], content[0] / size[0]] * 2, np.float32)
+    masks = None
+    if 'masks' in outputs:
+        sizes = size, content, padded
+        masks = resize_masks(outputs['masks'][found], boxes, metadata['masks'], sizes)
+        boxes = boxes if boxes.any() else find_boxes(masks)  # of models without boxes
+    return Prediction(size, classes, boxes, scores, labels, masks)

@@ -1,0 +1,267 @@
+import json
+import sys
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from making_exported import first_channel, means, write_exported
+from making_videos import write_video
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mmevit.runtime import Predictor
+from mmevit.utils.errors import ConfigError, UserError
+
+BOXES = np.float32([[10, 20, 30, 40], [0, 5, 15, 12.5], [3, 3, 4, 4], [0, 0, 0, 0]])
+SCORES = np.float32([0.9, 0.6, 0.2, 0])
+LABELS = np.int64([2, 0, 1, -1])
+DETECTIONS = dict(boxes=BOXES, scores=SCORES, labels=LABELS)
+HALF = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=[40, 30])]  # of 80x60 pixels
+
+
+def random_image(height, width):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def detect(tmp_path):
+    path = write_exported(tmp_path / 'detector.onnx', DETECTIONS, input=dict(pipeline=HALF))
+    return Predictor(path, batch_size=2)
+
+
+def test_boxes_are_in_pixels_of_the_image_and_padding_is_dropped(detect):
+    prediction = detect(random_image(60, 80))
+    np.testing.assert_allclose(prediction.boxes, BOXES[:3] * 2)
+    np.testing.assert_array_equal(prediction.scores, SCORES[:3])
+    np.testing.assert_array_equal(prediction.labels, [2, 0, 1])
+    assert prediction.size == (60, 80) and prediction.masks is None
+    assert prediction.to_dict() == dict(
+        labels=[2, 0, 1], scores=SCORES[:3].tolist(), bboxes=(BOXES[:3] * 2).tolist()
+    )
+
+
+def test_padding_of_the_pipeline_is_not_scaled(tmp_path):
+    steps = [
+        dict(type='Resize', scale=[40, 40], keep_ratio=True),
+        dict(type='Pad', size=[40, 40], pad_val=dict(img=[114, 114, 114])),
+    ]
+    mask = np.zeros((4, 10, 10), np.float32)
+    mask[:, :5] = 1
+    path = write_exported(
+        tmp_path / 'padded.onnx',
+        DETECTIONS | dict(masks=mask),
+        input=dict(pipeline=steps),
+        masks=dict(kind='image', threshold=0.5),
+    )
+    prediction = Predictor(path)(random_image(60, 80))
+    np.testing.assert_allclose(prediction.boxes, BOXES[:3] * 2)
+    # Rows 0 to 20 of 40, of which the image has 30: two thirds of the image.
+    assert prediction.masks[0].all(axis=1).nonzero()[0].tolist() == list(range(40))
+    assert not prediction.masks[0, 40:].any()
+
+
+def test_masks_of_boxes_are_pasted_into_them(tmp_path):
+    masks = np.ones((4, 28, 28), np.float32)
+    path = write_exported(
+        tmp_path / 'masks.onnx',
+        DETECTIONS | dict(masks=masks),
+        input=dict(pipeline=HALF),
+        masks=dict(kind='box', threshold=0.5),
+    )
+    prediction = Predictor(path)(random_image(60, 80))
+    assert prediction.masks.shape == (3, 60, 80) and prediction.masks.dtype == bool
+    expected = np.zeros((60, 80), bool)
+    expected[40:60, 20:60] = True
+    np.testing.assert_array_equal(prediction.masks[0], expected)
+
+
+def test_models_without_boxes_get_those_of_their_masks(tmp_path):
+    masks = np.zeros((2, 6, 8), np.float32)
+    masks[0, 2:4, 1:5] = 1
+    arrays = dict(boxes=np.zeros((2, 4), np.float32), scores=SCORES[:2], labels=LABELS[:2])
+    path = write_exported(
+        tmp_path / 'm.onnx', arrays | dict(masks=masks), masks=dict(kind='image', threshold=0.9)
+    )
+    prediction = Predictor(path)(random_image(6, 8))
+    np.testing.assert_array_equal(prediction.boxes, [[1, 2, 5, 4], [0, 0, 0, 0]])
+
+
+def test_segments_are_those_of_the_nearest_pixels_without_padding(tmp_path):
+    options = dict(pad_size_divisor=32, pad_value=1)
+    path = write_exported(tmp_path / 'same.onnx', **first_channel(input=options))
+    image = random_image(50, 70) % 3
+    prediction = Predictor(path)(image)
+    np.testing.assert_array_equal(prediction.segments, image[..., 0])
+    content = prediction.to_dict()
+    counts = {row['label']: row['pixels'] for row in content['classes']}
+    assert counts == {label: (image[..., 0] == label).sum() for label in range(3)}
+    assert [row['name'] for row in content['classes']] == ['cat', 'dog', 'tree']
+
+    steps = [dict(type='Resize', scale=[140, 100])]
+    path = write_exported(tmp_path / 'twice.onnx', **first_channel(input=dict(pipeline=steps)))
+    constant = np.repeat(np.repeat(image[::10, ::10], 10, axis=0), 10, axis=1)
+    same = (Predictor(path)(constant).segments == constant[..., 0]).mean()
+    assert same > 0.9  # all but the borders
+
+
+def test_panoptic_segments_have_instances(tmp_path):
+    segments = np.int64([[1000, 1000, 2000], [2, 2, 3]])
+    path = write_exported(
+        tmp_path / 'p.onnx',
+        dict(segments=segments),
+        task='panoptic-segmentation',
+        num_things=1,
+    )
+    content = Predictor(path)(random_image(2, 3)).to_dict()
+    assert content['segments_info'] == [
+        dict(id=2, label=2, name='tree', pixels=2, isthing=False),
+        dict(id=1000, label=0, name='cat', pixels=2, isthing=True),
+        dict(id=2000, label=0, name='cat', pixels=1, isthing=True),
+    ]
+    assert (content['segments'].astype(int) @ [1, 256, 65536] == segments).all()
+
+
+def test_path_array_list_folder_and_video_give_the_same(tmp_path):
+    predictor = Predictor(write_exported(tmp_path / 'm.onnx', **means()), batch_size=2)
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    sizes = [(20, 30), (20, 30), (20, 30), (40, 20)]
+    images = [random_image(*size) // (index + 1) for index, size in enumerate(sizes)]
+    for index, image in enumerate(images):
+        cv2.imwrite(str(folder / f'{index}.png'), image)
+    expected = [image.mean(axis=(0, 1)) for image in images]
+    found = predictor(images)
+    np.testing.assert_allclose([x.logits for x in found], expected, rtol=1e-5)
+    np.testing.assert_allclose(predictor(images[0]).logits, expected[0], rtol=1e-5)
+    np.testing.assert_allclose(predictor(str(folder / '1.png')).logits, expected[1], rtol=1e-5)
+    (folder / 'torn.png').write_bytes(b'torn')
+    by_name = predictor(folder)
+    assert list(by_name) == ['0', '1', '2', '3']
+    np.testing.assert_allclose(by_name['3'].logits, expected[3], rtol=1e-5)
+
+    scores = np.exp(expected[0] - expected[0].max())
+    np.testing.assert_allclose(found[0].scores, scores / scores.sum(), rtol=1e-4)
+    assert found[0].to_dict()['pred_class'] == ['cat', 'dog', 'tree'][expected[0].argmax()]
+
+    for index in range(2):
+        cv2.imwrite(str(tmp_path / f'{index}.png'), np.full((192, 192, 3), 200 * index, np.uint8))
+    pictures = [tmp_path / f'{index}.png' for index in (0, 1, 1)]
+    video = write_video(tmp_path / 'v.mp4', pictures)
+    frames = [x.logits for x in predictor(video)]
+    np.testing.assert_allclose(frames, [[0] * 3, [200] * 3, [200] * 3], atol=5)
+
+
+def test_fixed_shapes_are_filled_up_and_larger_images_refused(tmp_path):
+    path = write_exported(tmp_path / 'fixed.onnx', **means(shape=(4, 3, 32, 64)))
+    predictor = Predictor(path)
+    images = [np.full((32, 60, 3), value, np.uint8) for value in (10, 20, 30, 40, 50)]
+    found = [float(x.logits[0]) for x in predictor(images)]
+    np.testing.assert_allclose(found, np.array([10, 20, 30, 40, 50]) * 60 / 64, rtol=1e-5)
+    with pytest.raises(UserError, match='has 33x60 pixels .* the file is for 32x64'):
+        predictor(random_image(33, 60))
+
+
+def test_coco_results_evaluate_as_perfect(detect):
+    """With pycocotools, against annotations that are the predicted boxes."""
+    ids = [7, 3, 5]
+    results = detect(random_image(60, 80)).to_coco(image_id=11, category_ids=ids)
+    assert [result['category_id'] for result in results] == [5, 7, 3]
+    assert results[0]['bbox'] == [20, 40, 40, 40]
+    truth, (_, _, width, height) = COCO(), (0, 0, 80, 60)
+    annotations = [
+        dict(result, id=index, iscrowd=0, area=result['bbox'][2] * result['bbox'][3])
+        for index, result in enumerate(results, 1)
+    ]
+    truth.dataset = dict(
+        info={},
+        images=[dict(id=11, width=width, height=height)],
+        categories=[dict(id=i, name=str(i)) for i in ids],
+        annotations=annotations,
+    )
+    truth.createIndex()
+    evaluation = COCOeval(truth, truth.loadRes(json.loads(json.dumps(results))), 'bbox')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1)
+
+
+def test_drawing_changes_only_what_is_predicted(detect):
+    image = random_image(60, 80) // 4
+    plain = Image.fromarray(image[..., ::-1])
+    prediction = detect(image)
+    assert prediction.draw(image, score_thr=1) == plain
+    drawn = np.asarray(prediction.draw(image, score_thr=0.8))
+    changed = (drawn != np.asarray(plain)).any(axis=2)
+    assert changed[40, 20:60].all() and not changed[:, :15].any()
+
+
+def save_invalid(path, kind):
+    """Write an invalid file."""
+    if kind == 'newer':
+        write_exported(path, DETECTIONS, format=2, version='9.0')
+    elif kind == 'older':
+        write_exported(path, DETECTIONS, format=0)
+    elif kind == 'backbone':
+        write_exported(path, DETECTIONS, task='features')
+    elif kind == 'inputs':
+        write_exported(path, dict(logits=SCORES), task='detection')
+    elif kind == 'foreign':
+        model = onnx.load(write_exported(path, DETECTIONS))
+        del model.metadata_props[:]
+        onnx.save(model, path)
+    elif kind == 'truncated':
+        write_exported(path, DETECTIONS)
+        path.write_bytes(path.read_bytes()[:300])
+
+
+@pytest.mark.parametrize(
+    ('kind', 'sentence'),
+    [
+        ('newer', 'format 2 of mmevit 9.0, but mmevit .* reads format 1'),
+        ('older', 'format 0 of mmevit'),
+        ('backbone', 'is a backbone, without predictions'),
+        ('inputs', 'has the inputs images, image_sizes and outputs logits, not those of detection'),
+        ('foreign', 'has no metadata of mmevit'),
+        ('truncated', 'is corrupt or truncated'),
+        ('missing', 'is missing, or not .onnx'),
+    ],
+)
+def test_invalid_files_are_one_line_errors(kind, sentence, tmp_path):
+    save_invalid(tmp_path / 'm.onnx', kind)
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        Predictor(tmp_path / 'm.onnx')
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('source', 'sentence'),
+    [
+        ('v.mp4', 'v.mp4 cannot be read. Check that the file is a video'),
+        (np.zeros((3, 4, 3)), r'is float64 of shape \(3, 4, 3\)'),
+        (np.zeros((3, 4), np.uint8), r'needs uint8 of shape \(H, W, 3\)'),
+        ('no.png', 'no.png cannot be decoded'),
+    ],
+    ids=['video', 'dtype', 'shape', 'path'],
+)
+def test_invalid_sources_are_one_line_errors(source, sentence, detect, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'v.mp4').write_bytes(b'no video')
+    with pytest.raises(UserError, match=sentence):
+        detect(source)
+
+
+@pytest.mark.parametrize(('module', 'name'), [('onnxruntime', 'm.onnx'), ('openvino', 'm.xml')])
+def test_missing_runtimes_are_named(module, name, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=f'{module}, which is not installed. Run pip install'):
+        Predictor(tmp_path / name)
+
+
+def test_missing_opencv_is_named(detect, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'cv2', None)
+    with pytest.raises(ConfigError, match='Videos need OpenCV'):
+        detect(tmp_path / 'clip.mp4')
