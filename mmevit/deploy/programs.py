@@ -38,8 +38,8 @@ def export_program(job: ExportJob) -> 'ExportedProgram':
     if 'batch' in job.dynamic:
         # torch.export treats a batch of one as constant.
         inputs = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
-    batch = {0: 'batch'} if 'batch' in job.dynamic else {}
-    sides = {2: 'height', 3: 'width'} if 'size' in job.dynamic else {}
+    batch: dict[int, str | None] = {0: 'batch'} if 'batch' in job.dynamic else {}
+    sides: dict[int, str | None] = {2: 'height', 3: 'width'} if 'size' in job.dynamic else {}
     return run_export(
         PrecisionWrapper(job.network, job.dtype), inputs, [{**batch, **sides}, batch][: len(inputs)]
     )
@@ -54,7 +54,7 @@ def export_detector(job: ExportJob) -> tuple['ExportedProgram', 'ExportedProgram
     images, sizes = enlarge(job)
     features = [feature[0] for feature in detector.features(images)]
     batched = replace(job, network=detector.features, inputs=job.inputs[:1])
-    sides = {1: None, 2: None} if 'size' in job.dynamic else {}
+    sides: dict[int, str | None] = {1: None, 2: None} if 'size' in job.dynamic else {}
     one = run_export(
         Flat(detector.predict),
         (images[0], sizes[0], *features),

@@ -52,7 +52,8 @@ class Segmentor(Exportable):
 
 def upsample(self: Upsample, x: Tensor) -> Tensor:
     """Resize maps (N, C, H, W), see ``Upsample.forward()``, by an integer factor."""
-    size = self.size or [side * int(self.scale_factor) for side in x.shape[2:]]
+    factor: Any = self.scale_factor
+    size = self.size or [side * int(factor) for side in x.shape[2:]]
     return interpolate(x, size, mode=self.mode, align_corners=self.align_corners)
 
 

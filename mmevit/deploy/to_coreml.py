@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .programs import ExportJob
-from .to_onnx import input_names
 
 DTYPES = ('float32', 'float16')
 DYNAMIC = frozenset()
@@ -22,7 +21,7 @@ def write(job: ExportJob) -> None:
         torch.jit.trace(job.network, job.inputs),
         inputs=[
             coremltools.TensorType(name, tensor.shape)
-            for name, tensor in zip(input_names(job.inputs), job.inputs, strict=True)
+            for name, tensor in zip(['images'], job.inputs, strict=True)
         ],
         outputs=[coremltools.TensorType(name) for name in names] or None,
         convert_to='mlprogram',

@@ -46,7 +46,7 @@ def write(job: ExportJob) -> None:
 def convert(job: ExportJob, input_names: list[str]) -> onnx.ModelProto:
     """Convert a network, a detector as its two parts."""
     job.network.apply(put_channels_first)
-    names = getattr(job.network, 'output_names', None)
+    names: Any = getattr(job.network, 'output_names', None)
     if not hasattr(job.network, 'features'):
         return translate(export_program(job), input_names, names)
     batched, one = export_detector(job)

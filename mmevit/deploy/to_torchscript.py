@@ -36,7 +36,7 @@ def trace_detector(job: ExportJob) -> Any:
     images, sizes = job.inputs
     features = trace_network(replace(job, network=detector.features, inputs=(images,)))
     first = images[0], sizes[0], [feature[0] for feature in features(images)]
-    predict = torch.jit.trace(WithList(detector.predict), first)
+    predict: Any = torch.jit.trace(WithList(detector.predict), first)
     return torch.jit.script(Loop(features, predict, len(detector.output_names)).eval())
 
 
