@@ -4,7 +4,8 @@ from argparse import Namespace
 from typing import Any
 
 from mmevit.benchmark import Setting
-from mmevit.cli.arguments import Adder, SizeAction, argument, group
+from mmevit.cli.arguments import SizeAction
+from mmevit.cli.command import Adder, argument, group
 
 MODELS = (
     'efficientvit-m4, a model name of mmpretrain, timm::NAME, backbone::m4, or a config such as '

@@ -34,9 +34,9 @@ def predict_dynamic_masks(
     img_meta: dict[str, Any] | None = None,
 ) -> InstanceData:
     """Select boxes and return logits, see ``RTMDetInsHead._bbox_mask_post_process()``."""
-    results = self._bbox_post_process(results, cfg, img_meta=img_meta)
-    results.masks = self._mask_predict_by_feat_single(mask_feat, results.kernels, results.priors)
-    return results
+    found: Any = self._bbox_post_process(results, cfg, img_meta=img_meta)
+    found.masks = self._mask_predict_by_feat_single(mask_feat, found.kernels, found.priors)
+    return found
 
 
 def enlarge_masks(self: CondInstMaskHead, mask_preds: Tensor, **kwargs: Any) -> Tensor:
@@ -186,11 +186,12 @@ def mask_format(model: Any) -> dict[str, Any] | None:
     if getattr(model, 'with_roi_head', False) and model.with_mask:
         return dict(kind='box', threshold=model.roi_head.test_cfg.mask_thr_binary)
     for part in model.children():
+        cfg: Any = getattr(part, 'test_cfg', None)
         if isinstance(part, RTMDetInsHead):  # logits
-            probability = part.test_cfg.mask_thr_binary
+            probability = cfg.mask_thr_binary
             return dict(kind='image', threshold=math.log(probability / (1 - probability)))
         if isinstance(part, (CondInstMaskHead, YOLACTProtonet, SOLOV2Head)):  # probabilities
-            return dict(kind='image', threshold=part.test_cfg.mask_thr)
+            return dict(kind='image', threshold=cfg.mask_thr)
         if isinstance(part, MaskFormerFusionHead):  # logits
             return dict(kind='image', threshold=0)
     return None
