@@ -179,9 +179,7 @@ def fuse(
     return [dict(ins_results=found)]
 
 
-def segment(
-    self: MaskFormerFusionHead, logits: Tensor, masks: Tensor, inside: Tensor
-) -> PixelData:
+def segment(self: MaskFormerFusionHead, logits: Tensor, masks: Tensor, inside: Tensor) -> PixelData:
     """Return segments, see ``MaskFormerFusionHead.panoptic_postprocess()``.
 
     Args:
