@@ -11,8 +11,8 @@ from needing import needs_refusal
 from torch import nn
 
 from mmevit.deploy import TARGETS, export, fold, load_exported
-from mmevit.deploy.exporting import compare, largest_difference
-from mmevit.deploy.networks import count_input_channels, make_exportable
+from mmevit.deploy.exporting import compare
+from mmevit.deploy.networks import count_input_channels, largest_difference, make_exportable
 from mmevit.utils.errors import UserError
 
 METADATA = dict(task='features', input=dict(mean=[1.5, 2.0, 3.0]))
