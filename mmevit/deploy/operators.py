@@ -102,9 +102,7 @@ def lay_masks(
     Returns:
         (H, W), int64, the label + 1000 * the number of the mask from 1 on, 0 outside all masks.
     """
-    output = torch.zeros(
-        rows.shape[1], columns.shape[2], dtype=torch.int64, device=rows.device
-    )
+    output = torch.zeros(rows.shape[1], columns.shape[2], dtype=torch.int64, device=rows.device)
     number = 0
     for index in range(int(count)):
         mask = rows[index] @ columns[index] >= threshold

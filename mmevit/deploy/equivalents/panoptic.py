@@ -4,22 +4,20 @@ from typing import Any
 
 import torch
 from mmdet.models import HeuristicFusionHead
-from mmengine.structures import InstanceData, PixelData
+from mmengine.structures import PixelData
 from torch import Tensor
 
 from ..operators import LAY_MASKS
 
 
-def fuse_segments(
-    self: HeuristicFusionHead, mask_results: InstanceData, seg_preds: Tensor, **kwargs: Any
-) -> PixelData:
+def fuse_segments(self: Any, mask_results: Any, seg_preds: Tensor) -> PixelData:
     """Return a panoptic segmentation, see ``HeuristicFusionHead._predict_single()``.
 
     Pixels outside the image without padding are unlabelled.
 
     Args:
-        self: The head.
-        mask_results: Detections by descending score, with masks in the boxes.
+        self: The ``HeuristicFusionHead``.
+        mask_results: ``InstanceData``, detections by descending score, with masks in the boxes.
         seg_preds: Logits of things as one class and of stuff, (num_stuff + 1, H, W).
     """
     height, width = mask_results.img_shape
@@ -41,7 +39,9 @@ def fuse_segments(
     is_inside = (rows < height)[:, None] & (columns < width)
     stuff = torch.where(is_inside & (things == 0), stuff, self.num_classes)
     areas = seg_preds.new_zeros(self.num_classes + 1)
-    areas = areas.scatter_add(0, stuff.flatten(), torch.ones_like(stuff.flatten(), dtype=areas.dtype))
+    areas = areas.scatter_add(
+        0, stuff.flatten(), torch.ones_like(stuff.flatten(), dtype=areas.dtype)
+    )
     is_small = areas < self.test_cfg.stuff_area_limit
     stuff = torch.where(is_small[stuff], self.num_classes, stuff)
     return PixelData(sem_seg=torch.where(things > 0, things, stuff)[None])
