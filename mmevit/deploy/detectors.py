@@ -80,7 +80,7 @@ class Detector(Exportable):
             return math.nan
         num_same = sum(count_same(*one) for one in zip(*outputs[:3], *expected[:3], strict=True))
         num_found = max(int((outputs[2] >= 0).sum()), int((expected[2] >= 0).sum()))
-        return 1 - num_same / max(num_found, 1)
+        return 1 - num_same / num_found if num_found else 0.0
 
 
 class Features(nn.Module):

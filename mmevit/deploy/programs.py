@@ -107,22 +107,23 @@ def run_export(
     network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     shapes = tuple({axis: ranges[name] for axis, name in named.items()} for named in axes)
     with allow_single_pixels:
-        try:
-            return torch.export.export(network.eval(), tuple(inputs), dynamic_shapes=(shapes,))
-        except UserError as error:
-            shapes = restrict(shapes, error)
-            return torch.export.export(network, tuple(inputs), dynamic_shapes=(shapes,))
+        for _ in 'height', 'width':
+            try:
+                return torch.export.export(network.eval(), tuple(inputs), dynamic_shapes=(shapes,))
+            except UserError as error:
+                shapes = restrict(shapes, error)
+        return torch.export.export(network, tuple(inputs), dynamic_shapes=(shapes,))
 
 
 def restrict(shapes: tuple[Any, ...], error: Any) -> tuple[Any, ...]:
     """Restrict axes to the sizes that a network supports, which a failed export found out.
 
-    Some necks need a multiple of 32, and some heads a minimum.
+    Some necks need a multiple of 32, and some heads a minimum. An export can find out one axis.
     """
     from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
 
-    names = {getattr(axis, '__name__', None) for axes in shapes for axis in axes.values()}
-    if 'Suggested fixes:' not in error.msg or not names <= {'batch', 'height', 'width'}:
+    has_ranges = all(hasattr(axis, '__name__') for axes in shapes for axis in axes.values())
+    if 'Suggested fixes:' not in error.msg or not has_ranges:
         raise error
     refined: Any = refine_dynamic_shapes_from_suggested_fixes(error.msg, shapes)
     if any(isinstance(axis, int) for axes in refined for axis in axes.values()):

@@ -124,6 +124,9 @@ def test_difference_is_the_share_of_other_detections():
     expected = boxes, scores, torch.tensor([[1, 2, -1]])
     swapped = [part.flip(1) for part in expected]
     assert network.measure_difference(swapped, expected) == 0
+    nothing = 0 * boxes, 0 * scores, torch.full((1, 3), -1)
+    assert network.measure_difference(nothing, nothing) == 0
+    assert network.measure_difference(nothing, expected) == 1
     more = boxes, scores, torch.tensor([[1, 2, 3]])
     assert network.measure_difference(more, expected) == pytest.approx(1 / 3)
     moved = boxes + torch.tensor([[[1.0], [0.0], [0.0]]]), *expected[1:]
