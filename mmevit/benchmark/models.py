@@ -215,10 +215,11 @@ class Predictions(FlatOutputs):
         """Map images (N, C, H, W) to boxes and so on of each image."""
         if self.training:
             return super().forward(images)
-        if hasattr(self.model, 'decode_head'):
-            samples = self.model.predict(images)
+        model: Any = self.model
+        if hasattr(model, 'decode_head'):
+            samples = model.predict(images)
             return tuple(sample.pred_sem_seg.data for sample in samples)
-        samples = self.model.predict(images, make_data_samples(images), rescale=False)
+        samples = model.predict(images, make_data_samples(images), rescale=False)
         found = [
             sample.get('pred_instances', sample.get('pred_panoptic_seg')) for sample in samples
         ]

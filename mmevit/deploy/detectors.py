@@ -140,8 +140,8 @@ class PredictOne(nn.Module):
         for name, output in zip(self.heads, outputs, strict=True):
             self.model.get_submodule(name).forward = lambda maps, output=output: output
         shape = image.shape[1:]
-        meta = dict(img_shape=(size[0], size[1]), scale_factor=(1.0, 1.0))
-        meta.update(ori_shape=shape, batch_input_shape=shape, pad_shape=shape)
+        meta: dict[str, Any] = dict(ori_shape=shape, batch_input_shape=shape, pad_shape=shape)
+        meta.update(img_shape=(size[0], size[1]), scale_factor=(1.0, 1.0))
         with exportable_operators():
             sample = DetDataSample(metainfo=meta)
             (sample,) = self.model.predict(image[None], [sample], rescale=False)

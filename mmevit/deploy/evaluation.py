@@ -32,11 +32,11 @@ def evaluate_exported(cfg: Config, path: str | Path, trust: bool = False) -> Non
     Raises:
         ConfigError: If the file holds something else than its task, such as a backbone.
     """
-    task = load_exported(path, trust=trust).metadata.get('task')
+    task = load_exported(path, trust=trust).metadata.get('task', 'an unknown task')
     name, library = MODELS_BY_TASK.get(task, (None, None))
     if name is None or library != cfg.get('default_scope'):
         raise ConfigError(
-            f'{path} was exported for {task or "an unknown task"}, but the config is for '
+            f'{path} was exported for {task}, but the config is for '
             f'{cfg.get("default_scope")}. Pass a complete model written by tools/export.py.'
         )
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
@@ -115,13 +115,14 @@ class ExportedDetector(ExportedModel):
                 boxes, scores, labels, *masks = outputs
                 found = labels >= 0
                 scale = boxes.new_tensor(sample.scale_factor).repeat(2)
-                sample.pred_instances = instances = InstanceData(
+                instances: Any = InstanceData(
                     bboxes=boxes[found] / scale, scores=scores[found], labels=labels[found]
                 )
                 if masks:
                     instances.masks = self.restore_masks(
                         masks[0][found], instances.bboxes, sample, images.shape[2:]
                     )
+                sample.pred_instances = instances
         return data_samples
 
     def restore_masks(
@@ -163,8 +164,9 @@ def paste_box_masks(masks: Tensor, boxes: Tensor, size: Sequence[int], threshold
     # Private: mmdet has no public function for it.
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 
-    pasted = masks.new_zeros((len(masks), *size), dtype=torch.bool)
+    height, width = size
+    pasted = masks.new_zeros((len(masks), height, width), dtype=torch.bool)
     for mask, box, output in zip(masks, boxes, pasted, strict=True):
-        values, region = _do_paste_mask(mask[None, None], box[None], *size)
+        values, region = _do_paste_mask(mask[None, None], box[None], height, width)
         output[region] = values[0] >= threshold
     return pasted

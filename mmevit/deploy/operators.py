@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms, roi_align
+from torchvision.ops import nms
 
 
 def select_boxes(boxes: Tensor, scores: Tensor, iou_threshold: float, max_num: int) -> Tensor:
@@ -64,7 +64,10 @@ def extract_rois(
     output = boxes.new_zeros(boxes.shape[0], maps[0].shape[1], size, size)
     for level, (features, scale) in enumerate(zip(maps, scales)):  # noqa: B905 (TorchScript)
         index = torch.nonzero(levels == level)[:, 0]
-        output[index] = roi_align(features, rois[index], size, scale, sampling_ratio, aligned)
+        # The type hints of torchvision.ops.roi_align are wrong.
+        output[index] = torch.ops.torchvision.roi_align(
+            features, rois[index], scale, size, size, sampling_ratio, aligned
+        )
     return output
 
 

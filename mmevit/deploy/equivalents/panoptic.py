@@ -19,7 +19,6 @@ def fuse_segments(self: Any, mask_results: Any, seg_preds: Tensor) -> PixelData:
         self: The ``HeuristicFusionHead``.
         mask_results: ``InstanceData``, detections by descending score, with masks in the boxes.
         seg_preds: Logits of things as one class and of stuff, (num_stuff + 1, H, W).
-        **kwargs: Not used.
     """
     height, width = mask_results.img_shape
     rows, columns = (

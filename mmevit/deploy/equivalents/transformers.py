@@ -44,7 +44,7 @@ def prepare_tokens(
     return dict(tokens, feat_mask=mask, **common), dict(memory_mask=mask, **common)
 
 
-def find_padding(shape: Sequence[int], sample: DetDataSample) -> Tensor:
+def find_padding(shape: Sequence[int], sample: Any) -> Tensor:
     """Return whether pixels of a map are padding, (1, H, W)."""
     rows, columns = (
         nearest_pixels(count, of_image) >= limit
@@ -85,16 +85,16 @@ def attend(
     key_padding_mask: Tensor | None = None,
     *,
     reference_points: Tensor,
-    spatial_shapes: Sequence[Sequence[int]],
+    spatial_shapes: Any,
     **kwargs: Any,
 ) -> Tensor:
     """Attend to sampled points, see ``MultiScaleDeformableAttention.forward()``."""
-    value = self.value_proj(query if value is None else value)
+    values = self.value_proj(query if value is None else value)
     identity = query if identity is None else identity
     query = query if query_pos is None else query + query_pos
     if key_padding_mask is not None:
-        value = value.masked_fill(key_padding_mask[:, :, None], 0)
-    value = value.unflatten(2, (self.num_heads, -1))
+        values = values.masked_fill(key_padding_mask[:, :, None], 0)
+    values = values.unflatten(2, (self.num_heads, -1))
     points = (self.num_heads, self.num_levels, self.num_points)
     offsets = self.sampling_offsets(query).unflatten(2, (*points, 2))
     weights = self.attention_weights(query).unflatten(2, (self.num_heads, -1)).softmax(dim=3)
@@ -105,14 +105,12 @@ def attend(
     else:
         offsets = offsets / self.num_points * references[..., 2:] * 0.5
     output = multi_scale_deformable_attn_pytorch(
-        value, spatial_shapes, references[..., :2] + offsets, weights.unflatten(3, points[1:])
+        values, spatial_shapes, references[..., :2] + offsets, weights.unflatten(3, points[1:])
     )
     return self.output_proj(output) + identity
 
 
-def decode_pixels(
-    self: MSDeformAttnPixelDecoder, feats: Sequence[Tensor]
-) -> tuple[Tensor, list[Tensor]]:
+def decode_pixels(self: Any, feats: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Return features of masks and levels, see ``MSDeformAttnPixelDecoder.forward()``."""
     encoded = feats[::-1][: self.num_encoder_levels]
     shapes = [values.shape[2:] for values in encoded]
@@ -157,10 +155,10 @@ def predict_queries(
 
 
 def fuse(
-    self: MaskFormerFusionHead,
+    self: Any,
     mask_cls_results: Tensor,
     mask_pred_results: Tensor,
-    batch_data_samples: Sequence[DetDataSample],
+    batch_data_samples: Sequence[Any],
     rescale: bool = False,
 ) -> list[dict[str, Any]]:
     """Return segments, or else instances, see ``MaskFormerFusionHead.predict()``."""
@@ -174,12 +172,12 @@ def fuse(
     inside = rows[:, None] & columns
     if self.test_cfg.get('panoptic_on', True):
         return [dict(pan_results=segment(self, mask_cls_results[0], masks, inside))]
-    found = find_instances(self, mask_cls_results[0], masks, inside)
+    found: Any = find_instances(self, mask_cls_results[0], masks, inside)
     found.masks = mask_pred_results[0][found.pop('queries')]
     return [dict(ins_results=found)]
 
 
-def segment(self: MaskFormerFusionHead, logits: Tensor, masks: Tensor, inside: Tensor) -> PixelData:
+def segment(self: Any, logits: Tensor, masks: Tensor, inside: Tensor) -> PixelData:
     """Return segments, see ``MaskFormerFusionHead.panoptic_postprocess()``.
 
     Args:
@@ -207,9 +205,7 @@ def segment(self: MaskFormerFusionHead, logits: Tensor, masks: Tensor, inside: T
     return PixelData(sem_seg=segments[None])
 
 
-def find_instances(
-    self: MaskFormerFusionHead, logits: Tensor, masks: Tensor, inside: Tensor
-) -> InstanceData:
+def find_instances(self: Any, logits: Tensor, masks: Tensor, inside: Tensor) -> InstanceData:
     """Return instances by descending score, and their queries instead of masks.
 
     See ``MaskFormerFusionHead.instance_postprocess()``, and :func:`segment` for the arguments.
