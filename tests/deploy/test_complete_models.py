@@ -4,11 +4,10 @@ Run as a program, it rewrites the support matrix in docs/deployment.md.
 """
 
 import argparse
-import functools
 import json
 import re
 import tempfile
-import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
@@ -21,9 +20,9 @@ from marking import slow_but
 from plug_in_table import NECKS
 
 from mmevit.deploy import TARGETS, export, load_exported, to_onnx
-from mmevit.deploy.exporting import find_target
 from mmevit.deploy.networks import make_exportable
 from mmevit.deploy.programs import as_tuple
+from mmevit.utils.errors import ConfigError
 
 DOCS = Path(__file__).parents[2] / 'docs/deployment.md'
 MARKERS = '<!-- support matrix -->\n', '<!-- end of the support matrix -->\n'
@@ -54,6 +53,7 @@ class Case:
     # Heights and widths with padding, each with the sizes of its images.
     batches: tuple = (((160, 224), SIZES), ((96, 128), [(96, 120)]))
     options: dict = field(default_factory=dict)  # settings of the config
+    seed: int = 0
 
 
 def one_stage(classes=1.0, sides=None, **others):
@@ -73,7 +73,7 @@ def two_stage(classes=2.0, sides=1.0, masks=False, proposals=True, options=None)
         spreads += [Spread('rpn_cls', 2), Spread('rpn_reg', 0.3)]
     if masks:  # larger ones, which are more robust
         spreads.append(Spread('conv_logits', 3, mean=3))
-    return Case(tuple(spreads), make_smooth, options=options or {})
+    return Case(tuple(spreads), make_smooth, options=options or {}, seed=1)
 
 
 def one_stage_masks(options=None, **outputs):
@@ -155,7 +155,7 @@ def make_case(name, folder):
     """Build a model, and return it with batches of images, their sizes and its predictions."""
     case = CASES[name]
     model = make_model(name, folder, **case.options)
-    torch.manual_seed(0)
+    torch.manual_seed(case.seed)
     batches = [
         (case.make_images(len(sizes), *shape), torch.tensor(sizes).float())
         for shape, sizes in case.batches
@@ -254,3 +254,75 @@ def measure_share(outputs, expected):
     same &= (labels[:, :, None] == labels2[:, None]) & (labels2 >= 0)[:, None]
     found, wanted = same.any(dim=2).sum(), same.any(dim=1).sum()
     return float(min(found / (labels >= 0).sum(), wanted / (labels2 >= 0).sum()))
+
+
+def measure(name, folder):
+    """Return why files of a model do not pass, '' for those that do, by target and type."""
+    model, batches = make_case(name, folder)
+    network, errors = make_exportable(model), {}
+    with converting_once():
+        for target, dtypes in COLUMNS.items():
+            for dtype in dtypes:
+                try:
+                    share = check_file(network, batches, target, dtype, folder)
+                    print(f'{name}, {target}, {dtype}: {share:.1%}', flush=True)
+                    errors[f'{target} {dtype}'] = ''
+                except (AssertionError, ConfigError) as error:
+                    print(f'{name}, {target}, {dtype}: {error}', flush=True)
+                    errors[f'{target} {dtype}'] = str(error) or 'The outputs differ.'
+    return errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', CASES, ids=lambda name: Path(name).stem)
+def test_files_match_the_support_matrix(name, tmp_path):
+    errors = measure(name, tmp_path)
+    assert read_rows()[Path(name).stem] == make_row(name, errors), errors
+
+
+def test_the_support_matrix_has_every_model():
+    assert set(read_rows()) == {Path(name).stem for name in CASES}
+
+
+def make_row(name, errors):
+    """Return the row of the table in the docs."""
+    cells = [
+        ', '.join(dtype for dtype in dtypes if not errors[f'{target} {dtype}']) or 'none'
+        for target, dtypes in COLUMNS.items()
+    ]
+    return f'| `{Path(name).stem}` | {" | ".join(cells)} |'
+
+
+def read_rows():
+    """Return the rows of the table in the docs by the name of the config."""
+    table = DOCS.read_text().partition(MARKERS[0])[2].partition(MARKERS[1])[0]
+    return {row.split('`')[1]: row for row in table.splitlines() if '`' in row}
+
+
+def write_rows(results):
+    """Rewrite the table in the docs, with the results of ``measure()`` by config."""
+    before, _, rest = DOCS.read_text().partition(MARKERS[0])
+    after = rest.partition(MARKERS[1])[2]
+    titles = f'| config | {" | ".join(COLUMNS)} |\n|---|{"---|" * len(COLUMNS)}\n'
+    rows = ''.join(f'{make_row(name, errors)}\n' for name, errors in results.items())
+    DOCS.write_text(f'{before}{MARKERS[0]}\n{titles}{rows}\n{MARKERS[1]}{after}')
+
+
+def main():
+    """Measure all models, about 2 minutes each, and rewrite the table in the docs."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument('--results', help='folder that a stopped run resumes from', type=Path)
+    folder = parser.parse_args().results or Path(tempfile.mkdtemp())
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {}
+    for name in CASES:
+        file = folder / f'{Path(name).stem}.json'
+        if not file.exists():
+            with tempfile.TemporaryDirectory() as files:
+                file.write_text(json.dumps(measure(name, Path(files))))
+        results[name] = json.loads(file.read_text())
+    write_rows(results)
+
+
+if __name__ == '__main__':
+    main()
