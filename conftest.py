@@ -22,7 +22,7 @@ def no_default_scope(monkeypatch):
 def pytest_runtest_makereport(item, call):
     """Skip what the PyTorch of the original OpenMMLab is too old for, if it ends in saying so."""
     report = yield
-    reason = report.failed and re.search(r'PyTorch \d\S+ is too old[^:]*', str(report.longrepr))
+    reason = report.failed and re.search(r'PyTorch \d\S+ is too old[^:\n]*', str(report.longrepr))
     if reason and Version(torch.__version__) < Version('2.5'):
         report.outcome = 'skipped'
         report.longrepr = (str(item.path), None, reason[0])

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from packaging.version import Version
-from torch.utils import flop_counter
 
 
 def needs(is_there, what):
@@ -17,8 +16,11 @@ needs_scaler = needs(hasattr(torch.amp, 'GradScaler'), 'the scaling of gradients
 needs_nanoseconds = needs(
     hasattr(torch._C._autograd._KinetoEvent, 'start_ns'), 'the order of what is allocated'
 )
-needs_operation_counts = needs(
-    hasattr(flop_counter, 'flop_registry'), 'the operations of single operators'
+needs_profiler = needs(
+    Version(torch.__version__) >= Version('2.5'), 'times of operators in nanoseconds'
+)
+needs_safe_globals = needs(
+    hasattr(torch.serialization, 'safe_globals'), 'the list of safe globals of a process'
 )
 needs_compiled_gradients = needs(
     Version(torch.__version__) >= Version('2.5'), 'compiled gradients that equal those of eager'

@@ -25,7 +25,6 @@ MODELS_BY_CONFIG = {
 COMPOSED = {
     "No module named 'mmcv._ext'",
     '… is installed, but mmevit needs …',
-    '… is not installed, but mmevit needs …',
     '… has … strides, but … returns … maps',
     '….mean has … values, but model.backbone.in_channels is …',
     '….num_classes is …, but the … data has … classes',

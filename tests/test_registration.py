@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 REGISTERED = dict(
     MODELS="""
         CascadedGroupAttention DistilledImageClassifier EfficientViT EfficientViTClsHead
-        EfficientViTFPN ExportedClassifier ExportedDetector PlainWindowAttention SandwichBlock
-        SwinLayoutBlock SyncedRetinaHead
+        EfficientViTFPN ExportedClassifier ExportedDetector ExportedSegmentor PlainWindowAttention
+        SandwichBlock SwinLayoutBlock SyncedRetinaHead
     """,
     MODEL_WRAPPERS='CPUDistributedDataParallel',
     TRANSFORMS='LoadReadableImage',

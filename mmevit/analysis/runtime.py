@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
 from torch.autograd.profiler import record_function
@@ -51,7 +52,7 @@ def profile_runtime(network: nn.Module, images: Tensor, rounds: int = 5) -> list
         multiply-accumulate is two FLOPs.
 
     Raises:
-        ConfigError: If PyTorch is older than 2.3.
+        ConfigError: If PyTorch is older than 2.5.
 
     Example:
         >>> from torch import nn
@@ -59,10 +60,11 @@ def profile_runtime(network: nn.Module, images: Tensor, rounds: int = 5) -> list
         >>> sorted({row['operator'] for row in rows if row['kind'] != OTHER})
         ['copy', 'linear', 'relu', 'view']
     """
-    if not hasattr(flop_counter, 'flop_registry'):
+    # PyTorch 2.1 rounds times to microseconds and then nests short operators wrongly. Its profiler
+    # has acc_events since 2.5.
+    if Version(torch.__version__) < Version('2.5'):
         raise ConfigError(
-            f'PyTorch {torch.__version__} cannot count the FLOPs of single operators. '
-            'Install PyTorch 2.3 or newer.'
+            f'PyTorch {torch.__version__} is too old for runtime profiles. Install 2.5 or newer.'
         )
     with torch.no_grad(), attention_as_products():
         with running_modules(network) as paths, CostCounter(paths) as costs:

@@ -53,6 +53,8 @@ class Detector(Exportable):
         self.task = TASKS[self.output_names[-1]]
         if self.task == 'instance-segmentation':
             self.metadata = dict(masks=mask_format(model))
+        elif self.task == 'panoptic-segmentation':
+            self.metadata = dict(num_things=model.panoptic_fusion_head.num_things_classes)
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         """Detect objects.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmevit.models import EfficientViT
+from mmevit.utils.errors import ConfigError
 
 from .programs import ExportJob, PyTorchSession, export_program
 
@@ -21,9 +22,10 @@ def write(job: ExportJob) -> None:
         for backbone in (part for part in job.network.modules() if isinstance(part, EfficientViT)):
             backbone.register_module('stem', SplitBatch(backbone.stem, size=2))
     config = {'freezing': True, 'aot_inductor.metadata': dict(mmevit=job.metadata)}
+    program = export_program(job)  # reports a PyTorch that is too old for the next call
     # PyTorch documents these two functions of a private module, and has no public ones.
     torch._inductor.aoti_compile_and_package(
-        export_program(job), package_path=str(job.path), inductor_configs=config
+        program, package_path=str(job.path), inductor_configs=config
     )
 
 
@@ -31,6 +33,10 @@ class Session(PyTorchSession):
     """A compiled package."""
 
     def __init__(self, path: str, num_threads: int) -> None:
+        if not hasattr(torch._inductor, 'aoti_load_package'):
+            raise ConfigError(
+                f'PyTorch {torch.__version__} is too old for this target. Use PyTorch 2.11.'
+            )
         package = torch._inductor.aoti_load_package(path)
         super().__init__(package, num_threads)
         self.metadata = json.loads(package.get_metadata().get('mmevit', '{}'))

@@ -188,7 +188,7 @@ def translate_lay_masks(
     width = op.Shape(columns, start=2)
     output = op.Expand(op.Constant(value_int=0), op.Concat(height, width, axis=0))
     number = op.Constant(value_int=0)
-    for index in range(count):
+    for index in range(count):  # pyright: ignore[reportArgumentType]
         probabilities = op.MatMul(op.Gather(rows, index), op.Gather(columns, index))
         mask = probabilities >= op.Constant(value_float=threshold)
         is_free = output == 0

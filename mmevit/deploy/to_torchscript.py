@@ -1,6 +1,7 @@
 """TorchScript files, which LibTorch runs too."""
 
 import json
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,9 @@ DYNAMIC = frozenset({'batch', 'size'})
 
 def write(job: ExportJob) -> None:
     """Write a trace, which supports other shapes; see :func:`mmevit.deploy.export`."""
-    with Replacements():
+    with Replacements(), warnings.catch_warnings():
+        # Sizes in Python; compared with PyTorch at another size.
+        warnings.simplefilter('ignore', torch.jit.TracerWarning)
         trace = trace_detector(job) if hasattr(job.network, 'features') else trace_network(job)
     fixed = None if job.dynamic else shapes_of(job.inputs)
     extra = dict(mmevit=job.metadata, fixed_shapes=json.dumps(fixed))

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from needing import needs_operation_counts
+from needing import needs_profiler
 from torch import nn
 from torch.profiler import profile
 
@@ -8,6 +8,7 @@ from mmevit.analysis import memory_bound_share, plot_shares, profile_runtime, su
 from mmevit.analysis.runtime import COMPUTE_BOUND, KINDS, MEMORY_BOUND, OTHER, measure_times
 from mmevit.benchmark.measuring import count_macs
 from mmevit.models import EfficientViT
+from mmevit.utils.errors import ConfigError
 
 
 class Matmuls(nn.Module):
@@ -54,7 +55,7 @@ def test_shares_of_modules_match_their_times_alone():
     assert by_module['1'] == pytest.approx(memory_bound_share(rows), abs=0.02)
 
 
-@needs_operation_counts
+@needs_profiler
 def test_times_sum_to_the_total_of_the_profiler():
     network, images = EfficientViT('m0').eval(), torch.rand(2, 3, 64, 64)
     profilers = []
@@ -81,6 +82,12 @@ def test_operators_and_flops_of_efficientvit_are_known_and_hooks_removed(arch):
     assert not any(
         module._forward_hooks or module._forward_pre_hooks for module in network.modules()
     )
+
+
+def test_too_old_pytorch_is_reported(monkeypatch):
+    monkeypatch.setattr(torch, '__version__', '2.4.1+cu121')
+    with pytest.raises(ConfigError, match=r'2\.4\.1\+cu121 is too old.*\. Install 2\.5 or newer\.'):
+        profile_runtime(nn.ReLU(), torch.rand(1))
 
 
 def test_plot_has_a_bar_per_kind_and_network():

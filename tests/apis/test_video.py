@@ -8,8 +8,9 @@ from making_models import save_model
 from making_videos import write_video
 
 from mmevit.apis import DetInferencer, MMSegInferencer
-from mmevit.apis.video import Frames, open_writer
+from mmevit.apis.video import Frames
 from mmevit.utils.errors import ConfigError
+from mmevit.utils.videos import open_writer
 
 CONFIGS = {
     DetInferencer: 'retinanet_evit_m4_digits',

@@ -41,7 +41,7 @@ from mmevit.benchmark.models import (
     fold_all,
 )
 from mmevit.benchmark.report import COLUMNS
-from mmevit.deploy.exporting import largest_difference
+from mmevit.deploy.networks import largest_difference
 from mmevit.utils.errors import ConfigError, UserError
 
 # At 64 pixels the last maps have one position, and batch norm of two values blows up rounding.

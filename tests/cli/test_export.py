@@ -7,10 +7,12 @@ import pytest
 import torch
 from making_models import build_model, save_model
 from mmengine.config import Config
+from torch import nn
 
-from mmevit.cli.export import TOLERANCES, main, make_metadata
+from mmevit.cli.export import main, make_metadata
 from mmevit.deploy import load_exported
 from mmevit.deploy.evaluation import evaluate_exported
+from mmevit.deploy.networks import Exportable, Network
 from mmevit.utils.errors import UserError
 
 DETECTOR = 'configs/retinanet_evit_m4_digits.py'
@@ -115,7 +117,7 @@ def test_folding_and_other_sizes_are_refused_for_exported_files(
 def test_file_that_differs_does_not_replace_the_previous_one(
     classifier, tmp_path, refuse, monkeypatch
 ):
-    monkeypatch.setitem(TOLERANCES, 'float32', -1)
+    monkeypatch.setattr(Exportable, 'tolerance', -1)
     file = tmp_path / 'model.torchscript'
     file.write_text('the one before')
     sentence = refuse('export', *classifier, '--to', 'torchscript', '--out', file)
@@ -124,13 +126,10 @@ def test_file_that_differs_does_not_replace_the_previous_one(
     assert file.read_text() == 'the one before'
 
 
-def test_file_with_nan_outputs_is_refused_without_a_tolerance_too(
-    classifier, tmp_path, refuse, monkeypatch
-):
+def test_file_with_nan_outputs_is_refused(classifier, tmp_path, refuse, monkeypatch):
     # A finite difference for the first images does not hide NaN for the larger ones.
     differences = iter([0.0, float('nan')])
     monkeypatch.setattr('mmevit.cli.export.compare', lambda *_: next(differences))
-    monkeypatch.delitem(TOLERANCES, 'float32')  # as for int8
     file = tmp_path / 'model.torchscript'
     sentence = refuse('export', *classifier, '--to', 'torchscript', '--out', file)
     assert 'not written, since its outputs are NaN' in sentence
@@ -164,7 +163,7 @@ def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--to', 'aoti'], 'Detectors can be exported to onnx and openvino only. For aoti give'),
+        (['--to', 'aoti'], 'aoti does not support detection. Use onnx or openvino or torchscript'),
         (['--dtype', 'int8'], 'The train data is incomplete'),
         (['--out', 'model.pt'], 'model.pt must end in .onnx'),
         (['--size', '16'], 'The images have 16x16 pixels, but exported files need 32x32 or more'),
@@ -196,7 +195,7 @@ def test_int8_is_calibrated_and_evaluated(classifier, export, evaluate, tmp_path
 def test_backbone_cannot_be_evaluated(classifier, export, tmp_path):
     file = tmp_path / 'backbone.torchscript'
     export(*classifier, '--to', 'torchscript', '--part', 'backbone', '--out', file)
-    message = 'was exported for features, but the config is for classification'
+    message = 'was exported for features, but the config is for mmpretrain'
     with pytest.raises(UserError, match=message):
         evaluate_exported(Config.fromfile(classifier[0]), file)
 
@@ -207,6 +206,7 @@ def test_channels_are_rgb_with_and_without_files(name):
     cfg = Config.fromfile(f'configs/{name}.py')
     cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     args = Namespace(part='model', config='x.py', checkpoint='none.pth')
-    metadata = make_metadata(args, cfg, {}, [None, 3, 32, 32])
+    network = Network(nn.Identity(), 'classification', ('logits',))
+    metadata = make_metadata(args, cfg, network, {}, [None, 3, 32, 32])
     assert metadata['input']['channels'] == 'RGB'
     assert metadata['format'] == 1 and metadata['model'] == 'ImageClassifier'

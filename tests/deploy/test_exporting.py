@@ -11,8 +11,8 @@ from needing import needs_refusal
 from torch import nn
 
 from mmevit.deploy import TARGETS, export, fold, load_exported
-from mmevit.deploy.exporting import compare, largest_difference
-from mmevit.deploy.networks import count_input_channels, make_exportable
+from mmevit.deploy.exporting import compare
+from mmevit.deploy.networks import count_input_channels, largest_difference, make_exportable
 from mmevit.utils.errors import UserError
 
 METADATA = dict(task='features', input=dict(mean=[1.5, 2.0, 3.0]))
@@ -211,10 +211,20 @@ def test_invalid_exports_are_refused(change, message, network, tmp_path):
 
 
 def test_native_code_is_refused_before_the_file_is_opened(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch._inductor, 'aoti_load_package', lambda path: pytest.fail('loaded'))
+    # Old PyTorch has no such function.
+    monkeypatch.setattr(
+        torch._inductor, 'aoti_load_package', lambda path: pytest.fail('loaded'), raising=False
+    )
     (tmp_path / 'model.pt2').write_bytes(b'native code')
     with pytest.raises(UserError, match=r'model\.pt2 contains native code.*--trust-checkpoint'):
         load_exported(tmp_path / 'model.pt2')
+
+
+def test_pytorch_too_old_for_native_code_is_reported(tmp_path, monkeypatch):
+    monkeypatch.delattr(torch._inductor, 'aoti_load_package', raising=False)
+    (tmp_path / 'model.pt2').write_bytes(b'native code')
+    with pytest.raises(UserError, match=r'model\.pt2 cannot be loaded: PyTorch \S+ is too old'):
+        load_exported(tmp_path / 'model.pt2', trust=True)
 
 
 def test_session_restores_number_of_threads(exported):

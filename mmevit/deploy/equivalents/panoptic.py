@@ -4,22 +4,20 @@ from typing import Any
 
 import torch
 from mmdet.models import HeuristicFusionHead
-from mmengine.structures import InstanceData, PixelData
+from mmengine.structures import PixelData
 from torch import Tensor
 
 from ..operators import LAY_MASKS
 
 
-def fuse_segments(
-    self: HeuristicFusionHead, mask_results: InstanceData, seg_preds: Tensor, **kwargs: Any
-) -> PixelData:
+def fuse_segments(self: Any, mask_results: Any, seg_preds: Tensor) -> PixelData:
     """Return a panoptic segmentation, see ``HeuristicFusionHead._predict_single()``.
 
     Pixels outside the image without padding are unlabelled.
 
     Args:
-        self: The head.
-        mask_results: Detections by descending score, with masks in the boxes.
+        self: The ``HeuristicFusionHead``.
+        mask_results: ``InstanceData``, detections by descending score, with masks in the boxes.
         seg_preds: Logits of things as one class and of stuff, (num_stuff + 1, H, W).
         **kwargs: Not used.
     """

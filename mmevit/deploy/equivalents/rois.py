@@ -49,7 +49,7 @@ def predict_proposals(
         levels.append((deltas, priors, scores, torch.full_like(scores, level, dtype=torch.int64)))
     deltas, priors, scores, level_ids = (torch.cat(parts) for parts in zip(*levels, strict=True))
     boxes = self.bbox_coder.decode(priors, deltas, max_shape=img_meta['img_shape'])
-    results = InstanceData(bboxes=boxes, scores=scores, level_ids=level_ids)
+    results: Any = InstanceData(bboxes=boxes, scores=scores, level_ids=level_ids)
     results = self._bbox_post_process(results, cfg, img_meta=img_meta)
     results.bboxes = torch.where(results.scores[:, None] > 0, results.bboxes, torch.nan)
     return results
@@ -99,7 +99,7 @@ def extract_roi_features(
 def predict_box_masks(
     self: FCNMaskHead,
     mask_preds: Sequence[Tensor],
-    results_list: list[InstanceData],
+    results_list: list[Any],
     batch_img_metas: list[dict[str, Any]],
     rcnn_test_cfg: Any,
     rescale: bool = False,
@@ -141,7 +141,7 @@ def refine_boxes(
 
 def sort_detections(self: SparseRoIHead, *args: Any, **kwargs: Any) -> list[InstanceData]:
     """Sort detections by score, which ``SparseRoIHead.predict_bbox()`` does not."""
-    (results,) = PREDICT_QUERIES(self, *args, **kwargs)
+    results: Any = PREDICT_QUERIES(self, *args, **kwargs)[0]
     return [results[results.scores.argsort(descending=True)]]
 
 
