@@ -1,11 +1,13 @@
 """Complete dense models with random weights, their own predictions, and comparing them."""
 
+import re
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from making_models import build_model
-from mmdet.models import Mask2FormerHead
+from mmdet.models import HeuristicFusionHead, Mask2FormerHead
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -33,7 +35,10 @@ def make_model(name, folder, **options):
     cfg.merge_from_dict({option.replace('__', '.'): value for option, value in options.items()})
     model = revert_sync_batchnorm(build_model(cfg))
     make_confident(model)
-    return try_to_fold(model)
+    if 'ssd' in name:
+        model.bbox_head.loss_cls = None  # missing in mmdet
+    # mmcv's deformable convolutions need it.
+    return try_to_fold(model).to(memory_format=torch.contiguous_format)
 
 
 def make_confident(model):
@@ -60,50 +65,96 @@ def diversify_queries(head):
         torch.nn.init.normal_(layer.weight, std=0.05)
 
 
-# Layers by name, and the standard deviation of the outputs that spread_outputs() gives them. The
-# mean is 0, but for logits of masks a standard deviation, since larger masks are more robust.
-SPREADS = dict(rpn_cls=2, rpn_reg=0.3, fc_cls=2, fc_reg=1, conv_logits=3)
+@dataclass
+class Spread:
+    """Random weights of which layers give outputs that differ."""
+
+    layers: str  # regular expression for the last parts of their names
+    std: float  # of the output
+    mean: float = 0.0
+    centered: bool = True  # by channel
+    by_channel: bool = False
 
 
-def spread_outputs(model, images, **spreads):
-    """Make the outputs of heads differ, for images and regions and not only for channels.
+@torch.no_grad()
+def spread_outputs(model, images, spreads):
+    """Scale the outputs of heads until boxes overlap and scores differ.
 
     Args:
         model: A model, which is changed.
         images: Example images (N, C, H, W).
-        **spreads: Other standard deviations than those of ``SPREADS``, by the name of the layer.
+        spreads: How to scale which layers.
     """
 
-    def spread(layer, inputs, output, name):
-        axes = [0, *range(2, output.ndim)] if output.ndim != 3 else [0, 1]
-        layer.weight /= (scale := output.std() / {**SPREADS, **spreads}[name])
-        layer.bias.copy_((layer.bias - output.mean(dim=axes)) / scale)
-        if name == 'conv_logits':
-            layer.bias += output.std() / scale
-        handles[layer].remove()
-        return layer(*inputs)
+    def scale(layer, inputs, output, spread):
+        values = output.movedim(1 if output.ndim == 4 else -1, 0).flatten(1) - layer.bias[:, None]
+        means, std = values.mean(dim=1), values.std()
+        if spread.by_channel:
+            # To spread channels that hardly vary would amplify rounding.
+            std = torch.maximum(values.std(dim=1), means.abs() / 1e3)
+        factors = (spread.std / std).expand(len(means))
+        layer.weight.mul_(factors.view(-1, *[1] * (layer.weight.ndim - 1)))
+        layer.bias.copy_(spread.mean - (means * factors if spread.centered else 0))
+        hooks.pop(layer).remove()  # Other levels share it.
+        return layer.forward(*inputs)
 
-    handles = {}
-    for name, layer in model.named_modules():
-        if (last := name.rpartition('.')[2]) in SPREADS:
-            handles[layer] = layer.register_forward_hook(partial(spread, name=last))
+    hooks = {}
+    for spread in spreads:
+        pattern = re.compile(rf'(^|\.)({spread.layers})(\.\d+|\.conv)*$')
+        layers = [
+            layer
+            for name, layer in model.named_modules()
+            if pattern.search(name) and isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))
+        ]
+        assert layers, spread
+        for layer in layers:
+            hooks[layer] = layer.register_forward_hook(partial(scale, spread=spread))
     predict(model, images, [images.shape[2:]] * len(images))
+    assert not hooks
 
 
-def predict(model, images, sizes, rescale=False):
-    """Return the library's own predictions, in the coordinates of the images."""
+def predict(model, images, sizes):
+    """Return the library's own predictions, in the coordinates of the images.
+
+    Detections are sorted, and those of score 0 removed.
+    """
+    if hasattr(model, 'decode_head'):
+        with torch.no_grad():
+            return model.predict(images)
     shape = tuple(images.shape[2:])
     samples = []
     for size in sizes:
         meta = dict(img_shape=size, ori_shape=size, batch_input_shape=shape, pad_shape=shape)
         samples.append(DetDataSample(metainfo=dict(meta, scale_factor=(1.0, 1.0))))
+    # HeuristicFusionHead fuses segments at the original size only.
+    fusion = getattr(model, 'panoptic_fusion_head', None)
     with torch.no_grad():
-        samples = model.predict(images, samples, rescale=rescale)
+        samples = model.predict(images, samples, rescale=isinstance(fusion, HeuristicFusionHead))
     for sample in samples:
-        if 'pred_instances' in sample:  # Sparse R-CNN does not sort them.
+        if 'pred_instances' in sample:
             found = sample.pred_instances
-            sample.pred_instances = found[found.scores.argsort(descending=True, stable=True)]
+            found = found[found.scores.argsort(descending=True, stable=True)]
+            sample.pred_instances = found[found.scores > 0]
     return samples
+
+
+def check(outputs, samples, metadata, shape):
+    """Compare the outputs of a network or file with the library's own predictions.
+
+    Args:
+        outputs: By images, as tensors.
+        samples: Of :func:`predict`.
+        metadata: About the outputs.
+        shape: Height and width of the images with padding.
+    """
+    if len(outputs) == 1:
+        check_segments(outputs[0], samples)
+        return
+    orders = check_boxes(outputs, samples)
+    if len(outputs) == 4 and metadata['masks']['kind'] == 'box':
+        check_box_masks(outputs, samples, orders)
+    elif len(outputs) == 4:
+        check_image_masks(outputs, samples, metadata['masks']['threshold'], shape)
 
 
 def check_boxes(outputs, samples, min_count=10):
@@ -114,8 +165,6 @@ def check_boxes(outputs, samples, min_count=10):
     orders = []
     for boxes, scores, labels, sample in zip(*outputs[:3], samples, strict=True):
         wanted = sample.pred_instances
-        # PAA returns boxes by class.
-        wanted = wanted[wanted.scores.argsort(descending=True, stable=True)]
         count = len(wanted)
         assert count >= min_count
         assert torch.allclose(scores[:count], wanted.scores, atol=1e-4)
@@ -133,11 +182,8 @@ def check_boxes(outputs, samples, min_count=10):
     return orders
 
 
-def check_instances(outputs, samples):
-    """Compare boxes, and masks in the boxes if there are any, pasted by mmdet."""
-    orders = check_boxes(outputs, samples)
-    if len(outputs) < 4:
-        return
+def check_box_masks(outputs, samples, orders):
+    """Compare masks in boxes, pasted by mmdet, with those of the rows of the expected boxes."""
     for order, boxes, masks, sample in zip(orders, *outputs[::3], samples, strict=True):
         wanted = sample.pred_instances.masks
         pasted = torch.zeros_like(wanted)
@@ -149,10 +195,12 @@ def check_instances(outputs, samples):
         assert (common >= 0.995 * union).all()
 
 
-def check_segments(outputs, samples, min_count=6):
-    """Compare panoptic segments inside the images."""
-    for segments, sample in zip(outputs[0], samples, strict=True):
-        wanted = sample.pred_panoptic_seg.sem_seg[0]
+def check_segments(outputs, samples, min_count=3):
+    """Compare segments inside the images."""
+    for segments, sample in zip(outputs, samples, strict=True):
+        kind = 'pred_panoptic_seg' if 'pred_panoptic_seg' in sample else 'pred_sem_seg'
+        wanted = sample.get(kind)
+        wanted = wanted.sem_seg[0] if 'sem_seg' in wanted else wanted.data[0]
         height, width = wanted.shape
         assert wanted.unique().numel() >= min_count
         assert (segments[:height, :width] == wanted).float().mean() > 0.999

@@ -5,6 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import openvino
 import torch
@@ -29,6 +30,22 @@ def write(job: ExportJob) -> None:
     # For bfloat16, the weights stay float32 and the processor computes in bfloat16.
     model.set_rt_info('bf16' if job.dtype == 'bfloat16' else 'f32', 'mmevit_precision')
     openvino.save_model(model, job.path, compress_to_fp16=job.dtype == 'float16')
+    if job.dtype == 'bfloat16':
+        keep_loops_in_float(job.path)
+
+
+def keep_loops_in_float(path: Path) -> None:
+    """Mark what runs for each image, such as the decoding of boxes, to be computed in float32.
+
+    Python has no function for this attribute.
+    """
+    tree = ElementTree.parse(path)
+    for body in tree.iter('body'):
+        for layer in body.iter('layer'):
+            info = layer.find('rt_info')
+            info = ElementTree.SubElement(layer, 'rt_info') if info is None else info
+            ElementTree.SubElement(info, 'attribute', name='precise', version='0')
+    tree.write(path)
 
 
 class Session:
