@@ -106,12 +106,14 @@ def run_export(
     # The memory format of maps of one pixel is ambiguous, which would fix their size.
     network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     shapes = tuple({axis: ranges[name] for axis, name in named.items()} for named in axes)
+    network.eval()
     with allow_single_pixels:
-        try:
-            return torch.export.export(network.eval(), tuple(inputs), dynamic_shapes=(shapes,))
-        except UserError as error:
-            shapes = restrict(shapes, error)
-            return torch.export.export(network, tuple(inputs), dynamic_shapes=(shapes,))
+        for _ in range(2):  # An error can be about the height only, and the next about the width.
+            try:
+                return torch.export.export(network, tuple(inputs), dynamic_shapes=(shapes,))
+            except UserError as error:
+                shapes = restrict(shapes, error)
+        return torch.export.export(network, tuple(inputs), dynamic_shapes=(shapes,))
 
 
 def restrict(shapes: tuple[Any, ...], error: Any) -> tuple[Any, ...]:
@@ -121,8 +123,8 @@ def restrict(shapes: tuple[Any, ...], error: Any) -> tuple[Any, ...]:
     """
     from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
 
-    names = {getattr(axis, '__name__', None) for axes in shapes for axis in axes.values()}
-    if 'Suggested fixes:' not in error.msg or not names <= {'batch', 'height', 'width'}:
+    is_named = all(hasattr(axis, '__name__') for axes in shapes for axis in axes.values())
+    if 'Suggested fixes:' not in error.msg or not is_named:
         raise error
     refined: Any = refine_dynamic_shapes_from_suggested_fixes(error.msg, shapes)
     if any(isinstance(axis, int) for axes in refined for axis in axes.values()):
