@@ -106,10 +106,11 @@ def run_export(
     # The memory format of maps of one pixel is ambiguous, which would fix their size.
     network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     shapes = tuple({axis: ranges[name] for axis, name in named.items()} for named in axes)
+    network.eval()
     with allow_single_pixels:
-        for _ in 'height', 'width':
+        for _ in range(2):  # An error can be about the height only, and the next about the width.
             try:
-                return torch.export.export(network.eval(), tuple(inputs), dynamic_shapes=(shapes,))
+                return torch.export.export(network, tuple(inputs), dynamic_shapes=(shapes,))
             except UserError as error:
                 shapes = restrict(shapes, error)
         return torch.export.export(network, tuple(inputs), dynamic_shapes=(shapes,))
@@ -118,12 +119,12 @@ def run_export(
 def restrict(shapes: tuple[Any, ...], error: Any) -> tuple[Any, ...]:
     """Restrict axes to the sizes that a network supports, which a failed export found out.
 
-    Some necks need a multiple of 32, and some heads a minimum. An export can find out one axis.
+    Some necks need a multiple of 32, and some heads a minimum.
     """
     from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
 
-    has_ranges = all(hasattr(axis, '__name__') for axes in shapes for axis in axes.values())
-    if 'Suggested fixes:' not in error.msg or not has_ranges:
+    is_named = all(hasattr(axis, '__name__') for axes in shapes for axis in axes.values())
+    if 'Suggested fixes:' not in error.msg or not is_named:
         raise error
     refined: Any = refine_dynamic_shapes_from_suggested_fixes(error.msg, shapes)
     if any(isinstance(axis, int) for axes in refined for axis in axes.values()):

@@ -16,6 +16,8 @@ from .programs import ExportJob
 
 DTYPES = ('float32', 'bfloat16', 'float16', 'int8')
 DYNAMIC = frozenset({'batch', 'size'})
+# Bytes; larger ones are weights. Anchors have fewer.
+MAX_CONSTANT = 4096
 
 
 def write(job: ExportJob) -> None:
@@ -26,22 +28,28 @@ def write(job: ExportJob) -> None:
         dtype = 'int8' if job.dtype == 'int8' else 'float32'
         to_onnx.write(dataclasses.replace(job, path=path, dtype=dtype))
         model: Any = openvino.convert_model(path)
-    model.set_rt_info(job.metadata, 'mmevit')
-    # For bfloat16, the weights stay float32 and the processor computes in bfloat16.
-    model.set_rt_info('bf16' if job.dtype == 'bfloat16' else 'f32', 'mmevit_precision')
-    openvino.save_model(model, job.path, compress_to_fp16=job.dtype == 'float16')
+        if job.dtype == 'float16':
+            path = path.with_suffix('.xml')
+            openvino.save_model(model, path, compress_to_fp16=False)
+            keep_loops_in_float(path)
+            model = openvino.Core().read_model(path)
+        model.set_rt_info(job.metadata, 'mmevit')
+        # For bfloat16, the weights stay float32 and the processor computes in bfloat16.
+        model.set_rt_info('bf16' if job.dtype == 'bfloat16' else 'f32', 'mmevit_precision')
+        openvino.save_model(model, job.path, compress_to_fp16=job.dtype == 'float16')
     if job.dtype == 'bfloat16':
         keep_loops_in_float(job.path)
 
 
 def keep_loops_in_float(path: Path) -> None:
-    """Mark what runs for each image, such as the decoding of boxes, to be computed in float32.
+    """Mark what runs for each image, such as the decoding of boxes, as float32, but for weights.
 
-    Python has no function for this attribute.
+    OpenVINO has no public function for it, and does not write the marks itself.
     """
     tree = ElementTree.parse(path)
-    for body in tree.iter('body'):
-        for layer in body.iter('layer'):
+    for layer in set(tree.iterfind('.//body//layer')):  # bodies can be nested
+        data: Any = layer.find('data')
+        if layer.get('type') != 'Const' or int(data.get('size')) <= MAX_CONSTANT:
             info = layer.find('rt_info')
             info = ElementTree.SubElement(layer, 'rt_info') if info is None else info
             ElementTree.SubElement(info, 'attribute', name='precise', version='0')

@@ -136,7 +136,7 @@ CASES = {
     ),
     # It keeps masks although others cover most of them.
     'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py': transformer(
-        model__panoptic_fusion_head__test_cfg__iou_thr=0.1
+        model__test_cfg__iou_thr=0.1
     ),
     'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py': transformer(),
     'mmseg::upernet/upernet_r50_4xb4-160k_ade20k-512x512.py': Case(),
