@@ -17,7 +17,7 @@ from mmevit.utils.errors import ConfigError
 
 from .equivalents import exportable_operators
 from .equivalents.masks import mask_format
-from .networks import Exportable
+from .networks import PerImageNetwork
 
 # Number of boxes of models without a limit, which is YOLOX. COCO's metric counts at most 100.
 MAX_BOXES = 1000
@@ -30,7 +30,7 @@ HEADS_OF_ONE = (TOODHead, MaskFormerHead)
 TASKS = dict(labels='detection', masks='instance-segmentation', segments='panoptic-segmentation')
 
 
-class Detector(Exportable):
+class Detector(PerImageNetwork):
     """Map images to boxes, and to masks and segments if the model predicts them.
 
     ``features`` runs what convolutions can do for a batch, ``predict`` the rest of the model for

@@ -57,6 +57,13 @@ class Exportable(nn.Module):
         return largest_difference(outputs, expected)
 
 
+class PerImageNetwork(Exportable):
+    """A network of two parts, which exporters write as two graphs."""
+
+    features: nn.Module  # maps a batch of images to tensors (N, ...)
+    predict: nn.Module  # maps an image, its size and these tensors, of one image, to outputs
+
+
 class Network(Exportable):
     """Map normalized images (N, C, H, W) to logits or feature maps.
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mmevit.models.attention import put_channels_first
 
+from .networks import PerImageNetwork
 from .operators import EXTRACT_ROIS, LAY_MASKS, SELECT_BOXES
 from .programs import ExportJob, export_detector, export_program, temporarily
 
@@ -47,7 +48,7 @@ def convert(job: ExportJob, input_names: list[str]) -> onnx.ModelProto:
     """Convert a network, a detector as its two parts."""
     job.network.apply(put_channels_first)
     names: Any = getattr(job.network, 'output_names', None)
-    if not hasattr(job.network, 'features'):
+    if not isinstance(job.network, PerImageNetwork):
         return translate(export_program(job), input_names, names)
     batched, one = export_detector(job)
     maps = [f'feature_{index}' for index in range(len(batched.graph_signature.user_outputs))]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .networks import PerImageNetwork
 from .operators import EXTRACT_ROIS, SELECT_BOXES, extract_rois, select_boxes
 from .programs import ExportJob, PrecisionWrapper, PyTorchSession, temporarily
 
@@ -22,7 +23,8 @@ def write(job: ExportJob) -> None:
     with Replacements(), warnings.catch_warnings():
         # Sizes in Python; compared with PyTorch at another size.
         warnings.simplefilter('ignore', torch.jit.TracerWarning)
-        trace = trace_detector(job) if hasattr(job.network, 'features') else trace_network(job)
+        is_detector = isinstance(job.network, PerImageNetwork)
+        trace = trace_detector(job) if is_detector else trace_network(job)
     fixed = None if job.dynamic else shapes_of(job.inputs)
     extra = dict(mmevit=job.metadata, fixed_shapes=json.dumps(fixed))
     torch.jit.freeze(trace).save(str(job.path), _extra_files=extra)
