@@ -303,7 +303,7 @@ def make_row(name, errors):
     types = {target: [] for target in COLUMNS}
     for target, dtype in CELLS:
         if (error := errors.get(f'{target} {dtype}', 'not measured')) == 'not measured':
-            types[target].append(f'{dtype} (not measured)')
+            types[target].append(f'{dtype}?')
         elif not error:
             types[target].append(dtype)
     cells = [', '.join(found) or 'none' for found in types.values()]
