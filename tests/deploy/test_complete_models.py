@@ -153,6 +153,7 @@ CASES = {
 SLOW = (  # more than 3 s
     'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
     'mmdet::ddod/ddod_r50_fpn_1x_coco.py',
+    'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py',
     'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py',
     'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
     'mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py',

@@ -34,7 +34,7 @@ def test_half_precision_decodes_boxes_in_float32(name, tmp_path):
     assert layers
     network = make_exportable(model)
     images, sizes = torch.rand(1, 3, 64, 1344), torch.tensor([[64.0, 1333.0]])
-    model.test_cfg.max_per_img = 30000  # all boxes, of which rounding selects others
+    model.bbox_head.test_cfg.max_per_img = 30000  # all boxes, of which rounding selects others
     with torch.no_grad():
         candidates = make_exportable(model)(images, sizes)[0][0]
     assert (candidates[:, 0] > 1024).sum() > 100
