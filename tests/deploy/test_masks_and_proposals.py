@@ -27,10 +27,10 @@ def test_padding_of_proposals_is_never_detected(min_bbox_size, tmp_path):
     assert counts == [0, 0] if min_bbox_size == 1000 else min(counts) > 10
 
 
-def test_pixels_of_low_score_are_unlabelled_like_those_of_the_library(tmp_path):
+def test_pixels_of_low_score_can_be_labelled_like_those_of_the_library(tmp_path):
     name = 'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py'
     model, ((images, sizes, before), *_) = make_case(name, tmp_path)
-    model.panoptic_fusion_head.test_cfg.filter_low_score = True
+    model.panoptic_fusion_head.test_cfg.filter_low_score = False
     expected = predict(model, images, SIZES)
     segments = [sample.pred_panoptic_seg.sem_seg for sample in (before[0], expected[0])]
     assert not torch.equal(*segments)
