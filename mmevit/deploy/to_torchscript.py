@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit import TracerWarning  # pyright: ignore[reportPrivateImportUsage]
 from torch.overrides import TorchFunctionMode
 
 from .networks import PerImageNetwork
@@ -22,7 +23,7 @@ def write(job: ExportJob) -> None:
     """Write a trace, which supports other shapes; see :func:`mmevit.deploy.export`."""
     with Replacements(), warnings.catch_warnings():
         # Sizes in Python; compared with PyTorch at another size.
-        warnings.simplefilter('ignore', torch.jit.TracerWarning)
+        warnings.simplefilter('ignore', TracerWarning)
         is_detector = isinstance(job.network, PerImageNetwork)
         trace = trace_detector(job) if is_detector else trace_network(job)
     fixed = None if job.dynamic else shapes_of(job.inputs)
