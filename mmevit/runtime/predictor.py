@@ -31,8 +31,7 @@ class Predictor:
         self.options = self.session.metadata['input']
         can_crop = 'logits' in self.session.outputs
         self.loader, self.steps = choose_steps(self.options['pipeline'], can_crop)
-        fixed_batch, self.num_channels, *self.fixed_size = self.options['shape']
-        self.batch_size = fixed_batch or batch_size
+        self.batch_size = self.options['shape'][0] or batch_size
 
     def __call__(self, source: str | Path | np.ndarray | Iterable) -> Any:
         """Predict an image, several, a folder or a video.
@@ -45,33 +44,25 @@ class Predictor:
             A :class:`Prediction`; a list for several; for a folder a dict by file name without
             suffix, of the readable images; for a video an iterator, which reads frame by frame.
         """
-        if isinstance(source, np.ndarray) and source.ndim < 4:
-            return self.predict([source])[0]
-        if not isinstance(source, (str, Path)):
-            images = (x if isinstance(x, np.ndarray) else self.read(x) for x in source)
-            return [prediction for *_, prediction in self.stream(enumerate(images))]
-        if Path(source).is_dir():
+        is_path = isinstance(source, (str, Path))
+        if is_path and Path(source).is_dir():
             files = self.read_all(name_inputs([source]))
             return {name: prediction for name, _, prediction in self.stream(files)}
-        if Path(source).suffix.lower() in VIDEO_SUFFIXES:
-            frames = enumerate(Video(source))
-            return (prediction for *_, prediction in self.stream(frames))
-        return self.predict([self.read(source)])[0]
-
-    def read(self, path: str | Path) -> np.ndarray:
-        """Read an image as the model needs it, BGR (H, W, C); raise UserError if it is corrupt."""
-        return read_image(path, self.loader)
+        if is_path and Path(source).suffix.lower() in VIDEO_SUFFIXES:
+            return (prediction for *_, prediction in self.stream(enumerate(Video(source))))
+        if is_path or (isinstance(source, np.ndarray) and source.ndim < 4):
+            return self([source])[0]
+        images = (x if isinstance(x, np.ndarray) else read_image(x, self.loader) for x in source)
+        return [prediction for *_, prediction in self.stream(enumerate(images))]
 
     def read_all(self, paths: Mapping[str, Path]) -> Iterator[tuple[str, np.ndarray]]:
         """Yield names and images of readable files, which are not videos; warn of others."""
         for name, path in paths.items():
             if path.suffix.lower() not in VIDEO_SUFFIXES:
                 try:
-                    image = self.read(path)
+                    yield name, read_image(path, self.loader)
                 except UserError as error:
                     warn(f'{error} It is skipped.')
-                else:
-                    yield name, image
 
     def stream(
         self, images: Iterable[tuple[Any, np.ndarray]]
@@ -87,7 +78,8 @@ class Predictor:
         """Predict at most ``batch_size`` images of the same size, BGR (H, W, C) uint8."""
         inputs, contents = zip(*map(self.prepare, images), strict=True)
         size, divisor = inputs[0].shape[:2], self.options['pad_size_divisor']
-        padded, limit = [-(-side // divisor) * divisor for side in size], self.fixed_size
+        padded = [-(-side // divisor) * divisor for side in size]
+        count, _, *limit = self.options['shape']
         if None not in limit:
             if padded[0] > limit[0] or padded[1] > limit[1]:
                 raise UserError(
@@ -97,26 +89,22 @@ class Predictor:
             padded = limit
         batch = np.stack([pad(image, padded, self.options['pad_value']) for image in inputs])
         # Files with a fixed batch size are filled up with repeated images.
-        count = self.options['shape'][0] or len(batch)
-        batch = batch[np.arange(count) % len(batch)].transpose(0, 3, 1, 2)
-        arrays = dict(images=np.ascontiguousarray(batch))
-        if 'image_sizes' in self.session.inputs:
-            arrays['image_sizes'] = np.array([size] * count, np.float32)
-        outputs, results = self.session(arrays), []
-        for index, (image, content) in enumerate(zip(images, contents, strict=True)):
-            own = {name: output[index] for name, output in outputs.items()}
-            results.append(convert(own, self.session.metadata, image.shape[:2], content, padded))
-        return results
+        batch = batch[np.arange(count or len(batch)) % len(batch)].transpose(0, 3, 1, 2)
+        image_sizes = np.array([size] * len(batch), np.float32)
+        outputs = self.session(dict(images=np.ascontiguousarray(batch), image_sizes=image_sizes))
+        rows = [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]
+        sizes = images[0].shape[:2], contents[0], padded
+        return [convert(row, self.session.metadata, sizes) for row in rows[: len(images)]]
 
     def prepare(self, image: np.ndarray) -> tuple[np.ndarray, Size]:
         """Return the normalized image (h, w, C), and its size without the padding of ``Pad``."""
-        image = np.atleast_3d(image)
-        if image.dtype != np.uint8 or image.shape[2:] != (self.num_channels,):
+        image, options = np.atleast_3d(image), self.options
+        num_channels, content = options['shape'][1], image.shape[:2]
+        if image.dtype != np.uint8 or image.shape[2:] != (num_channels,):
             raise UserError(
                 f'The image is {image.dtype} of shape {image.shape}, but the model needs uint8 of '
-                f'shape (H, W, {self.num_channels}).'
+                f'shape (H, W, {num_channels}).'
             )
-        content, options = image.shape[:2], self.options
         image = image.astype(np.float32) if self.loader.get('to_float32') else image
         for step in self.steps:
             image = apply(step, image)

@@ -43,56 +43,57 @@ class Prediction:
 
     def count_segments(self) -> dict[str, Any]:
         """Return the segments that have a class with their number of pixels, and their map."""
-        rows, segments = [], self.segments
-        for segment, pixels in zip(*np.unique(segments, return_counts=True), strict=True):
-            label = int(segment) % (INSTANCE_OFFSET if self.num_things is not None else 2**31)
-            if label < len(self.classes):
-                row = dict(label=label, name=self.classes[label], pixels=int(pixels))
-                if self.num_things is not None:
-                    row = dict(id=int(segment), **row, isthing=label < self.num_things)
-                rows.append(row)
-        if self.num_things is None:
-            dtype = np.uint8 if len(self.classes) < 256 else np.uint16
-            return dict(classes=rows, segments=segments.astype(dtype))
-        # As in COCO's panoptic format: id = R + 256 G + 65536 B.
-        rgb = segments[..., None] >> np.array([0, 8, 16]) & 255
-        return dict(segments_info=rows, segments=rgb.astype(np.uint8))
+        is_panoptic, rows = self.num_things is not None, []
+        ids, counts = np.unique(self.segments, return_counts=True)
+        for number, pixels in zip(ids.tolist(), counts.tolist(), strict=True):
+            label = number % INSTANCE_OFFSET if is_panoptic else number
+            if 0 <= label < len(self.classes):
+                rows.append(dict(label=label, name=self.classes[label], pixels=pixels))
+                if is_panoptic:
+                    rows[-1] = dict(id=number, **rows[-1], isthing=label < self.num_things)
+        if is_panoptic:
+            # As in COCO's panoptic format: id = R + 256 G + 65536 B.
+            rgb = self.segments[..., None] >> np.array([0, 8, 16]) & 255
+            return dict(segments_info=rows, segments=rgb.astype(np.uint8))
+        dtype = np.uint8 if len(self.classes) < 256 else np.uint16
+        return dict(classes=rows, segments=self.segments.astype(dtype))
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict]:
         """Return boxes and masks in COCO's result format; ``category_ids`` default to labels."""
         if self.boxes is None:
             raise UserError('to_coco() needs boxes, but the model has none. Use to_dict().')
-        content = self.to_dict()
-        ids = [category_ids[label] if category_ids else label for label in content['labels']]
-        xywh = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
-        columns = dict(category_id=ids, bbox=xywh.tolist(), score=content['scores'])
-        columns.update(dict(segmentation=content['masks']) if 'masks' in content else {})
-        rows = zip(*columns.values(), strict=True)
-        return [dict(image_id=image_id, **dict(zip(columns, row, strict=True))) for row in rows]
+        xywh, columns = self.boxes.copy(), self.to_dict()
+        xywh[:, 2:] -= xywh[:, :2]
+        ids = [category_ids[label] if category_ids else label for label in columns['labels']]
+        rows = [
+            dict(image_id=image_id, category_id=category_id, bbox=box, score=score)
+            for category_id, box, score in zip(ids, xywh.tolist(), columns['scores'], strict=True)
+        ]
+        if self.masks is not None:
+            for row, mask in zip(rows, columns['masks'], strict=True):
+                row['segmentation'] = mask
+        return rows
 
     def draw(self, image: str | Path | np.ndarray, score_thr: float = 0.3) -> Image.Image:
         """Draw on the image, a file or BGR (H, W, 3), what has this score or more."""
         image = np.atleast_3d(image) if isinstance(image, np.ndarray) else read_image(image, {})
         pixels = np.broadcast_to(image[..., 2::-1], (*self.size, 3)).copy()
-        boxes = [] if self.boxes is None else self.boxes.tolist()
-        kept = [i for i in range(len(boxes)) if self.scores[i] >= score_thr][::-1]
-        masks = [] if self.masks is None else [(self.masks[i], self.labels[i]) for i in kept]
-        ids = () if self.segments is None else np.unique(self.segments)
-        for mask, label in (*masks, *((self.segments == i, i) for i in ids)):
+        kept = [] if self.boxes is None else np.flatnonzero(self.scores >= score_thr)[::-1]
+        regions = [] if self.masks is None else [(self.labels[i], self.masks[i]) for i in kept]
+        if self.segments is not None:
+            regions = ((number, self.segments == number) for number in np.unique(self.segments))
+        for label, mask in regions:
             pixels[mask] = (pixels[mask] + np.array(color(label))) // 2
         picture = Image.fromarray(pixels)
         font, draw = ImageFont.load_default(max(10, max(self.size) // 50)), ImageDraw.Draw(picture)
-
-        def write(label: int, score: float, place: tuple[float, float]) -> None:
-            text = f'{self.classes[label]}: {score:.2f}'
-            draw.text(place, text, color(label), font, stroke_width=1, stroke_fill='black')
-
+        found = [(self.labels[i], self.scores[i], self.boxes[i].tolist()) for i in kept]
         if self.logits is not None:
-            write(self.labels[0], self.scores[self.labels[0]], (2, 2))
-        for index in kept:
-            x1, y1, x2, y2 = boxes[index]
-            draw.rectangle([x1, y1, max(x1, x2), max(y1, y2)], outline=color(self.labels[index]))
-            write(self.labels[index], self.scores[index], (x1, y1))
+            found = [(self.labels[0], self.scores[self.labels[0]], (2, 2))]
+        for label, score, (x, y, *end) in found:
+            if end:
+                draw.rectangle([x, y, max(x, end[0]), max(y, end[1])], outline=color(label))
+            text = f'{self.classes[label]}: {score:.2f}'
+            draw.text((x, y), text, color(label), font, stroke_width=1, stroke_fill='black')
         return picture
 
 
@@ -101,19 +102,19 @@ def color(label: int) -> tuple[int, ...]:
     return tuple(int(255 * x) for x in colorsys.hsv_to_rgb(label * 0.618 % 1, 0.8, 1))
 
 
-def convert(
-    outputs: dict[str, np.ndarray], metadata: dict, size: Size, content: Size, padded: Size
-) -> Prediction:
+def convert(outputs: dict[str, np.ndarray], metadata: dict, sizes: Sequence[Size]) -> Prediction:
     """Convert the outputs for an image, by name, to pixels of the image.
 
-    ``size`` is that of the image, ``content`` of the resized image, ``padded`` of the input.
+    ``sizes`` are those of the image, of the resized image, and of it with padding.
     """
-    count = max(INSTANCE_OFFSET, outputs.get('logits', np.empty(0)).size)
+    size, content, _ = sizes
+    logits = outputs.get('logits', np.empty(0))
+    count = max(INSTANCE_OFFSET, logits.size)
     classes = metadata['classes'] or [f'class {index}' for index in range(count)]
     if 'logits' in outputs:
-        scores = np.exp(outputs['logits'] - outputs['logits'].max())
+        scores = np.exp(logits - logits.max())
         scores, labels = scores / scores.sum(), np.array([scores.argmax()])
-        return Prediction(size, classes, scores=scores, labels=labels, logits=outputs['logits'])
+        return Prediction(size, classes, scores=scores, labels=labels, logits=logits)
     if 'segments' in outputs:
         rows, columns = (
             ((np.arange(new) + 0.5) * (old / new)).astype(int)
@@ -121,12 +122,10 @@ def convert(
         )
         segments = outputs['segments'][rows[:, None], columns]
         return Prediction(size, classes, segments=segments, num_things=metadata.get('num_things'))
-    found = outputs['labels'] >= 0
-    boxes, scores, labels = (outputs[name][found] for name in ('boxes', 'scores', 'labels'))
-    boxes = boxes / np.array([content[1] / size[1], content[0] / size[0]] * 2, np.float32)
-    masks = None
-    if 'masks' in outputs:
-        sizes = size, content, padded
-        masks = resize_masks(outputs['masks'][found], boxes, metadata['masks'], sizes)
-        boxes = boxes if boxes.any() else find_boxes(masks)  # of models without boxes
-    return Prediction(size, classes, boxes, scores, labels, masks)
+    found = {name: array[outputs['labels'] >= 0] for name, array in outputs.items()}
+    found['boxes'] /= np.array([content[1] / size[1], content[0] / size[0]] * 2, np.float32)
+    if 'masks' in found:
+        found['masks'] = resize_masks(found['masks'], found['boxes'], metadata['masks'], sizes)
+        if not found['boxes'].any():  # of models without boxes
+            found['boxes'] = find_boxes(found['masks'])
+    return Prediction(size, classes, **found)

@@ -79,26 +79,30 @@ class Session:
             raise ConfigError(
                 f'{path} is corrupt or truncated ({one_line(error)}). Copy or export it again.'
             ) from error
-        if metadata is None:
-            raise ConfigError(f'{path} has no metadata of mmevit. Write it with tools/export.py.')
-        self.metadata: dict[str, Any] = json.loads(metadata)
+        self.metadata: dict[str, Any] = json.loads(metadata or '{}')
+        if fault := self.find_fault():
+            raise ConfigError(f'{path} {fault}')
+
+    def find_fault(self) -> str | None:
+        """Say why the metadata, inputs and outputs are not those of a complete model."""
         found, task = self.metadata.get('format', 0), self.metadata.get('task')
+        if not self.metadata:
+            return 'has no metadata of mmevit. Write it with tools/export.py.'
         if found != FORMAT:
-            raise ConfigError(
-                f'{path} has format {found} of mmevit {self.metadata.get("version", "0.1")}, but '
+            return (
+                f'has format {found} of mmevit {self.metadata.get("version", "0.1")}, but '
                 f'mmevit {__version__} reads format {FORMAT}. Update mmevit or export again.'
             )
         if task == 'features':
-            raise ConfigError(
-                f'{path} is a backbone, without predictions. Use mmevit.deploy.load_exported().'
-            )
+            return 'is a backbone, without predictions. Use mmevit.deploy.load_exported().'
         extra = set(self.inputs) - {'images', 'image_sizes'}
         if extra or 'images' not in self.inputs or OUTPUTS.get(str(task)) != {*self.outputs}:
-            raise ConfigError(
-                f'{path} has the inputs {", ".join(self.inputs)} and outputs '
-                f'{", ".join(self.outputs)}, not those of {task}. Write it with tools/export.py.'
+            return (
+                f'has the inputs {", ".join(self.inputs)} and outputs {", ".join(self.outputs)}, '
+                f'not those of {task}. Write it with tools/export.py.'
             )
 
     def __call__(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run the file."""
-        return dict(zip(self.outputs, self.run(arrays), strict=True))
+        """Run the file with those of the arrays that it needs."""
+        values = self.run({name: arrays[name] for name in self.inputs})
+        return dict(zip(self.outputs, values, strict=True))
