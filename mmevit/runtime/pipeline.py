@@ -9,7 +9,6 @@ from mmevit.utils.errors import ConfigError
 from mmevit.utils.images import pad, resize
 
 Step = dict[str, Any]
-LOADERS = ('LoadImageFromFile', 'LoadReadableImage')
 # Values of options for resizing, the default first.
 RESAMPLING = dict(backend=('cv2', 'pillow'), interpolation=('bilinear', 'bicubic'))
 # The supported steps and their options.
@@ -22,10 +21,9 @@ STEPS = {
 
 
 def choose_steps(pipeline: Sequence[Step], can_crop: bool) -> tuple[Step, list[Step]]:
-    """Return the loader of a test pipeline, empty if it has none, and its steps for images.
+    """Return the loader of a test pipeline or {}, and its steps for images, or raise ConfigError.
 
-    Raises:
-        ConfigError: If a step is not supported. Crops are, where no positions are predicted.
+    Crops are supported only where no positions are predicted.
     """
     loader, steps = {}, []
     for step in pipeline:
@@ -33,7 +31,7 @@ def choose_steps(pipeline: Sequence[Step], can_crop: bool) -> tuple[Step, list[S
         step = {**step, 'type': kind}
         is_known = step.keys() - {'type'} <= STEPS.get(kind, set())
         is_known &= all(step.get(name, values[0]) in values for name, values in RESAMPLING.items())
-        if kind in LOADERS:
+        if kind in ('LoadImageFromFile', 'LoadReadableImage'):
             loader = step
         elif is_known and (can_crop or kind != 'CenterCrop'):
             steps.append(step)
