@@ -42,8 +42,7 @@ class Predictor:
         """
         is_path = isinstance(source, (str, Path))
         if is_path and Path(source).is_dir():
-            files = self.stream(self.read_all(name_inputs([source])))
-            return {name: prediction for name, _, prediction in files}
+            return {name: x for name, _, x in self.stream(self.read_all(name_inputs([source])))}
         if is_path and Path(source).suffix.lower() in VIDEO_SUFFIXES:
             return (prediction for *_, prediction in self.stream(enumerate(Video(source))))
         if is_path or (isinstance(source, np.ndarray) and source.ndim < 4):

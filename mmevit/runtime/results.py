@@ -74,14 +74,15 @@ class Prediction:
         """Draw on the image, a file or BGR (H, W, 3), what has this score or more."""
         image = np.atleast_3d(image) if isinstance(image, np.ndarray) else read_image(image, {})
         pixels = np.broadcast_to(image[..., 2::-1], (*self.size, 3)).copy()
-        kept = [] if self.boxes is None else np.flatnonzero(self.scores >= score_thr)[::-1]
+        boxes = [] if self.boxes is None else self.boxes.tolist()
+        kept = [i for i in range(len(boxes)) if self.scores[i] >= score_thr][::-1]
         masks = () if self.masks is None else ((self.labels[i], self.masks[i]) for i in kept)
         ids = () if self.segments is None else np.unique(self.segments)
         for label, mask in (*masks, *((i, self.segments == i) for i in ids)):
             pixels[mask] = (pixels[mask] + np.array(color(label))) // 2
         picture = Image.fromarray(pixels)
         font, draw = ImageFont.load_default(max(10, max(self.size) // 50)), ImageDraw.Draw(picture)
-        found = [(self.labels[i], self.scores[i], self.boxes[i].tolist()) for i in kept]
+        found = [(self.labels[i], self.scores[i], boxes[i]) for i in kept]
         if self.logits is not None:
             found = [(self.labels[0], self.scores[self.labels[0]], (2, 2))]
         for label, score, (x, y, *end) in found:
@@ -97,8 +98,8 @@ def color(label: int) -> tuple[int, ...]:
     return tuple(int(255 * x) for x in colorsys.hsv_to_rgb(label * 0.618 % 1, 0.8, 1))
 
 
-def convert(outputs: dict[str, np.ndarray], metadata: dict, sizes: Sequence[Size]) -> Prediction:
-    """Convert the outputs for an image, by name, to pixels of the image.
+def convert(outputs: dict[str, Any], metadata: dict[str, Any], sizes: tuple) -> Prediction:
+    """Convert the outputs for an image, arrays by name, to pixels of the image.
 
     ``sizes`` are those of the image, of the resized image, and of it with padding.
     """
