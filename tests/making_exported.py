@@ -72,6 +72,18 @@ def write_exported(
     return path
 
 
+def convert_to_openvino(path):
+    """Convert an ONNX file to OpenVINO as the export does, and return the file."""
+    import openvino
+
+    model = openvino.convert_model(path)
+    (metadata,) = (x.value for x in onnx.load(path).metadata_props if x.key == 'mmevit')
+    model.set_rt_info(metadata, 'mmevit')
+    model.set_rt_info('f32', 'mmevit_precision')
+    openvino.save_model(model, path.with_suffix('.xml'), compress_to_fp16=False)
+    return path.with_suffix('.xml')
+
+
 def means(**changes):
     """Nodes and outputs of a classifier whose logits are the means of the channels."""
     node = helper.make_node('GlobalAveragePool', ['images'], ['pooled'])

@@ -9,7 +9,6 @@ from mmevit.utils.errors import ConfigError
 from mmevit.utils.images import pad, resize
 
 Step = dict[str, Any]
-LOADERS = ('LoadImageFromFile', 'LoadReadableImage')
 # Values of options for resizing, the default first.
 RESAMPLING = dict(backend=('cv2', 'pillow'), interpolation=('bilinear', 'bicubic'))
 # The supported steps and their options.
@@ -22,10 +21,9 @@ STEPS = {
 
 
 def choose_steps(pipeline: Sequence[Step], can_crop: bool) -> tuple[Step, list[Step]]:
-    """Return the loader of a test pipeline, empty if it has none, and its steps for images.
+    """Return the loader of a test pipeline or {}, and its steps for images, or raise ConfigError.
 
-    Raises:
-        ConfigError: If a step is not supported. Crops are, where no positions are predicted.
+    Crops are supported only where no positions are predicted.
     """
     loader, steps = {}, []
     for step in pipeline:
@@ -33,7 +31,7 @@ def choose_steps(pipeline: Sequence[Step], can_crop: bool) -> tuple[Step, list[S
         step = {**step, 'type': kind}
         is_known = step.keys() - {'type'} <= STEPS.get(kind, set())
         is_known &= all(step.get(name, values[0]) in values for name, values in RESAMPLING.items())
-        if kind in LOADERS:
+        if kind in ('LoadImageFromFile', 'LoadReadableImage'):
             loader = step
         elif is_known and (can_crop or kind != 'CenterCrop'):
             steps.append(step)
@@ -52,7 +50,7 @@ def apply(step: Step, image: np.ndarray) -> np.ndarray:
         new = [size.max()] * 2 if step.get('pad_to_square') else (step.get('size') or size[::-1])
         divisor, value = step.get('size_divisor') or 1, step.get('pad_val', 0)
         value = value.get('img', 0) if isinstance(value, dict) else value
-        return pad(image, -(-np.array(new[::-1]) // divisor) * divisor, value)
+        return pad(image, [-(-side // divisor) * divisor for side in new[::-1]], value)
     if kind == 'CenterCrop':
         height, width = new = np.minimum(size, np.broadcast_to(step['crop_size'], 2)[::-1])
         top, left = np.rint((size - new) / 2).astype(int)

@@ -14,7 +14,7 @@ from mmevit.utils.videos import Video
 
 from .pipeline import apply, choose_steps
 from .results import Prediction, convert
-from .sessions import Session
+from .sessions import open_exported
 
 
 class Predictor:
@@ -27,18 +27,14 @@ class Predictor:
     """
 
     def __init__(self, path: str | Path, num_threads: int = 0, batch_size: int = 1) -> None:
-        self.session = Session(path, num_threads)
-        self.options = self.session.metadata['input']
-        can_crop = 'logits' in self.session.outputs
+        self.metadata, self.run = open_exported(path, num_threads)
+        self.options = self.metadata['input']
+        can_crop = self.metadata['task'] == 'classification'
         self.loader, self.steps = choose_steps(self.options['pipeline'], can_crop)
         self.batch_size = self.options['shape'][0] or batch_size
 
     def __call__(self, source: str | Path | np.ndarray | Iterable) -> Any:
-        """Predict an image, several, a folder or a video.
-
-        Args:
-            source: A file or an array, BGR (H, W, 3) uint8 as of ``cv2.imread()``; several of them;
-                a folder; or a video.
+        """Predict a file or an array, BGR (H, W, 3) uint8, several of them, a folder or a video.
 
         Returns:
             A :class:`Prediction`; a list for several; for a folder a dict by file name without
@@ -46,8 +42,7 @@ class Predictor:
         """
         is_path = isinstance(source, (str, Path))
         if is_path and Path(source).is_dir():
-            files = self.read_all(name_inputs([source]))
-            return {name: prediction for name, _, prediction in self.stream(files)}
+            return {name: x for name, _, x in self.stream(self.read_all(name_inputs([source])))}
         if is_path and Path(source).suffix.lower() in VIDEO_SUFFIXES:
             return (prediction for *_, prediction in self.stream(enumerate(Video(source))))
         if is_path or (isinstance(source, np.ndarray) and source.ndim < 4):
@@ -64,37 +59,33 @@ class Predictor:
                 except UserError as error:
                     warn(f'{error} It is skipped.')
 
-    def stream(
-        self, images: Iterable[tuple[Any, np.ndarray]]
-    ) -> Iterator[tuple[Any, np.ndarray, Prediction]]:
+    def stream(self, images: Iterable[tuple]) -> Iterator[tuple[Any, np.ndarray, Prediction]]:
         """Predict pairs of a key and an image in batches, and add the prediction to each."""
         for _, group in groupby(images, key=lambda pair: pair[1].shape):
             while batch := list(islice(group, self.batch_size)):
-                predictions = self.predict([image for _, image in batch])
-                for pair, prediction in zip(batch, predictions, strict=True):
-                    yield *pair, prediction
+                keys, arrays = zip(*batch, strict=True)
+                yield from zip(keys, arrays, self.predict(arrays), strict=True)
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Predict at most ``batch_size`` images of the same size, BGR (H, W, C) uint8."""
         inputs, contents = zip(*map(self.prepare, images), strict=True)
         size, divisor = inputs[0].shape[:2], self.options['pad_size_divisor']
-        padded = [-(-side // divisor) * divisor for side in size]
-        count, _, *limit = self.options['shape']
-        if None not in limit:
-            if padded[0] > limit[0] or padded[1] > limit[1]:
-                raise UserError(
-                    f'The image has {padded[0]}x{padded[1]} pixels after the test pipeline, but '
-                    f'the file is for {limit[0]}x{limit[1]}. Export it with --dynamic batch size.'
-                )
-            padded = limit
+        height, width = padded = [-(-side // divisor) * divisor for side in size]
+        count, _, *fixed = self.options['shape']
+        padded = padded if None in fixed else fixed
+        if height > padded[0] or width > padded[1]:
+            raise UserError(
+                f'The image has {height}x{width} pixels after the test pipeline, but the file is '
+                f'for {fixed[0]}x{fixed[1]}. Export it with --dynamic batch size.'
+            )
         batch = np.stack([pad(image, padded, self.options['pad_value']) for image in inputs])
         # Files with a fixed batch size are filled up with repeated images.
         batch = batch[np.arange(count or len(batch)) % len(batch)].transpose(0, 3, 1, 2)
         image_sizes = np.array([size] * len(batch), np.float32)
-        outputs = self.session(dict(images=np.ascontiguousarray(batch), image_sizes=image_sizes))
+        outputs = self.run(dict(images=np.ascontiguousarray(batch), image_sizes=image_sizes))
         rows = [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]
         sizes = images[0].shape[:2], contents[0], padded
-        return [convert(row, self.session.metadata, sizes) for row in rows[: len(images)]]
+        return [convert(row, self.metadata, sizes) for row in rows[: len(images)]]
 
     def prepare(self, image: np.ndarray) -> tuple[np.ndarray, Size]:
         """Return the normalized image (h, w, C), and its size without the padding of ``Pad``."""
@@ -110,6 +101,4 @@ class Predictor:
             image = apply(step, image)
             content = content if step['type'] == 'Pad' else image.shape[:2]
         image = (image[..., ::-1] if options['channels'] == 'RGB' else image).astype(np.float32)
-        if options['mean'] is not None:
-            image = (image - np.float32(options['mean'])) / np.float32(options['std'])
-        return image, content
+        return (image - np.float32(options['mean'] or 0)) / np.float32(options['std'] or 1), content

@@ -43,50 +43,46 @@ class Prediction:
 
     def count_segments(self) -> dict[str, Any]:
         """Return the segments that have a class with their number of pixels, and their map."""
-        is_panoptic, rows = self.num_things is not None, []
+        things, rows = self.num_things, []
         ids, counts = np.unique(self.segments, return_counts=True)
-        for number, pixels in zip(ids.tolist(), counts.tolist(), strict=True):
-            label = number % INSTANCE_OFFSET if is_panoptic else number
+        for i, pixels in zip(ids.tolist(), counts.tolist(), strict=True):
+            label = i if things is None else i % INSTANCE_OFFSET
             if 0 <= label < len(self.classes):
-                rows.append(dict(label=label, name=self.classes[label], pixels=pixels))
-                if is_panoptic:
-                    rows[-1] = dict(id=number, **rows[-1], isthing=label < self.num_things)
-        if is_panoptic:
-            # As in COCO's panoptic format: id = R + 256 G + 65536 B.
-            rgb = self.segments[..., None] >> np.array([0, 8, 16]) & 255
-            return dict(segments_info=rows, segments=rgb.astype(np.uint8))
-        dtype = np.uint8 if len(self.classes) < 256 else np.uint16
-        return dict(classes=rows, segments=self.segments.astype(dtype))
+                row = dict(label=label, name=self.classes[label], pixels=pixels)
+                rows.append(row if things is None else dict(id=i, **row, isthing=label < things))
+        if things is None:
+            dtype = np.uint8 if len(self.classes) < 256 else np.uint16
+            return dict(classes=rows, segments=self.segments.astype(dtype))
+        # As in COCO's panoptic format: id = R + 256 G + 65536 B.
+        rgb = self.segments[..., None] >> np.array([0, 8, 16]) & 255
+        return dict(segments_info=rows, segments=rgb.astype(np.uint8))
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict]:
         """Return boxes and masks in COCO's result format; ``category_ids`` default to labels."""
         if self.boxes is None:
             raise UserError('to_coco() needs boxes, but the model has none. Use to_dict().')
-        xywh, columns = self.boxes.copy(), self.to_dict()
+        xywh, rows = self.boxes.copy(), []
         xywh[:, 2:] -= xywh[:, :2]
-        ids = [category_ids[label] if category_ids else label for label in columns['labels']]
-        rows = [
-            dict(image_id=image_id, category_id=category_id, bbox=box, score=score)
-            for category_id, box, score in zip(ids, xywh.tolist(), columns['scores'], strict=True)
-        ]
-        if self.masks is not None:
-            for row, mask in zip(rows, columns['masks'], strict=True):
-                row['segmentation'] = mask
+        for label, score, box in zip(self.labels, self.scores, xywh, strict=True):
+            category_id = category_ids[label] if category_ids else int(label)
+            row = dict(category_id=category_id, bbox=box.tolist(), score=float(score))
+            masks = {} if self.masks is None else dict(segmentation=encode(self.masks[len(rows)]))
+            rows.append(dict(image_id=image_id, **row, **masks))
         return rows
 
     def draw(self, image: str | Path | np.ndarray, score_thr: float = 0.3) -> Image.Image:
         """Draw on the image, a file or BGR (H, W, 3), what has this score or more."""
         image = np.atleast_3d(image) if isinstance(image, np.ndarray) else read_image(image, {})
         pixels = np.broadcast_to(image[..., 2::-1], (*self.size, 3)).copy()
-        kept = [] if self.boxes is None else np.flatnonzero(self.scores >= score_thr)[::-1]
-        regions = [] if self.masks is None else [(self.labels[i], self.masks[i]) for i in kept]
-        if self.segments is not None:
-            regions = ((number, self.segments == number) for number in np.unique(self.segments))
-        for label, mask in regions:
+        boxes = [] if self.boxes is None else self.boxes.tolist()
+        kept = [i for i in range(len(boxes)) if self.scores[i] >= score_thr][::-1]
+        masks = () if self.masks is None else ((self.labels[i], self.masks[i]) for i in kept)
+        ids = () if self.segments is None else np.unique(self.segments)
+        for label, mask in (*masks, *((i, self.segments == i) for i in ids)):
             pixels[mask] = (pixels[mask] + np.array(color(label))) // 2
         picture = Image.fromarray(pixels)
         font, draw = ImageFont.load_default(max(10, max(self.size) // 50)), ImageDraw.Draw(picture)
-        found = [(self.labels[i], self.scores[i], self.boxes[i].tolist()) for i in kept]
+        found = [(self.labels[i], self.scores[i], boxes[i]) for i in kept]
         if self.logits is not None:
             found = [(self.labels[0], self.scores[self.labels[0]], (2, 2))]
         for label, score, (x, y, *end) in found:
@@ -102,16 +98,16 @@ def color(label: int) -> tuple[int, ...]:
     return tuple(int(255 * x) for x in colorsys.hsv_to_rgb(label * 0.618 % 1, 0.8, 1))
 
 
-def convert(outputs: dict[str, np.ndarray], metadata: dict, sizes: Sequence[Size]) -> Prediction:
-    """Convert the outputs for an image, by name, to pixels of the image.
+def convert(outputs: dict[str, Any], metadata: dict[str, Any], sizes: tuple) -> Prediction:
+    """Convert the outputs for an image, arrays by name, to pixels of the image.
 
     ``sizes`` are those of the image, of the resized image, and of it with padding.
     """
     size, content, _ = sizes
-    logits = outputs.get('logits', np.empty(0))
-    count = max(INSTANCE_OFFSET, logits.size)
+    count = max(INSTANCE_OFFSET, len(outputs.get('logits', ())))
     classes = metadata['classes'] or [f'class {index}' for index in range(count)]
     if 'logits' in outputs:
+        logits = outputs['logits']
         scores = np.exp(logits - logits.max())
         scores, labels = scores / scores.sum(), np.array([scores.argmax()])
         return Prediction(size, classes, scores=scores, labels=labels, logits=logits)

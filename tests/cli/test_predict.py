@@ -15,6 +15,7 @@ from PIL import Image
 
 from mmevit.apis.inference import infer
 from mmevit.cli.export import main as export
+from mmevit.cli.main import main as mmevit
 from mmevit.cli.predict import main
 
 SMALL = dict(model__backbone__arch='m0', model__neck__in_channels=[64, 128, 192])
@@ -76,6 +77,19 @@ def test_boxes_equal_those_of_infer(retinanet, digits, tmp_path):
         )
         nearest = np.abs(found[:, None] - wanted).max(axis=2).min(axis=0)
         assert len(wanted) > 10 and nearest.max() < 1e-2
+
+
+def test_out_abbreviates_out_dir(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_exported(tmp_path / 'model.onnx', **means())
+    cv2.imwrite('a.png', np.full((20, 30, 3), (1, 9, 5), np.uint8))
+    mmevit(['predict', 'model.onnx', 'a.png', '--out', 'd'])
+    assert capsys.readouterr().out == 'Predictions of 1 images are in d.\n'
+    assert {str(path) for path in tmp_path.glob('d/*/*')} == {
+        str(tmp_path / 'd/preds/a.json'),
+        str(tmp_path / 'd/vis/a.png'),
+    }
+    assert json.loads((tmp_path / 'd/preds/a.json').read_text())['pred_class'] == 'dog'
 
 
 def test_unreadable_files_are_skipped_and_counted(tmp_path, capsys, log):

@@ -146,9 +146,8 @@ def test_normalization_and_padding_equal_the_data_preprocessor(tmp_path):
         tmp_path / 'means.onnx', **means(input=dict(channels='RGB', pad_value=7, **options))
     )
     predictor = Predictor(path)
-    found = predictor.session.run
-    captured = []
-    predictor.session.run = lambda arrays: captured.append(arrays) or found(arrays)
+    run, captured = predictor.run, []
+    predictor.run = lambda arrays: captured.append(arrays) or run(arrays)
     prediction = predictor(image)
     np.testing.assert_array_equal(captured[0]['images'][0], expected)
     np.testing.assert_allclose(prediction.logits, expected.mean(dim=(1, 2)), rtol=1e-5)

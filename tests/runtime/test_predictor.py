@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from making_exported import first_channel, means, write_exported
+from making_exported import convert_to_openvino, first_channel, means, write_exported
 from making_videos import write_video
 from PIL import Image
 from pycocotools.coco import COCO
@@ -161,6 +161,38 @@ def test_fixed_shapes_are_filled_up_and_larger_images_refused(tmp_path):
     np.testing.assert_allclose(found, np.array([10, 20, 30, 40, 50]) * 60 / 64, rtol=1e-5)
     with pytest.raises(UserError, match='has 33x60 pixels .* the file is for 32x64'):
         predictor(random_image(33, 60))
+
+
+FILES = dict(
+    boxes=dict(outputs=DETECTIONS, input=dict(pipeline=HALF)),
+    masks=dict(
+        outputs=DETECTIONS | dict(masks=np.random.default_rng(0).random((4, 28, 28), np.float32)),
+        masks=dict(kind='box', threshold=0.5),
+    ),
+    logits=means(input=dict(channels='RGB', mean=[1, 2, 3], std=[4, 5, 6])),
+    segments=first_channel(input=dict(pad_size_divisor=32)),
+)
+
+
+@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize('num_threads', [0, 1])
+def test_openvino_files_give_the_same(name, num_threads, tmp_path):
+    pytest.importorskip('openvino')
+    path = write_exported(tmp_path / 'model.onnx', **FILES[name])
+    images = [random_image(60, 80), random_image(60, 80)[::-1] // 2, random_image(33, 20)]
+    found, wanted = (
+        Predictor(file, num_threads, batch_size=2)(images)
+        for file in (convert_to_openvino(path), path)
+    )
+    for own, other in zip(found, wanted, strict=True):
+        assert own.size == other.size and own.classes == other.classes
+        assert getattr(own, name) is not None
+        for field in ('boxes', 'scores', 'labels', 'masks', 'segments', 'logits'):
+            value, expected = getattr(own, field), getattr(other, field)
+            assert (value is None) == (expected is None)
+            if value is not None:
+                assert value.dtype == expected.dtype
+                np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_coco_results_evaluate_as_perfect(detect):
