@@ -16,8 +16,6 @@ from .programs import ExportJob
 
 DTYPES = ('float32', 'bfloat16', 'float16', 'int8')
 DYNAMIC = frozenset({'batch', 'size'})
-# Bytes; larger ones are weights. Anchors have fewer.
-MAX_CONSTANT = 4096
 
 
 def write(job: ExportJob) -> None:
@@ -42,17 +40,15 @@ def write(job: ExportJob) -> None:
 
 
 def keep_loops_in_float(path: Path) -> None:
-    """Mark what runs for each image, such as the decoding of boxes, as float32, but for weights.
+    """Mark what runs for each image, such as the decoding of boxes, as float32.
 
     OpenVINO has no public function for it, and does not write the marks itself.
     """
     tree = ElementTree.parse(path)
     for layer in set(tree.iterfind('.//body//layer')):  # bodies can be nested
-        data: Any = layer.find('data')
-        if layer.get('type') != 'Const' or int(data.get('size')) <= MAX_CONSTANT:
-            info = layer.find('rt_info')
-            info = ElementTree.SubElement(layer, 'rt_info') if info is None else info
-            ElementTree.SubElement(info, 'attribute', name='precise', version='0')
+        info = layer.find('rt_info')
+        info = ElementTree.SubElement(layer, 'rt_info') if info is None else info
+        ElementTree.SubElement(info, 'attribute', name='precise', version='0')
     tree.write(path)
 
 

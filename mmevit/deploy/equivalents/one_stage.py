@@ -19,10 +19,11 @@ def sigmoid_geometric_mean(x: Tensor, y: Tensor) -> Tensor:
 def integrate(self: Integral, x: Tensor) -> Tensor:
     """Return the mean of each distribution, see ``Integral.forward()``.
 
-    torch.onnx does not support its cast of a buffer to the same type.
+    torch.onnx does not support its cast of a buffer to the same type. OpenVINO computes products of
+    matrices in bfloat16, but not sums.
     """
     project: Any = self.project
-    return (x.reshape(-1, self.reg_max + 1).softmax(dim=1) @ project).reshape(-1, 4)
+    return (x.reshape(-1, self.reg_max + 1).softmax(dim=1) * project).sum(dim=1).reshape(-1, 4)
 
 
 def star_offsets(self: VFNetHead, bbox_pred: Tensor, gradient_mul: float, stride: int) -> Tensor:
