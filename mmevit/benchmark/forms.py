@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +64,24 @@ class Workload:
     setting: Setting
     folder: str  # for exported files
 
+    @cached_property
+    def expected(self) -> tuple[Tensor, ...]:
+        """The outputs of the eager network, for all forms."""
+        network, inputs = with_inputs(self.network, self.images)
+        return as_tuple(network(*inputs))
+
     def measure_difference(self, outputs: Sequence[Tensor]) -> float | None:
         """Measure the difference from the eager network, None for a varying number of boxes."""
         if not isinstance(self.network, Predictions):
-            return largest_difference(outputs, self.network(self.images))
-        network, inputs = with_inputs(self.network, self.images)
-        expected = as_tuple(network(*inputs))
-        if [output.shape for output in outputs] != [output.shape for output in expected]:
+            return largest_difference(outputs, self.expected)
+        if [output.shape for output in outputs] != [output.shape for output in self.expected]:
             return None
-        return network.measure_difference(outputs, expected)
+        network, _ = with_inputs(self.network, self.images)
+        return network.measure_difference(outputs, self.expected)
 
 
 def with_inputs(network: FlatOutputs, images: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
-    """Return what is traced or exported of a network, and its inputs for images (N, C, H, W)."""
+    """Return the module to trace or export, and its inputs for images (N, C, H, W)."""
     if not isinstance(network, Predictions):
         return network, (images,)
     exportable = make_exportable(network.model)
