@@ -165,7 +165,7 @@ def make_metadata(
     checkpoint: dict[str, Any],
     axes: Sequence[int | None],
 ) -> dict[str, Any]:
-    """Return what is needed to use the file without the config, such as the preprocessing.
+    """Return the metadata for using the file without the config, such as the preprocessing.
 
     ``axes`` are the axes of the images, None for dynamic ones.
     """

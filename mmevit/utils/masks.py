@@ -15,7 +15,7 @@ def resize_masks(
     """Resize the masks of an exported file (N, h, w) to an image: (N, H, W), bool.
 
     Args:
-        masks: Of the boxes, or of the whole input.
+        masks: Masks of the boxes, or of the padded image.
         boxes: (N, 4), in pixels of the image.
         kind: Metadata ``masks`` of the file.
         sizes: Height and width of the image, of the resized image, and of it with padding.

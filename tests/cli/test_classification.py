@@ -133,11 +133,11 @@ def test_maps_of_images_are_drawn(classifier, digits, run_tool, refuse, tmp_path
     assert difference[40:280, :250].max() <= 1 < difference[40:280, 270:500].max()
 
     config, checkpoint = classifier
-    (tmp_path / 'torn.png').write_bytes(b'torn')
+    (tmp_path / 'corrupt.png').write_bytes(b'corrupt')
     (tmp_path / 'empty.png').touch()
     none = tmp_path / 'none.png'
     for arguments, message in (
-        ((config, checkpoint, tmp_path / 'torn.png'), 'Cannot read the image'),
+        ((config, checkpoint, tmp_path / 'corrupt.png'), 'Cannot read the image'),
         ((config, checkpoint, tmp_path / 'empty.png'), 'Cannot read the image'),
         (('configs/retinanet_evit_m4.py', checkpoint, images[0]), 'not an EfficientViT classifier'),
         (('configs/evit_m0_in1k.py', checkpoint, images[0]), 'not fit'),

@@ -42,7 +42,7 @@ def trained(digits, detector_config, tmp_path_factory, run_tool):
     """A work directory after two epochs of four iterations, in which an image is corrupt."""
     root = tmp_path_factory.mktemp('corrupt') / 'digits'
     shutil.copytree(digits, root, ignore=shutil.ignore_patterns('classification', 'segments'))
-    (root / 'train/000003.png').write_bytes(b'torn')
+    (root / 'train/000003.png').write_bytes(b'corrupt')
     (root / 'val/000004.png').write_bytes(b'')
     work_dir = tmp_path_factory.mktemp('work')
     config = tmp_path_factory.mktemp('configs') / 'averaged.py'

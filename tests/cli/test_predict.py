@@ -97,14 +97,14 @@ def test_unreadable_files_are_skipped_and_counted(tmp_path, capsys, log):
     folder = tmp_path / 'in'
     folder.mkdir()
     cv2.imwrite(str(folder / 'good.jpg'), np.full((192, 192, 3), 9, np.uint8))
-    (folder / 'torn.png').write_bytes(b'torn')
-    (folder / 'torn.mp4').write_bytes(b'torn')
+    (folder / 'corrupt.png').write_bytes(b'corrupt')
+    (folder / 'corrupt.mp4').write_bytes(b'corrupt')
     write_video(folder / 'clip.mp4', [folder / 'good.jpg'] * 3)
     main([str(file), str(folder), '--out-dir', str(tmp_path / 'out')])
     assert 'Predictions of 4 images are in' in (printed := capsys.readouterr().out)
     assert '(2 files could not be read)' in printed
     warnings = log.read_text()
-    assert 'torn.png cannot be decoded' in warnings and 'torn.mp4 cannot be read' in warnings
+    assert 'corrupt.png cannot be decoded' in warnings and 'corrupt.mp4 cannot be read' in warnings
     written = {str(path.relative_to(tmp_path / 'out')) for path in tmp_path.glob('out/*/*')}
     assert written == {'preds/good.json', 'vis/good.jpg', 'preds/clip.json', 'vis/clip.mp4'}
     content = json.loads((tmp_path / 'out/preds/clip.json').read_text())
@@ -132,9 +132,9 @@ def test_segments_are_written_as_by_infer(tmp_path):
     ('arguments', 'sentence'),
     [
         (['m.onnx', 'empty'], 'contains no image or video'),
-        (['no.onnx', 'torn.png'], 'no.onnx is missing, or not .onnx or .xml'),
-        (['m.onnx', 'torn.png'], 'None of the files can be read'),
-        (['m.onnx', 'torn.png', '--batch-size', '0'], 'must be at least 1'),
+        (['no.onnx', 'corrupt.png'], 'no.onnx is missing, or not .onnx or .xml'),
+        (['m.onnx', 'corrupt.png'], 'None of the files can be read'),
+        (['m.onnx', 'corrupt.png', '--batch-size', '0'], 'must be at least 1'),
     ],
 )
 def test_invalid_command_lines_are_one_line_errors(
@@ -142,6 +142,6 @@ def test_invalid_command_lines_are_one_line_errors(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty').mkdir()
-    (tmp_path / 'torn.png').write_bytes(b'torn')
+    (tmp_path / 'corrupt.png').write_bytes(b'corrupt')
     write_exported(tmp_path / 'm.onnx', **means())
     assert sentence in refuse('predict', *arguments)

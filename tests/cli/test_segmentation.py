@@ -120,7 +120,7 @@ def test_training_draws_its_curves_and_survives_corrupt_images(
 ):
     root = tmp_path / 'digits'
     shutil.copytree(digits, root, ignore=shutil.ignore_patterns('classification'))
-    (root / 'train/000003.png').write_bytes(b'torn')
+    (root / 'train/000003.png').write_bytes(b'corrupt')
     (root / 'val/000002.png').write_bytes(b'')
     options = [f'{split}_dataloader.dataset.data_root={root}' for split in ('train', 'val')]
     options += ['default_hooks.unreadable_images.max_share=0.2']
