@@ -17,15 +17,13 @@ from mmevit.utils.errors import ConfigError
 
 from .equivalents import exportable_operators
 from .equivalents.masks import mask_format
-from .networks import PerImageNetwork
+from .networks import PerImageNetwork, share_of_other_pixels
 
 # Number of boxes of models without a limit, which is YOLOX. COCO's metric counts at most 100.
 MAX_BOXES = 1000
 # Dense heads that run for one image: TOOD's cannot run for a batch of dynamic size, and those of
 # MaskFormer are transformers.
 HEADS_OF_ONE = (TOODHead, MaskFormerHead)
-
-
 # By the last output.
 TASKS = dict(labels='detection', masks='instance-segmentation', segments='panoptic-segmentation')
 
@@ -55,6 +53,7 @@ class Detector(PerImageNetwork):
             self.metadata = dict(masks=mask_format(model))
         elif self.task == 'panoptic-segmentation':
             self.metadata = dict(num_things=model.panoptic_fusion_head.num_things_classes)
+            self.unit = 'of the pixels'
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         """Detect objects.
@@ -75,7 +74,7 @@ class Detector(PerImageNetwork):
     def measure_difference(self, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
         """Return the share of detections or pixels that are missing, additional or different."""
         if self.output_names == ('segments',):
-            return float((outputs[0] != expected[0]).float().mean())
+            return share_of_other_pixels(outputs[0], expected[0])
         if any(output.isnan().any() for output in outputs):
             return math.nan
         num_same = sum(count_same(*one) for one in zip(*outputs[:3], *expected[:3], strict=True))

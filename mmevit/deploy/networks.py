@@ -97,3 +97,8 @@ def largest_difference(outputs: Sequence[Tensor], expected: Sequence[Tensor]) ->
     ]
     # Python's max() can drop NaN.
     return float(torch.stack(differences).max())
+
+
+def share_of_other_pixels(segments: Tensor, expected: Tensor) -> float:
+    """Return the share of pixels with another label than expected."""
+    return float((segments != expected).float().mean())

@@ -1,6 +1,6 @@
-"""Operators of detectors that exporters translate as a whole."""
+"""Operators of detectors, each of which exporters translate at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,11 +30,6 @@ def select_boxes(boxes: Tensor, scores: Tensor, iou_threshold: float, max_num: i
     kept = torch.full([max_num], -1, dtype=torch.int64, device=boxes.device)
     kept[: best.shape[0]] = candidates[best]
     return kept
-
-
-def select_boxes_shape(boxes: Tensor, scores: Tensor, iou_threshold: float, max_num: int) -> Tensor:
-    """Return an uninitialized result of :func:`select_boxes`, for shape inference."""
-    return boxes.new_empty(max_num, dtype=torch.int64)
 
 
 def extract_rois(
@@ -71,19 +66,6 @@ def extract_rois(
     return output
 
 
-def extract_rois_shape(
-    maps: Sequence[Tensor],
-    boxes: Tensor,
-    levels: Tensor,
-    scales: Sequence[float],
-    size: int,
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
-    """Return an uninitialized result of :func:`extract_rois`, for shape inference."""
-    return boxes.new_empty(boxes.shape[0], maps[0].shape[1], size, size)
-
-
 def lay_masks(
     rows: Tensor,
     columns: Tensor,
@@ -116,24 +98,15 @@ def lay_masks(
     return output
 
 
-def lay_masks_shape(
-    rows: Tensor,
-    columns: Tensor,
-    labels: Tensor,
-    count: Tensor,
-    threshold: float,
-    max_overlap: float,
-) -> Tensor:
-    """Return an uninitialized result of :func:`lay_masks`, for shape inference."""
-    return labels.new_empty(rows.shape[1], columns.shape[2])
-
-
 # torch.library.custom_op would be shorter, but needs PyTorch 2.4.
 LIBRARY = torch.library.Library('mmevit', 'DEF')
 
 
 def define(schema: str, function: Callable[..., Tensor], shape: Callable[..., Tensor]) -> Any:
-    """Define an operator, and return it."""
+    """Define an operator, and return it.
+
+    ``shape`` returns an uninitialized result, for shape inference.
+    """
     name = schema.partition('(')[0]
     LIBRARY.define(schema)
     LIBRARY.impl(name, function, 'CompositeExplicitAutograd')
@@ -144,17 +117,19 @@ def define(schema: str, function: Callable[..., Tensor], shape: Callable[..., Te
 SELECT_BOXES = define(
     'select_boxes(Tensor boxes, Tensor scores, float iou_threshold, int max_num) -> Tensor',
     select_boxes,
-    select_boxes_shape,
+    lambda boxes, scores, iou_threshold, max_num: boxes.new_empty(max_num, dtype=torch.int64),
 )
 EXTRACT_ROIS = define(
     'extract_rois(Tensor[] maps, Tensor boxes, Tensor levels, float[] scales, int size, '
     'int sampling_ratio, bool aligned) -> Tensor',
     extract_rois,
-    extract_rois_shape,
+    lambda maps, boxes, levels, scales, size, *_: boxes.new_empty(
+        boxes.shape[0], maps[0].shape[1], size, size
+    ),
 )
 LAY_MASKS = define(
     'lay_masks(Tensor rows, Tensor columns, Tensor labels, Tensor count, float threshold, '
     'float max_overlap) -> Tensor',
     lay_masks,
-    lay_masks_shape,
+    lambda rows, columns, labels, *_: labels.new_empty(rows.shape[1], columns.shape[2]),
 )

@@ -1,6 +1,6 @@
 """Complete segmentors of mmsegmentation, with equivalents of what torch.export does not support."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -8,18 +8,18 @@ import torch
 from mmseg.models.utils import Upsample
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate, linear
-from torch.overrides import TorchFunctionMode
 
 from mmevit.utils.errors import ConfigError
 
-from .networks import Exportable
+from .networks import Exportable, share_of_other_pixels
+from .replacing import ReplaceFunctions
 
 
 class Segmentor(Exportable):
     """Map normalized images (N, C, H, W) to the classes of their pixels (N, H, W), int64.
 
     Raises:
-        ConfigError: If the model segments parts of an image.
+        ConfigError: If the model segments images in parts.
     """
 
     task = 'semantic-segmentation'
@@ -39,7 +39,7 @@ class Segmentor(Exportable):
     def forward(self, images: Tensor) -> Tensor:
         """Segment images."""
         size = images.shape[2:]
-        with AdaptivePooling(), patch.object(Upsample, 'forward', upsample):
+        with ReplaceFunctions(FUNCTIONS), patch.object(Upsample, 'forward', upsample):
             logits = self.model.encode_decode(images, [dict(img_shape=size, pad_shape=size)])
         if logits.shape[1] == 1:
             return (logits[:, 0].sigmoid() > self.model.decode_head.threshold).long()
@@ -47,7 +47,7 @@ class Segmentor(Exportable):
 
     def measure_difference(self, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
         """Return the share of different pixels."""
-        return float((outputs[0] != expected[0]).float().mean())
+        return share_of_other_pixels(outputs[0], expected[0])
 
 
 def upsample(self: Upsample, x: Tensor) -> Tensor:
@@ -57,24 +57,15 @@ def upsample(self: Upsample, x: Tensor) -> Tensor:
     return interpolate(x, size, mode=self.mode, align_corners=self.align_corners)
 
 
-class AdaptivePooling(TorchFunctionMode):
-    """Support adaptive average pooling of maps of any size, to squares."""
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Collection[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is adaptive_avg_pool2d and args[1] != 1:
-            maps, num_bins = args
-            rows, columns = (pooling_matrix(side, num_bins).to(maps) for side in maps.shape[2:])
-            pooled = linear(maps, columns).transpose(2, 3)
-            # Without a copy, torch.export would need maps of more than one row.
-            pooled = pooled.clone(memory_format=torch.contiguous_format)
-            return linear(pooled, rows).transpose(2, 3)
-        return func(*args, **(kwargs or {}))
+def pool(maps: Tensor, num_bins: int) -> Tensor:
+    """Average maps (N, C, H, W) of any size in squares of bins."""
+    if num_bins == 1:
+        return adaptive_avg_pool2d(maps, num_bins)
+    rows, columns = (pooling_matrix(side, num_bins).to(maps) for side in maps.shape[2:])
+    pooled = linear(maps, columns).transpose(2, 3)
+    # Without a copy, torch.export would need maps of more than one row.
+    pooled = pooled.clone(memory_format=torch.contiguous_format)
+    return linear(pooled, rows).transpose(2, 3)
 
 
 def pooling_matrix(size: int, num_bins: int) -> Tensor:
@@ -89,3 +80,6 @@ def pooling_matrix(size: int, num_bins: int) -> Tensor:
     start, end = bins * size // num_bins, -(-(bins + 1) * size // num_bins)
     is_inside = ((pixels >= start) & (pixels < end)).float()
     return is_inside / (end - start)
+
+
+FUNCTIONS = {adaptive_avg_pool2d: pool}

@@ -2,18 +2,18 @@
 
 import json
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.jit import TracerWarning  # pyright: ignore[reportPrivateImportUsage]
-from torch.overrides import TorchFunctionMode
 
 from .networks import PerImageNetwork
 from .operators import EXTRACT_ROIS, SELECT_BOXES, extract_rois, select_boxes
 from .programs import ExportJob, PrecisionWrapper, PyTorchSession, temporarily
+from .replacing import ReplaceFunctions
 
 DTYPES = ('float32', 'bfloat16')
 DYNAMIC = frozenset({'batch', 'size'})
@@ -21,7 +21,7 @@ DYNAMIC = frozenset({'batch', 'size'})
 
 def write(job: ExportJob) -> None:
     """Write a trace, which supports other shapes; see :func:`mmevit.deploy.export`."""
-    with Replacements(), warnings.catch_warnings():
+    with ReplaceFunctions(FUNCTIONS), warnings.catch_warnings():
         # Sizes in Python; compared with PyTorch at another size.
         warnings.simplefilter('ignore', TracerWarning)
         is_detector = isinstance(job.network, PerImageNetwork)
@@ -77,19 +77,6 @@ class Loop(nn.Module):
                 results.append(result)
         num_outputs = self.num_outputs
         return [torch.stack(results[output::num_outputs]) for output in range(num_outputs)]
-
-
-class Replacements(TorchFunctionMode):
-    """Call other functions than the network does."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Collection[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        return FUNCTIONS.get(func, func)(*args, **(kwargs or {}))
 
 
 FUNCTIONS: dict[Any, Callable[..., Any]] = {

@@ -9,16 +9,25 @@ from torch.nn.functional import pad
 from ..operators import SELECT_BOXES
 
 
+def list_candidates(level: Tensor, num_columns: int) -> Tensor:
+    """Return the predictions of a level (C, H, W) as rows of candidates (-1, num_columns)."""
+    return level.permute(1, 2, 0).reshape(-1, num_columns)
+
+
+def select_best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the best of scores (M,) and their indices; padding has score 0 and any index."""
+    best, index = pad(scores, (0, count)).topk(count)
+    return best, index.clamp(max=scores.shape[0] - 1)
+
+
 def filter_scores_and_topk(
     scores: Tensor, score_thr: float, topk: int, results: Any = None
 ) -> tuple[Tensor, Tensor, Tensor, Any]:
     """Return the best candidates of a level, see the function of mmdet."""
-    num_boxes, num_classes = scores.shape
+    num_classes = scores.shape[1]
     scores = torch.where(scores > score_thr, scores, 0).flatten()
-    # A level can have fewer candidates.
-    scores, index = pad(scores, (0, topk)).topk(topk)
-    # The index of padding is out of range.
-    kept = (index // num_classes).clamp(max=num_boxes - 1)
+    scores, index = select_best(scores, topk)
+    kept = index // num_classes
     if isinstance(results, dict):
         results = {name: values[kept] for name, values in results.items()}
     elif isinstance(results, list):
@@ -75,11 +84,8 @@ def multiclass_nms(
     return (*results, kept) if return_inds else results
 
 
-# Functions that are replaced in every module of mmdet.
 FUNCTIONS = dict(
     filter_scores_and_topk=filter_scores_and_topk,
     batched_nms=batched_nms,
     multiclass_nms=multiclass_nms,
 )
-# A class, the name of a method, and its equivalent.
-METHODS: list[tuple[type, str, Any]] = []

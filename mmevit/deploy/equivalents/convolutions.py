@@ -1,31 +1,22 @@
 """Deformable convolutions, which runtimes do not share, by sampling and a 1x1 convolution."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmcv.ops import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2dPack
+from mmcv.ops import DeformConv2d
 from torch import Tensor
 from torch.nn.functional import conv2d, grid_sample
 from torch.nn.modules.utils import _pair
 
 
-def deform_conv2d(
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-    deform_groups: int = 1,
-    *others: Any,
-) -> Tensor:
-    """Apply a deformable convolution without a mask, see the function of mmcv."""
-    return modulated_deform_conv2d(
-        input, offset, None, weight, None, stride, padding, dilation, groups, deform_groups
-    )
+def deform_conv2d(input: Tensor, offset: Tensor, weight: Tensor, *options: Any) -> Tensor:
+    """Apply a deformable convolution without a mask, see the function of mmcv.
+
+    The options from the sixth on, a bias that mmcv does not support and the batch size of its
+    implementation, are not used.
+    """
+    return modulated_deform_conv2d(input, offset, None, weight, None, *options[:5])
 
 
 def modulated_deform_conv2d(
@@ -80,18 +71,8 @@ def convolve(self: DeformConv2d, x: Tensor, offset: Tensor) -> Tensor:
     )
 
 
-def convolve_with_own_offset(self: DeformConv2dPack, x: Tensor) -> Tensor:
-    """Run the layer without padding small maps, see ``DeformConv2dPack.forward()``."""
-    return convolve(self, x, self.conv_offset(x))
-
-
-FUNCTIONS = dict(deform_conv2d=deform_conv2d)
-METHODS: list[tuple[Any, str, Any]] = [
-    (DeformConv2d, 'forward', convolve),
-    (DeformConv2dPack, 'forward', convolve_with_own_offset),
-    (
-        sys.modules[ModulatedDeformConv2dPack.__module__],
-        'modulated_deform_conv2d',
-        modulated_deform_conv2d,
-    ),
-]
+FUNCTIONS = dict(
+    deform_conv2d=deform_conv2d,
+    modulated_deform_conv2d=modulated_deform_conv2d,
+)
+METHODS = [(DeformConv2d, 'forward', convolve)]

@@ -21,7 +21,9 @@ from mmdet.models.utils import aligned_bilinear
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 from torch import Tensor
-from torch.nn.functional import grid_sample, pad, unfold
+from torch.nn.functional import grid_sample, unfold
+
+from .boxes import list_candidates, select_best
 
 
 def predict_dynamic_masks(
@@ -79,14 +81,11 @@ def predict_coefficients(
     for logits, *values, priors in zip(
         cls_score_list, bbox_pred_list, coeff_preds_list, mlvl_priors, strict=True
     ):
-        logits = logits.permute(1, 2, 0).reshape(-1, self.cls_out_channels)
+        logits = list_candidates(logits, self.cls_out_channels)
         scores = logits.sigmoid() if self.use_sigmoid_cls else logits.softmax(dim=1)
-        best = scores[:, : self.num_classes].amax(dim=1)
-        # A level can have fewer candidates. The index of padding is out of range.
-        best, index = pad(best, (0, cfg.nms_pre)).topk(cfg.nms_pre)
-        kept = index.clamp(max=scores.shape[0] - 1)
+        best, kept = select_best(scores[:, : self.num_classes].amax(dim=1), cfg.nms_pre)
         deltas, coefficients = (
-            value.permute(1, 2, 0).reshape(-1, size)[kept]
+            list_candidates(value, size)[kept]
             for value, size in zip(values, (4, self.num_protos), strict=True)
         )
         levels.append((scores[kept] * (best > 0)[:, None], deltas, coefficients, priors[kept]))

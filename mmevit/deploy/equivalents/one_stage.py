@@ -8,7 +8,8 @@ from mmdet.models.dense_heads.gfl_head import Integral
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 from torch import Tensor
-from torch.nn.functional import pad
+
+from .boxes import list_candidates, select_best
 
 
 def sigmoid_geometric_mean(x: Tensor, y: Tensor) -> Tensor:
@@ -86,18 +87,13 @@ def predict_paa(
     for logits, deltas, factors, priors in zip(
         cls_score_list, bbox_pred_list, score_factor_list, mlvl_priors, strict=True
     ):
-        scores = logits.permute(1, 2, 0).reshape(-1, self.cls_out_channels).sigmoid()
-        factors = factors.permute(1, 2, 0).reshape(-1).sigmoid()
-        deltas = deltas.permute(1, 2, 0).reshape(-1, 4)
-        best = (scores * factors[:, None]).sqrt().amax(dim=1)
-        # A level can have fewer anchors.
-        best, index = pad(best, (0, cfg.nms_pre), value=-1).topk(cfg.nms_pre)
-        is_padding, index = best < 0, index.clamp(max=scores.shape[0] - 1)
-        factors = torch.where(is_padding, 0, factors[index])
-        boxes = self.bbox_coder.decode(
-            priors[index], deltas[index], max_shape=img_meta['img_shape']
-        )
-        levels.append((boxes, scores[index], factors))
+        scores = list_candidates(logits, self.cls_out_channels).sigmoid()
+        factors = list_candidates(factors, 1).sigmoid()
+        best, kept = select_best((scores * factors).sqrt().amax(dim=1), cfg.nms_pre)
+        factors = torch.where(best > 0, factors[kept, 0], 0)
+        deltas = list_candidates(deltas, 4)[kept]
+        boxes = self.bbox_coder.decode(priors[kept], deltas, max_shape=img_meta['img_shape'])
+        levels.append((boxes, scores[kept], factors))
     boxes, scores, factors = (torch.cat(parts) for parts in zip(*levels, strict=True))
     results = InstanceData(bboxes=boxes, scores=scores, score_factors=factors)
     return self._bbox_post_process(results, cfg, rescale, with_nms, img_meta)
@@ -121,7 +117,7 @@ def vote(
 
 
 FUNCTIONS = dict(sigmoid_geometric_mean=sigmoid_geometric_mean)
-METHODS: list[tuple[type, str, Any]] = [
+METHODS = [
     (Integral, 'forward', integrate),
     (VFNetHead, 'star_dcn_offset', star_offsets),
     (YOLOXHead, 'predict_by_feat', predict_yolox),

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ..operators import EXTRACT_ROIS
-from .boxes import filter_scores_and_topk
+from .boxes import filter_scores_and_topk, list_candidates
 
 
 def predict_proposals(
@@ -40,9 +40,9 @@ def predict_proposals(
     for level, (logits, deltas, priors) in enumerate(
         zip(cls_score_list, bbox_pred_list, mlvl_priors, strict=True)
     ):
-        logits = logits.permute(1, 2, 0).reshape(-1, self.cls_out_channels)
+        logits = list_candidates(logits, self.cls_out_channels)
         scores = logits.sigmoid() if self.use_sigmoid_cls else logits.softmax(-1)[:, :-1]
-        deltas = deltas.permute(1, 2, 0).reshape(-1, self.bbox_coder.encode_size)
+        deltas = list_candidates(deltas, self.bbox_coder.encode_size)
         scores, _, _, (deltas, priors) = filter_scores_and_topk(
             scores, 0, cfg.nms_pre, [deltas, priors]
         )

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from mmcv.ops import MultiScaleDeformableAttention
 from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
-from mmdet.models import DeformableDETR, MaskFormerFusionHead, MaskFormerHead
+from mmdet.models import DeformableDETR, MaskFormerHead
 from mmdet.models.layers import DeformableDetrTransformerEncoder, MSDeformAttnPixelDecoder
-from mmdet.structures import INSTANCE_OFFSET, DetDataSample
-from mmengine.structures import InstanceData, PixelData
+from mmdet.structures import DetDataSample
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -137,13 +136,8 @@ def decode_pixels(self: Any, feats: Sequence[Tensor]) -> tuple[Tensor, list[Tens
     finer = feats[: -self.num_encoder_levels][::-1]
     for values, lateral, output in zip(finer, self.lateral_convs, self.output_convs, strict=True):
         values = lateral(values)
-        maps.append(output(values + resize(maps[-1], values.shape[2:])))
+        maps.append(output(values + interpolate(maps[-1], values.shape[2:], mode='bilinear')))
     return self.mask_feature(maps[-1]), maps[: self.num_outs]
-
-
-def resize(maps: Tensor, shape: Sequence[int]) -> Tensor:
-    """Resize maps bilinearly."""
-    return interpolate(maps, tuple(shape), mode='bilinear', align_corners=False)
 
 
 def predict_queries(
@@ -152,91 +146,6 @@ def predict_queries(
     """Return logits of classes and, at stride 4, of masks, see ``MaskFormerHead.predict()``."""
     logits, masks = self(x, batch_data_samples)
     return logits[-1], masks[-1]
-
-
-def fuse(
-    self: Any,
-    mask_cls_results: Tensor,
-    mask_pred_results: Tensor,
-    batch_data_samples: Sequence[Any],
-    rescale: bool = False,
-) -> list[dict[str, Any]]:
-    """Return segments, or else instances, see ``MaskFormerFusionHead.predict()``."""
-    (sample,) = batch_data_samples
-    shape = sample.batch_input_shape
-    masks = resize(mask_pred_results, shape)[0]
-    rows, columns = (
-        torch.arange(side, device=masks.device) < limit
-        for side, limit in zip(shape, sample.img_shape, strict=True)
-    )
-    inside = rows[:, None] & columns
-    if self.test_cfg.get('panoptic_on', True):
-        return [dict(pan_results=segment(self, mask_cls_results[0], masks, inside))]
-    found: Any = find_instances(self, mask_cls_results[0], masks, inside)
-    found.masks = mask_pred_results[0][found.pop('queries')]
-    return [dict(ins_results=found)]
-
-
-def segment(self: Any, logits: Tensor, masks: Tensor, inside: Tensor) -> PixelData:
-    """Return segments, see ``MaskFormerFusionHead.panoptic_postprocess()``.
-
-    Args:
-        self: The head.
-        logits: Of each query, (Q, classes + 1).
-        masks: Logits, (Q, H, W).
-        inside: Whether pixels belong to the image, (H, W).
-    """
-    cfg = self.test_cfg
-    scores, labels = logits.softmax(dim=1).max(dim=1)
-    masks = masks.sigmoid()
-    kept = (labels != self.num_classes) & (scores > cfg.get('object_mask_thr', 0.8))
-    best = torch.where(kept[:, None, None], scores[:, None, None] * masks, -1).argmax(dim=0)
-    queries = torch.arange(len(labels), device=labels.device)
-    area = ((best == queries[:, None, None]) & inside).sum(dim=(1, 2))
-    own_area = ((masks >= 0.5) & inside).sum(dim=(1, 2))
-    kept &= (area > 0) & (own_area > 0) & (area / own_area >= cfg.get('iou_thr', 0.8))
-    is_thing = labels < self.num_things_classes
-    number = (kept & is_thing).cumsum(dim=0)
-    values = torch.where(is_thing, labels + number * INSTANCE_OFFSET, labels)
-    segments = torch.where(kept, values, self.num_classes)[best]
-    if cfg.get('filter_low_score', False):
-        is_solid = masks.gather(0, best[None])[0] >= 0.5
-        segments = torch.where(is_solid, segments, self.num_classes)
-    return PixelData(sem_seg=segments[None])
-
-
-def find_instances(self: Any, logits: Tensor, masks: Tensor, inside: Tensor) -> InstanceData:
-    """Return instances by descending score, and their queries instead of masks.
-
-    See ``MaskFormerFusionHead.instance_postprocess()``, and :func:`segment` for the arguments.
-    """
-    is_mask = (masks > 0) & inside
-    quality = torch.where(is_mask, masks.sigmoid(), 0).sum(dim=(1, 2))
-    quality = quality / (is_mask.sum(dim=(1, 2)) + 1e-6)
-    scores = logits.softmax(dim=1)[:, :-1].flatten()
-    scores, index = scores.topk(self.test_cfg.get('max_per_image', 100))
-    queries, labels = index // self.num_classes, index % self.num_classes
-    scores = scores * quality[queries] * (labels < self.num_things_classes)
-    scores, order = scores.sort(descending=True)
-    queries, labels = queries[order], labels[order]
-    boxes = enclose(is_mask)[queries]
-    return InstanceData(bboxes=boxes, scores=scores, labels=labels, queries=queries)
-
-
-def enclose(masks: Tensor) -> Tensor:
-    """Return the boxes around masks (N, H, W), see ``mask2bbox()``."""
-    sides = []
-    for axis in (2, 1):
-        is_covered = masks.any(dim=3 - axis)
-        index = torch.arange(masks.shape[axis], device=masks.device)
-        sides.append(
-            (
-                torch.where(is_covered, index, masks.shape[axis]).amin(dim=1),
-                torch.where(is_covered, index + 1, 0).amax(dim=1),
-            )
-        )
-    (x1, x2), (y1, y2) = sides
-    return torch.stack([x1, y1, x2, y2], dim=1).float()
 
 
 METHODS = [
@@ -249,5 +158,4 @@ METHODS = [
     (MultiScaleDeformableAttention, 'forward', attend),
     (MSDeformAttnPixelDecoder, 'forward', decode_pixels),
     (MaskFormerHead, 'predict', predict_queries),
-    (MaskFormerFusionHead, 'predict', fuse),
 ]
