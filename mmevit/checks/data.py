@@ -110,7 +110,7 @@ def check_coco(dataset: DatasetInfo) -> str | None:
             f'data set ({shorten(classes)}). Set dataset.metainfo.classes, and num_classes of the '
             'head to their number.'
         )
-    faults = find_coco_faults(content, classes)
+    faults = find_coco_faults(content, classes, dataset.loads_only_polygons)
     if found := faults.describe(faults.of('fatal')):
         raise ConfigError(
             f'{ann_file} cannot be trained on or evaluated: {found}. '

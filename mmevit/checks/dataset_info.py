@@ -86,10 +86,18 @@ class DatasetInfo:
     @property
     def loads_masks(self) -> bool:
         """Whether its pipeline loads instance masks."""
-        return any(
-            type_name(step) == 'LoadAnnotations' and step.get('with_mask', False)
-            for step in self.cfg.get('pipeline') or ()
-        )
+        return any(step.get('with_mask', False) for step in self.annotation_loaders)
+
+    @property
+    def loads_only_polygons(self) -> bool:
+        """Whether its pipeline leaves out objects with run-length masks."""
+        return any(not step.get('poly2mask', True) for step in self.annotation_loaders)
+
+    @property
+    def annotation_loaders(self) -> list[dict]:
+        """The steps of its pipeline that load annotations."""
+        pipeline = self.cfg.get('pipeline') or ()
+        return [step for step in pipeline if type_name(step) == 'LoadAnnotations']
 
 
 def list_datasets(cfg: Config, splits: Sequence[str]) -> Iterator[DatasetInfo]:

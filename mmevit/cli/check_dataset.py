@@ -161,7 +161,7 @@ def check_coco(dataset: CheckedDataset) -> list[Image]:
     config = dataset.config
     info = DatasetInfo(config)
     content = read_coco(info.ann_file, info.loads_masks)
-    dataset.faults = find_coco_faults(content, info.classes)
+    dataset.faults = find_coco_faults(content, info.classes, info.loads_only_polygons)
     if not content.annotations:
         dataset.faults.add(UNLABELLED, config['ann_file'])
     folder = Path(info.root, info.prefixes.get('img') or '')

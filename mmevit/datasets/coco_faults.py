@@ -25,6 +25,7 @@ EMPTY_BOX = FaultType('box or area of less than one pixel', LEFT_OUT)
 BOX_OUTSIDE = FaultType('box outside its image', LEFT_OUT)
 UNKNOWN_IMAGE = FaultType('annotation of an image that is not listed', LEFT_OUT)
 UNKNOWN_CATEGORY = FaultType('annotation of a category that is not listed', LEFT_OUT)
+RUN_LENGTHS = FaultType('run-length mask, with poly2mask=False in the pipeline', LEFT_OUT)
 EMPTY_IMAGE = FaultType('image without height or width', LEFT_OUT)
 MISSING_CLASS = FaultType('class that is missing in the annotation file', 'never learnt')
 BOX_ACROSS = FaultType('box partly outside its image', 'clipped by Resize', 'note')
@@ -33,13 +34,21 @@ NO_ANNOTATIONS = FaultType('image without annotations', 'left out by filter_empt
 NO_EXAMPLES = FaultType('class without annotations', 'never learnt', 'note')
 
 
-def find_coco_faults(content: CocoFile, classes: Sequence[str]) -> Faults:
-    """Find the faults of a COCO annotation file, given the classes of the data set in order."""
+def find_coco_faults(
+    content: CocoFile, classes: Sequence[str], only_polygons: bool = False
+) -> Faults:
+    """Find the faults of a COCO annotation file.
+
+    Args:
+        content: The file.
+        classes: The classes of the data set in order.
+        only_polygons: Whether its pipeline does not load run-length masks.
+    """
     return Faults(
         chain(
             find_image_entry_faults(content.images),
             find_category_faults(content.categories, classes),
-            find_annotation_faults(content, classes),
+            find_annotation_faults(content, classes, only_polygons),
         )
     )
 
@@ -86,7 +95,9 @@ def find_category_faults(categories: Sequence[Category], classes: Sequence[str])
             yield OTHER_ORDER, f'{name} in the place of {expected}'
 
 
-def find_annotation_faults(content: CocoFile, classes: Sequence[str]) -> Iterator[Found]:
+def find_annotation_faults(
+    content: CocoFile, classes: Sequence[str], only_polygons: bool
+) -> Iterator[Found]:
     """Find faulty annotations, and images and classes without any."""
     annotations = content.annotations
     if annotations is None:
@@ -103,7 +114,7 @@ def find_annotation_faults(content: CocoFile, classes: Sequence[str]) -> Iterato
         image = images.get(annotation.image_id)
         if annotation.ignore or (image is not None and image.is_empty):
             continue
-        fault = find_annotation_fault(annotation, image, names)
+        fault = find_annotation_fault(annotation, image, names, only_polygons)
         # mmdet reads the boxes of categories that are not among the classes, but uses none.
         if annotation.category_id in others and fault not in (NO_BOX, UNKNOWN_IMAGE):
             continue
@@ -125,7 +136,7 @@ def find_annotation_faults(content: CocoFile, classes: Sequence[str]) -> Iterato
 
 
 def find_annotation_fault(
-    annotation: Annotation, image: Image | None, names: dict
+    annotation: Annotation, image: Image | None, names: dict, only_polygons: bool
 ) -> FaultType | None:
     """Find the fault of an annotation; ``names`` are the categories by id."""
     if image is None:
@@ -142,6 +153,9 @@ def find_annotation_fault(
             return NO_MASK
         if isinstance(mask, RunLengths) and mask.size not in sizes:
             return OTHER_MASK_SIZE
+        # mmdet ignores crowds in any case.
+        if isinstance(mask, RunLengths) and only_polygons and not annotation.iscrowd:
+            return RUN_LENGTHS
     return fault
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import LoadAnnotations
 
 from mmevit.datasets import coco_faults as faults
 from mmevit.datasets.coco import CocoFile, CocoMaskFile
@@ -31,8 +32,8 @@ def make_content(**changes):
     return content
 
 
-def find_faults(content, classes=('cat', 'dog'), layout=CocoFile):
-    return find_coco_faults(msgspec.convert(content, layout), classes)
+def find_faults(content, classes=('cat', 'dog'), layout=CocoFile, only_polygons=False):
+    return find_coco_faults(msgspec.convert(content, layout), classes, only_polygons)
 
 
 NAN, INF = math.nan, math.inf
@@ -184,6 +185,23 @@ def test_masks_are_only_checked_if_they_are_read(segmentation, kind):
     found = find_faults(content, layout=CocoMaskFile)
     assert found.counts == ({kind: 1} if kind else {})
     assert found.of('fatal') == ([kind] if kind else [])
+
+
+@pytest.mark.parametrize('only_polygons', [False, True])
+@pytest.mark.parametrize('iscrowd', [0, 1])
+def test_run_length_masks_are_left_out_where_mmdet_leaves_them_out(iscrowd, only_polygons, load):
+    content = make_content()
+    for annotation in content['annotations']:
+        annotation['segmentation'] = SQUARE
+    run_lengths = dict(size=[60, 80], counts=[600, 4200])
+    content['annotations'][0].update(segmentation=run_lengths, iscrowd=iscrowd)
+    found = find_faults(content, layout=CocoMaskFile, only_polygons=only_polygons)
+    info = load(content).get_data_info(0)
+    info['ori_shape'] = 60, 80
+    loaded = LoadAnnotations(with_mask=True, poly2mask=not only_polygons)(info)
+    is_left_out = faults.RUN_LENGTHS in found.counts
+    assert is_left_out == (only_polygons and not iscrowd)
+    assert loaded['gt_ignore_flags'][0] == (is_left_out or iscrowd)
 
 
 def test_annotations_without_segmentation_are_counted_for_masks():
