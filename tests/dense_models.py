@@ -60,7 +60,7 @@ def diversify_queries(head):
     for layer in head.transformer_decoder.layers:
         for attention in (layer.self_attn, layer.cross_attn):
             attention.attn.out_proj.weight.data *= 0.1
-    torch.nn.init.normal_(head.cls_embed.weight, std=0.2)
+    torch.nn.init.normal_(head.cls_embed.weight, std=0.25)
     for layer in head.mask_embed[::2]:
         torch.nn.init.normal_(layer.weight, std=0.05)
 

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from mmevit.checkpoint.loader import check_checkpoint, find_dataset_meta, load_into
 from mmevit.checks import check_config
 from mmevit.checks.data import check_data
+from mmevit.checks.dataset_info import DatasetInfo
 from mmevit.cli.arguments import SizeAction, add_config_arguments, argument, command
 from mmevit.datasets.sampling import find_test_pipeline, sample_images
 from mmevit.deploy import TARGETS, export, load_exported, try_to_fold
 from mmevit.deploy.exporting import choose_dynamic, compare
 from mmevit.deploy.networks import Exportable, count_input_channels, make_exportable
+from mmevit.deploy.programs import as_tuple
 from mmevit.runtime.sessions import FORMAT
-from mmevit.utils.configs import build_model, read_config, type_name
+from mmevit.utils.configs import build_model, find_datasets, read_config, type_name
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write, check_ending
 from mmevit.version import __version__
@@ -67,18 +69,13 @@ def main(args: Namespace) -> None:
     model, checkpoint = load_model(cfg, args.checkpoint)
     network = make_exportable(try_to_fold(model), args.part)
     dynamic = choose_axes(args, network)
-    size = args.size or infer_size(cfg)
-    if min(size) < 32:
-        raise ConfigError(
-            f'The images have {size[0]}x{size[1]} pixels, but exported files need 32x32 or more. '
-            'Give a larger --size.'
-        )
+    size, divisor = choose_size(args, cfg, network, dynamic)
     num_channels = count_input_channels(network)
     inputs = make_inputs(network, args.batch_size, num_channels, *size)
+    check_network(network, inputs)
     batches = calibration_batches(cfg, model, args.calibration_images, network)
     axes = [None if 'batch' in dynamic else args.batch_size, num_channels]
     axes += [None, None] if 'size' in dynamic else size
-    divisor = find_divisor(network, inputs) if 'size' in dynamic else 1
     metadata = make_metadata(args, cfg, network, checkpoint, axes)
     metadata['input']['pad_size_divisor'] = math.lcm(metadata['input']['pad_size_divisor'], divisor)
     print(f'Exporting to {args.out}; this takes minutes for aoti, about one for other targets.')
@@ -112,7 +109,37 @@ def choose_axes(args: Namespace, network: Exportable) -> set[str]:
                 'The calibration images of dense models have several sizes. Give --dynamic batch '
                 'size.'
             )
-    return choose_dynamic(args.to, axes)
+    dynamic = choose_dynamic(args.to, axes)
+    if args.dtype == 'int8' and 'batch' not in dynamic and args.batch_size > 1:
+        raise ConfigError(
+            'int8 is calibrated with single images. Give --batch-size 1 or --dynamic batch.'
+        )
+    return dynamic
+
+
+def choose_size(
+    args: Namespace, cfg: Config, network: Exportable, dynamic: set[str]
+) -> tuple[tuple[int, int], int]:
+    """Return the height and width of the example, and the number that must divide any of them."""
+    size = tuple(args.size or infer_size(cfg))
+    if min(size) < 32:
+        raise ConfigError(
+            f'The images have {size[0]}x{size[1]} pixels, but exported files need 32x32 or more. '
+            'Give a larger --size.'
+        )
+    if args.dtype == 'int8' and 'size' not in dynamic and size != infer_size(cfg):
+        raise ConfigError(
+            f'--size is {size[0]}x{size[1]}, but the calibration images of the test pipeline have '
+            f'{"x".join(map(str, infer_size(cfg)))} pixels. Change the test pipeline too.'
+        )
+    divisor = find_divisor(network, size)
+    height, width = (-(-side // divisor) * divisor for side in size)
+    if (height, width) != size and 'size' not in dynamic:
+        raise ConfigError(
+            f'The model needs sizes that {divisor} divides, but the images have '
+            f'{size[0]}x{size[1]} pixels. Give --size {height} {width}.'
+        )
+    return (height, width), divisor
 
 
 def infer_size(cfg: Config) -> tuple[int, int]:
@@ -138,15 +165,30 @@ def make_inputs(network: Exportable, *shape: int) -> tuple[Tensor, ...]:
     return (images, sizes)[: len(network.input_names)]
 
 
-def find_divisor(network: Exportable, inputs: tuple[Tensor, ...]) -> int:
+def find_divisor(network: Exportable, size: Sequence[int]) -> int:
     """Return the number that must divide height and width: 32 for some necks, otherwise 1."""
-    images = inputs[0]
+    odd = (-(-side // 32) * 32 + 1 for side in size)
     try:
         with torch.no_grad():
-            network(*make_inputs(network, 1, images.shape[1], *(n + 1 for n in images.shape[2:])))
+            network(*make_inputs(network, 1, count_input_channels(network), *odd))
     except RuntimeError:
         return 32
     return 1
+
+
+def check_network(network: Exportable, inputs: tuple[Tensor, ...]) -> None:
+    """Raise ConfigError if a network does not return what the model itself predicts."""
+    with torch.no_grad():
+        outputs = as_tuple(network(*inputs))
+        expected = network.predict_with_library(inputs[0])
+    difference = network.measure_difference(outputs, expected)
+    if not difference <= network.tolerance:
+        raise ConfigError(
+            f'This model cannot be exported, since the graph for it differs from its predictions '
+            f'by {difference:.2e} {network.unit}. Give --part backbone.'
+        )
+    if network.task in ('detection', 'instance-segmentation') and not (outputs[2] >= 0).any():
+        print('The model detects nothing in the noise that it is compared with.')
 
 
 def calibration_batches(
@@ -170,13 +212,19 @@ def make_metadata(
     ``axes`` are the axes of the images, None for dynamic ones.
     """
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-    swaps = bool(preprocessor.get('to_rgb') or preprocessor.get('bgr_to_rgb'))
+    swaps = any(preprocessor.get(name) for name in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
     pipeline = [step for step in find_test_pipeline(cfg) if not type_name(step).startswith('Pack')]
     # The images of data sets without files, such as CIFAR, are RGB.
     is_rgb = swaps == any(type_name(step).startswith('Load') for step in pipeline)
     weights = Path(args.checkpoint)
     checksum = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
     test_cfg = cfg.model.get('test_cfg') or {}
+    padding = preprocessor.get('test_cfg') or {}  # of mmsegmentation
+    if padding.get('size'):
+        raise ConfigError(
+            'data_preprocessor.test_cfg.size is not supported. Use size_divisor, or Pad in the '
+            'test pipeline.'
+        )
     return dict(
         format=FORMAT,
         version=__version__,
@@ -184,19 +232,24 @@ def make_metadata(
         model=type_name(cfg.model),
         config=Path(args.config).name,
         checkpoint=dict(file=weights.name, sha256=checksum),
-        classes=find_dataset_meta(checkpoint.get('meta')).get('classes'),
+        classes=find_dataset_meta(checkpoint.get('meta')).get('classes') or find_classes(cfg),
         score_threshold=(test_cfg.get('rcnn') or test_cfg).get('score_thr'),
         input=dict(
             shape=axes,
             channels={1: 'GRAY', 3: 'RGB' if is_rgb else 'BGR'}.get(axes[1] or 0),
             mean=preprocessor.get('mean'),
             std=preprocessor.get('std'),
-            pad_size_divisor=preprocessor.get('pad_size_divisor', 1),
+            pad_size_divisor=padding.get('size_divisor', preprocessor.get('pad_size_divisor', 1)),
             pad_value=preprocessor.get('pad_value', preprocessor.get('pad_val', 0)),
             pipeline=Config(dict(pipeline=pipeline)).to_dict()['pipeline'],
         ),
         **network.metadata,
     )
+
+
+def find_classes(cfg: Config) -> Sequence[str] | None:
+    """Return the names of the classes of the test data, None if the config does not say."""
+    return DatasetInfo(next(find_datasets(cfg.test_dataloader.dataset))).classes or None
 
 
 def verify(

@@ -6,11 +6,12 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from mmdet.models import MaskFormerHead, TOODHead
+from mmdet.models import MaskFormerHead, SSDHead, TOODHead
 from mmdet.models.dense_heads import CondInstMaskHead, SOLOV2Head, YOLACTProtonet
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from mmevit.utils.configs import type_name
 from mmevit.utils.errors import ConfigError
@@ -45,6 +46,9 @@ class Detector(PerImageNetwork):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
+        for part in model.modules():
+            if isinstance(part, SSDHead):
+                part.loss_cls = None  # missing in mmdet, whose SSD does not predict
         self.features = Features(model)
         self.predict = PredictOne(model, self.features)
         self.output_names = name_outputs(model)
@@ -71,13 +75,42 @@ class Detector(PerImageNetwork):
         results = [self.predict(*one) for one in zip(images, image_sizes, *features, strict=True)]
         return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
 
+    def predict_with_library(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the boxes, scores and labels, or the segments, of the model's own predictions."""
+        size = tuple(images.shape[2:])
+        meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size)
+        meta['scale_factor'] = (1.0, 1.0)
+        samples = [DetDataSample(metainfo=meta) for _ in images]
+        # mmdet fuses segments at the original size only, which is the same.
+        model: Any = self.features.model
+        samples = model.predict(images, samples, rescale=True)
+        if self.output_names == ('segments',):
+            return (torch.cat([sample.pred_panoptic_seg.sem_seg for sample in samples]),)
+        found = [sample.pred_instances for sample in samples]
+        found = [instances[instances.scores > 0] for instances in found]
+        return (
+            pad_sequence([instances.bboxes for instances in found], True),
+            pad_sequence([instances.scores for instances in found], True),
+            pad_sequence([instances.labels for instances in found], True, -1),
+        )
+
     def measure_difference(self, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-        """Return the share of detections or pixels that are missing, additional or different."""
+        """Return the share of detections or pixels that are missing, additional or different.
+
+        Masks are compared if both have them.
+        """
         if self.output_names == ('segments',):
             return share_of_other_pixels(outputs[0], expected[0])
         if any(output.isnan().any() for output in outputs):
             return math.nan
-        num_same = sum(count_same(*one) for one in zip(*outputs[:3], *expected[:3], strict=True))
+        num_same = 0
+        for index in range(len(outputs[0])):
+            same = find_same(*(part[index] for part in (*outputs[:3], *expected[:3])))
+            if len(outputs) == len(expected) == 4:
+                threshold = self.metadata['masks']['threshold']
+                masks = (part[3][index] > threshold for part in (outputs, expected))
+                same &= have_same_masks(*masks)
+            num_same += min(int(same.any(dim=0).sum()), int(same.any(dim=1).sum()))
         num_found = max(int((outputs[2] >= 0).sum()), int((expected[2] >= 0).sum()))
         return 1 - num_same / num_found if num_found else 0.0
 
@@ -123,7 +156,7 @@ class PredictOne(nn.Module):
         super().__init__()
         self.model = deepcopy(model)
         for part in ('backbone', 'neck'):
-            delattr(self.model, part)
+            self.model._modules.pop(part, None)
         self.heads = features.heads
         # In a list: its parameters are not those of this module.
         self.batched = [features]
@@ -153,14 +186,20 @@ class PredictOne(nn.Module):
         return *outputs, torch.where(is_found, found.labels, -1), *masks
 
 
-def count_same(
+def find_same(
     boxes: Tensor, scores: Tensor, labels: Tensor, boxes2: Tensor, scores2: Tensor, labels2: Tensor
-) -> int:
-    """Count the detections of an image (K, ...) that are also among others, in any order."""
+) -> Tensor:
+    """Return which detections of an image (K, ...) equal which others (L, ...): (K, L), bool."""
     same = (boxes[:, None] - boxes2).abs().amax(dim=2) < 0.1  # pixels
     same &= (scores[:, None] - scores2).abs() < 1e-3
-    same &= (labels[:, None] == labels2) & (labels2 >= 0)
-    return min(int(same.any(dim=0).sum()), int(same.any(dim=1).sum()))
+    return same & (labels[:, None] == labels2) & (labels2 >= 0)
+
+
+def have_same_masks(masks: Tensor, masks2: Tensor) -> Tensor:
+    """Return which masks of an image (K, h, w), bool, have an IoU of 0.9: (K, K)."""
+    flat, flat2 = (part.flatten(1).float() for part in (masks, masks2))
+    common = flat @ flat2.T
+    return common >= 0.9 * (flat.sum(dim=1)[:, None] + flat2.sum(dim=1) - common)
 
 
 def name_outputs(model: Any) -> tuple[str, ...]:
@@ -185,10 +224,11 @@ def set_limits(test_cfg: Any) -> Any:
                 f'Models with {type_name(nms)} cannot be exported. Set the type of nms in '
                 "model.test_cfg to 'nms'."
             )
-        # The equivalent of the function filters and limits boxes.
-        max_num = test_cfg.get('max_per_img', MAX_BOXES)
+        # The equivalent of the function filters and limits boxes. A limit of -1 is none.
+        limits = test_cfg.get('max_per_img', -1), nms.get('max_num', -1)
+        max_num = min((limit for limit in limits if limit > 0), default=MAX_BOXES)
         nms.update(max_num=max_num, min_bbox_size=test_cfg.get('min_bbox_size', -1))
-        test_cfg.min_bbox_size = -1
+        test_cfg.update(max_per_img=max_num, min_bbox_size=-1)
     return test_cfg
 
 

@@ -80,6 +80,8 @@ def export(
         raise ConfigError(
             f'{target} does not support {dtype}. Choose from {", ".join(module.DTYPES)}.'
         )
+    if dtype == 'int8' and batches is None:
+        raise ConfigError('int8 needs inputs for its calibration. Pass batches.')
     axes = choose_dynamic(target, dynamic)
     check_ending(path, [TARGETS[target]])
     network, content = deepcopy(network).eval(), json.dumps(metadata or {})

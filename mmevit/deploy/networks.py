@@ -6,6 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmevit.utils.errors import ConfigError
+
+from .programs import as_tuple
+
 
 def make_exportable(model: nn.Module, part: str = 'model') -> 'Exportable':
     """Wrap a model of mmpretrain, mmdet or mmsegmentation for :func:`mmevit.deploy.export`.
@@ -28,6 +32,13 @@ def make_exportable(model: nn.Module, part: str = 'model') -> 'Exportable':
         from .detectors import Detector
 
         return Detector(model).eval()
+    from mmpretrain.models import MultiLabelClsHead
+
+    if isinstance(getattr(model, 'head', None), MultiLabelClsHead):
+        raise ConfigError(
+            f'{type(model.head).__name__} cannot be exported, since its scores are not those of a '
+            'softmax. Give --part backbone.'
+        )
     return Network(model, 'classification', ('logits',), mode='tensor').eval()
 
 
@@ -51,6 +62,10 @@ class Exportable(nn.Module):
     # Accepted result of measure_difference() for a file in float32, and its unit.
     tolerance = 1e-4
     unit = 'of the largest output'
+
+    def predict_with_library(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs for images without padding, apart from masks, without equivalents."""
+        return as_tuple(self(images))
 
     def measure_difference(self, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
         """Measure how much outputs differ from expected ones, NaN if they contain any."""

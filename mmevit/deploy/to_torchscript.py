@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.jit import TracerWarning  # pyright: ignore[reportPrivateImportUsage]
 
 from .networks import PerImageNetwork
-from .operators import EXTRACT_ROIS, SELECT_BOXES, extract_rois, select_boxes
+from .operators import (
+    EXTRACT_ROIS,
+    LAY_MASKS,
+    SELECT_BOXES,
+    extract_rois,
+    lay_masks,
+    select_boxes,
+)
 from .programs import ExportJob, PrecisionWrapper, PyTorchSession, temporarily
 from .replacing import ReplaceFunctions
 
@@ -85,6 +92,7 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     # Only Python has the operators of mmevit.
     SELECT_BOXES: torch.jit.script(select_boxes),
     EXTRACT_ROIS: torch.jit.script(extract_rois),
+    LAY_MASKS: torch.jit.script(lay_masks),
 }
 
 

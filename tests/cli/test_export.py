@@ -7,6 +7,7 @@ import pytest
 import torch
 from making_models import build_model, save_model
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmevit.cli.export import main, make_metadata
@@ -167,6 +168,10 @@ def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
         (['--dtype', 'int8'], 'The train data is incomplete'),
         (['--out', 'model.pt'], 'model.pt must end in .onnx'),
         (['--size', '16'], 'The images have 16x16 pixels, but exported files need 32x32 or more'),
+        (
+            ['--dtype', 'int8', '--dynamic', 'size', '--batch-size', '2'],
+            'int8 is calibrated with single images',
+        ),
         (['--size', '0'], '--size requires a side, or a height and a width'),
         (['--batch-size', '0'], '--batch-size must be 1 or more'),
         (['--cfg-options', 'test_dataloader=None'], 'missing test_dataloader'),
@@ -200,13 +205,40 @@ def test_backbone_cannot_be_evaluated(classifier, export, tmp_path):
         evaluate_exported(Config.fromfile(classifier[0]), file)
 
 
+def describe(config, checkpoint=None, **preprocessor):
+    """The metadata of a file of a config, some settings of whose data preprocessor are changed."""
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+    cfg.model.data_preprocessor.update(preprocessor)
+    args = Namespace(part='model', config='x.py', checkpoint='none.pth')
+    network = Network(nn.Identity(), 'classification', ('logits',))
+    return make_metadata(args, cfg, network, checkpoint or {}, [None, 3, 32, 32])
+
+
 @pytest.mark.parametrize('name', ['evit_m0_digits', 'evit_m0_cifar10'])
 def test_channels_are_rgb_with_and_without_files(name):
     """mmpretrain reads files as BGR, but its CIFAR images are RGB and not swapped."""
-    cfg = Config.fromfile(f'configs/{name}.py')
-    cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    args = Namespace(part='model', config='x.py', checkpoint='none.pth')
-    network = Network(nn.Identity(), 'classification', ('logits',))
-    metadata = make_metadata(args, cfg, network, {}, [None, 3, 32, 32])
+    metadata = describe(f'configs/{name}.py')
     assert metadata['input']['channels'] == 'RGB'
     assert metadata['format'] == 1 and metadata['model'] == 'ImageClassifier'
+
+
+def test_both_names_of_swapping_channels_are_known():
+    swap = dict(bgr_to_rgb=False, rgb_to_bgr=True)
+    assert describe(DETECTOR, **swap)['input']['channels'] == 'RGB'
+    assert describe(DETECTOR, bgr_to_rgb=False)['input']['channels'] == 'BGR'
+
+
+def test_padding_of_segmentors_is_that_of_testing():
+    config = 'configs/semantic-fpn_evit_m4_digits.py'
+    padding = dict(size=(512, 512), test_cfg=dict(size_divisor=32))
+    assert describe(config, **padding)['input']['pad_size_divisor'] == 32
+    with pytest.raises(UserError, match=r'test_cfg\.size is not supported'):
+        describe(config, test_cfg=dict(size=(64, 64)))
+
+
+def test_classes_are_those_of_the_checkpoint_or_of_the_config():
+    assert describe(DETECTOR)['classes'] == tuple('0123456789')
+    checkpoint = dict(meta=dict(dataset_meta=dict(classes=('a', 'b'))))
+    assert describe(DETECTOR, checkpoint)['classes'] == ('a', 'b')

@@ -4,16 +4,15 @@ import sys
 
 import pytest
 import torch
+from dense_models import SIZES, check_boxes, make_model, predict
 from making_models import TINY, build_model
-from mmdet.structures import DetDataSample
 from mmengine.config import Config
 
-from mmevit.deploy import export, fold, load_exported
+from mmevit.cli.export import check_network, find_divisor
+from mmevit.deploy import export, fold, load_exported, to_onnx, to_torchscript
 from mmevit.deploy.exporting import compare
 from mmevit.deploy.networks import make_exportable
 from mmevit.utils.errors import ConfigError
-
-SIZES = ((150, 200), (160, 197))
 
 
 def make_detector(class_agnostic):
@@ -25,44 +24,13 @@ def make_detector(class_agnostic):
     return fold(build_model(cfg))
 
 
-def predict(detector, images):
-    samples = [
-        DetDataSample(
-            metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0)),
-        )
-        for size in SIZES
-    ]
-    with torch.no_grad():
-        samples = detector(images, samples, mode='predict')
-    return [sample.pred_instances for sample in samples]
-
-
-def check_equal(outputs, expected, tolerance):
-    for boxes, scores, labels, wanted in zip(*outputs, expected, strict=True):
-        count = len(wanted)
-        assert count > 20
-        assert torch.allclose(scores[:count], wanted.scores, atol=tolerance)
-        assert (labels[count:] == -1).all()
-        assert (scores[count:] == 0).all()
-        # Those of nearly the same score may change places.
-        rows, wanted_rows = (
-            torch.cat([boxes, 1e3 * labels[:, None], 1e3 * scores[:, None]], dim=1)
-            for boxes, labels, scores in (
-                (boxes[:count], labels[:count], scores[:count]),
-                (wanted.bboxes, wanted.labels, wanted.scores),
-            )
-        )
-        nearest = (rows[:, None] - wanted_rows[None]).abs().amax(dim=2).amin(dim=0)
-        assert nearest.max() < tolerance
-
-
 @pytest.mark.parametrize('class_agnostic', [True, False], ids=['agnostic', 'by-class'])
 def test_detector_matches_mmdet_predict(class_agnostic):
     detector = make_detector(class_agnostic)
     images, sizes = torch.rand(2, 3, 160, 224), torch.tensor(SIZES, dtype=torch.float32)
     with torch.no_grad():
         outputs = make_exportable(detector)(images, sizes)
-    check_equal(outputs, predict(detector, images), 1e-6)
+    check_boxes(outputs, predict(detector, images, SIZES))
 
 
 def test_onnx_detector_matches_mmdet_predict_at_any_size(tmp_path):
@@ -73,7 +41,7 @@ def test_onnx_detector_matches_mmdet_predict_at_any_size(tmp_path):
     export(network, example, tmp_path / 'detector.onnx', 'onnx', ('batch', 'size'))
     session = load_exported(tmp_path / 'detector.onnx')
     images, sizes = torch.rand(2, 3, 160, 224), torch.tensor(SIZES, dtype=torch.float32)
-    check_equal(session(images, sizes), predict(detector, images), 1e-3)
+    check_boxes(session(images, sizes), predict(detector, images, SIZES))
     for shape in ((1, 3, 256, 192), (1, 3, 128, 128), (3, 3, 64, 64), (1, 3, 33, 470)):
         images, sizes = torch.rand(shape), torch.tensor([shape[2:]] * shape[0]).float() - 3
         assert compare(network, session, (images, sizes)) == 0, shape
@@ -111,6 +79,13 @@ def test_soft_nms_is_refused():
         make_exportable(build_model(cfg))
 
 
+def test_classifier_of_several_labels_is_refused():
+    cfg = Config.fromfile('configs/evit_m0_digits.py')
+    cfg.model.head = dict(type='MultiLabelLinearClsHead', num_classes=10, in_channels=192)
+    with pytest.raises(ConfigError, match='MultiLabelLinearClsHead cannot be exported'):
+        make_exportable(build_model(cfg))
+
+
 def test_segmentation_in_parts_is_refused():
     cfg = Config.fromfile('configs/semantic-fpn_evit_m4_digits.py')
     cfg.model.test_cfg = dict(mode='slide', crop_size=(96, 96), stride=(64, 64))
@@ -134,14 +109,54 @@ def test_difference_is_the_share_of_other_detections():
     assert math.isnan(network.measure_difference((boxes * math.nan, *expected[1:]), expected))
 
 
-def test_half_precision_detector_decodes_in_float32(tmp_path):
+def test_difference_counts_masks_with_other_pixels():
     network = make_exportable(make_detector(True))
-    images, sizes = torch.rand(1, 3, 96, 2112), torch.tensor([[96.0, 2101.0]])
-    export(network, (images, sizes), tmp_path / 'half.onnx', 'onnx', dtype='float16')
-    boxes, scores, labels = load_exported(tmp_path / 'half.onnx')(images, sizes)
+    network.metadata = dict(masks=dict(kind='box', threshold=0.5))
+    scores, labels = torch.tensor([[0.9, 0.8, 0.7]]), torch.tensor([[1, 1, 2]])
+    boxes, masks = torch.rand(1, 3, 4), torch.rand(1, 3, 28, 28)
+    expected = boxes, scores, labels, masks
+    assert network.measure_difference(expected, expected) == 0
+    assert network.measure_difference((*expected[:3], 0 * masks), expected) == 1
+    masks = torch.cat([masks[:, :2], 1 - masks[:, 2:]], dim=1)
+    assert network.measure_difference((*expected[:3], masks), expected) == pytest.approx(1 / 3)
+
+
+def test_graph_that_differs_from_the_model_is_refused(capsys):
+    network = make_exportable(make_detector(True))
+    inputs = torch.rand(1, 3, 96, 96), torch.tensor([[96.0, 96.0]])
+    check_network(network, inputs)
+    assert capsys.readouterr().out == ''
+    network.predict.model.bbox_head.test_cfg.nms.iou_threshold = 0.1
+    with pytest.raises(ConfigError, match='cannot be exported, since the graph for it differs'):
+        check_network(network, inputs)
+
+
+def test_model_that_detects_nothing_is_reported(capsys):
+    detector = make_detector(True)
+    detector.test_cfg.score_thr = 1.0
+    check_network(make_exportable(detector), (torch.rand(1, 3, 64, 64), torch.full((1, 2), 64.0)))
+    assert 'The model detects nothing' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('size', [(248, 248), (240, 250), (64, 96)])
+def test_divisor_of_sizes_is_found_from_any_size(size, tmp_path):
+    rtmdet = make_exportable(make_model('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', tmp_path))
+    assert find_divisor(rtmdet, size) == 32
+    assert find_divisor(make_exportable(make_detector(True)), size) == 1
+
+
+@pytest.mark.parametrize(
+    ('limit', 'max_num', 'expected'), [(100, None, 100), (100, 50, 50), (-1, None, 1000)]
+)
+def test_smaller_limit_of_the_number_of_boxes_counts(limit, max_num, expected):
+    detector = make_detector(True)
+    detector.test_cfg.max_per_img = limit
+    if max_num:
+        detector.test_cfg.nms.max_num = max_num
     with torch.no_grad():
-        expected = network(images, sizes)
-    # The best boxes are the same, to less than the pixels that float16 knows out there.
-    nearest = (boxes[0, :5, None] - expected[0][0]).abs().amax(dim=2).amin(dim=1)
-    assert nearest.max() < 0.5
-    assert (boxes[boxes > 1024] % 1 != 0).any()
+        boxes, *_ = make_exportable(detector)(torch.rand(1, 3, 64, 64), torch.full((1, 2), 64.0))
+    assert boxes.shape == (1, expected, 4)
+
+
+def test_torchscript_has_all_operators_without_mmevit():
+    assert set(to_onnx.OPERATORS) <= set(to_torchscript.FUNCTIONS)

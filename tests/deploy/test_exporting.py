@@ -199,6 +199,7 @@ def test_too_old_pytorch_is_reported(target, network, tmp_path, monkeypatch):
         ),
         (dict(target='coreml', dynamic=('batch',)), 'coreml does not support a dynamic batch'),
         (dict(target='aoti', dynamic=('size',)), 'aoti does not support a dynamic size'),
+        (dict(dtype='int8'), 'int8 needs inputs for its calibration'),
         (dict(path='/proc/model.onnx'), '/proc/model.onnx cannot be written'),
     ],
     ids=lambda value: '-'.join(value) if isinstance(value, dict) else None,

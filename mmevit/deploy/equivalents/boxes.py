@@ -8,6 +8,10 @@ from torch.nn.functional import pad
 
 from ..operators import SELECT_BOXES
 
+# Up to this number of candidates, their locations are selected first. Indices then stay below 2^24:
+# OpenVINO divides larger integers inexactly, in float32.
+MAX_LOCATIONS = 5000
+
 
 def list_candidates(level: Tensor, num_columns: int) -> Tensor:
     """Return the predictions of a level (C, H, W) as rows of candidates (-1, num_columns)."""
@@ -24,10 +28,13 @@ def filter_scores_and_topk(
     scores: Tensor, score_thr: float, topk: int, results: Any = None
 ) -> tuple[Tensor, Tensor, Tensor, Any]:
     """Return the best candidates of a level, see the function of mmdet."""
-    num_classes = scores.shape[1]
-    scores = torch.where(scores > score_thr, scores, 0).flatten()
-    scores, index = select_best(scores, topk)
-    kept = index // num_classes
+    num_classes, rows = scores.shape[1], None
+    scores = torch.where(scores > score_thr, scores, 0)
+    if num_classes > 1 and topk <= MAX_LOCATIONS:
+        best, rows = select_best(scores.amax(dim=1), topk)
+        scores = torch.where(best[:, None] > 0, scores[rows], 0)
+    scores, index = select_best(scores.flatten(), topk)
+    kept = index // num_classes if rows is None else rows[index // num_classes]
     if isinstance(results, dict):
         results = {name: values[kept] for name, values in results.items()}
     elif isinstance(results, list):
@@ -51,6 +58,8 @@ def batched_nms(
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     if (minimum := nms_cfg['min_bbox_size']) >= 0:
         scores = scores * ((width > minimum) & (height > minimum))
+    if threshold := nms_cfg.get('score_threshold'):
+        scores = scores * (scores > threshold)
     # An offset per class keeps boxes of different classes from overlapping. Padding does not count.
     largest = torch.where(scores > 0, boxes.amax(dim=1), 0).max()
     offset = 0 if nms_cfg.get('class_agnostic', class_agnostic) else largest + 1

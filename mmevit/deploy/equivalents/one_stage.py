@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from mmdet.models import PAAHead, SSDHead, VFNetHead, YOLOXHead
+from mmdet.models import PAAHead, VFNetHead, YOLOXHead
 from mmdet.models.dense_heads.gfl_head import Integral
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
@@ -123,5 +123,4 @@ METHODS = [
     (YOLOXHead, 'predict_by_feat', predict_yolox),
     (PAAHead, '_predict_by_feat_single', predict_paa),
     (PAAHead, 'score_voting', vote),
-    (SSDHead, 'loss_cls', None),  # missing in mmdet, whose SSD does not predict
 ]

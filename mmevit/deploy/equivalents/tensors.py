@@ -11,27 +11,29 @@ def deepcopy(tensor: Tensor, memo: Any) -> Tensor:
     return tensor.clone()
 
 
-def contiguous(tensor: Tensor) -> Tensor:
+def contiguous(tensor: Tensor, memory_format: Any = torch.contiguous_format) -> Tensor:
     """Copy a tensor. Whether it is contiguous depends on the size of the batch."""
-    return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.clone(memory_format=memory_format)
 
 
 def linspace(start: float, end: float, steps: int, **kwargs: Any) -> Tensor:
-    """Return numbers whose distance is 1, as in mmdet, without fixing ``steps``."""
+    """Return evenly spaced numbers without fixing ``steps``, whose distance is then 1."""
+    if isinstance(steps, int):
+        return torch.linspace(start, end, steps, **kwargs)
     return torch.arange(steps, **kwargs) + start
 
 
-def clamp(values: Tensor, min: Any = None, max: Any = None) -> Tensor:
+def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """Clamp values; ``max`` may be a tensor and ``min`` a number."""
     if not isinstance(max, Tensor):
-        return values.clamp(min, max)
-    values = values if min is None else values.clamp(min=min)
+        return input.clamp(min, max)
+    values = input if min is None else input.clamp(min=min)
     return torch.minimum(values, max)
 
 
-def clamp_(values: Tensor, min: Any = None, max: Any = None) -> Tensor:
+def clamp_(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """Clamp values in place."""
-    return values.copy_(clamp(values, min, max))
+    return input.copy_(clamp(input, min, max))
 
 
 FUNCTIONS = {

@@ -1,0 +1,72 @@
+"""Equivalents of functions, compared with those of PyTorch and mmdet."""
+
+import openvino
+import pytest
+import torch
+from mmdet.models.utils import filter_scores_and_topk
+from torch import nn
+
+from mmevit.deploy.equivalents import boxes, exportable_operators, tensors
+from mmevit.deploy.replacing import ReplaceFunctions
+
+
+@pytest.mark.parametrize(
+    'call',
+    [
+        lambda x: torch.linspace(-1, 1, 5),
+        lambda x: torch.linspace(0.5, 6.5, 7),
+        lambda x: torch.clamp(input=x, min=0),
+        lambda x: x.clamp(0, 0.5),
+        lambda x: x.contiguous(memory_format=torch.channels_last),
+    ],
+)
+def test_calls_of_pytorch_return_the_same(call):
+    values = torch.randn(2, 3, 4, 5)
+    expected = call(values)
+    with ReplaceFunctions(tensors.FUNCTIONS):
+        found = call(values)
+    assert torch.equal(found, expected)
+    assert found.stride() == expected.stride()
+
+
+@pytest.mark.parametrize('topk', [20, 400])
+@pytest.mark.parametrize('num_classes', [1, 7])
+@pytest.mark.parametrize('score_thr', [0.05, 0.97])
+def test_best_candidates_are_those_of_mmdet(score_thr, num_classes, topk):
+    scores, priors = torch.rand(200, num_classes), torch.rand(200, 4)
+    expected = filter_scores_and_topk(scores, score_thr, topk, dict(priors=priors))
+    found = boxes.filter_scores_and_topk(scores, score_thr, topk, dict(priors=priors))
+    count = len(expected[0])
+    assert 0 < count <= topk == len(found[0])
+    for values, wanted in zip(found[:3], expected[:3], strict=True):
+        assert torch.equal(values[:count], wanted)
+    assert torch.equal(found[3]['priors'][:count], expected[3]['priors'])
+    assert not found[0][count:].any()
+
+
+@pytest.mark.slow
+def test_openvino_finds_the_labels_of_more_candidates_than_float32_counts():
+    class Candidates(nn.Module):
+        def forward(self, scores):
+            return boxes.filter_scores_and_topk(scores, 0.5, 100)[:3]
+
+    scores = 0.4 * torch.rand(250_000, 80)
+    rows, labels = torch.randint(240_000, 250_000, (100,)).unique(), torch.arange(80).repeat(2)
+    labels = labels[: len(rows)]
+    assert rows[-1] * 80 > 2**24
+    scores[rows, labels] = torch.linspace(0.6, 0.9, len(rows))
+    compiled = openvino.compile_model(
+        openvino.convert_model(Candidates(), example_input=scores[:1000]), 'CPU'
+    )
+    _, found_labels, found_rows = compiled(scores.numpy()).values()
+    assert found_rows[: len(rows)].tolist() == rows.flip(0).tolist()
+    assert found_labels[: len(rows)].tolist() == labels.flip(0).tolist()
+
+
+def test_functions_are_only_replaced_in_the_block():
+    before = filter_scores_and_topk
+    with exportable_operators():
+        from mmdet.models.dense_heads import base_dense_head
+
+        assert base_dense_head.filter_scores_and_topk is boxes.filter_scores_and_topk
+    assert base_dense_head.filter_scores_and_topk is before
