@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from plug_in_table import NECKS, write_config
 from test_plug_in import read_m0
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmevit.deploy import try_to_fold
 
@@ -63,6 +64,18 @@ def diversify_queries(head):
     torch.nn.init.normal_(head.cls_embed.weight, std=0.25)
     for layer in head.mask_embed[::2]:
         torch.nn.init.normal_(layer.weight, std=0.05)
+
+
+@torch.no_grad()
+def fit_norms(model, images):
+    """Set the statistics of batch norms to those of images (N, C, H, W)."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    model(images, mode='tensor')
+    for norm in norms:
+        norm.eval()
 
 
 @dataclass

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.nn.functional as F
-from dense_models import SIZES, Spread, check, make_model, predict, spread_outputs
+from dense_models import SIZES, Spread, check, fit_norms, make_model, predict, spread_outputs
 from marking import slow_but
 from plug_in_table import NECKS
 
@@ -55,6 +55,9 @@ class Case:
     # Heights and widths with padding, each with the sizes of its images.
     batches: tuple = (((160, 224), SIZES), ((96, 128), [(96, 120)]))
     options: dict = field(default_factory=dict)  # settings of the config
+    # Whether to give batch norms the statistics of the images. Necks of many layers with random
+    # weights otherwise return values that are too small for half precision.
+    fits_norms: bool = False
     seed: int = 0
 
 
@@ -78,10 +81,10 @@ def two_stage(classes=2.0, sides=1.0, masks=False, proposals=True, options=None)
     return Case(tuple(spreads), make_smooth, options=options or {}, seed=1)
 
 
-def one_stage_masks(options=None, **outputs):
+def one_stage_masks(options=None, fits_norms=False, **outputs):
     """An instance segmentor; the mean and standard deviation of outputs, over pixels."""
     spreads = [Spread(name, std, mean, by_channel=True) for name, (mean, std) in outputs.items()]
-    return Case(tuple(spreads), make_squares, options=options or {})
+    return Case(tuple(spreads), make_squares, options=options or {}, fits_norms=fits_norms)
 
 
 def transformer(**options):
@@ -124,13 +127,15 @@ CASES = {
     'mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py': Case(),
     'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py': transformer(),
     'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py': transformer(),
-    'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py': one_stage(
-        sides=0.5, options=dict(model__test_cfg__nms_pre=30000)
-    ),
+    'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py': one_stage(sides=0.5, fits_norms=True),
     'mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py': one_stage_masks(
-        rtm_cls=(-4, 1.5), rtm_reg=(4, 1), rtm_kernel=(0, 0.5), projection=(0, 1)
+        rtm_cls=(-4, 1.5),
+        rtm_reg=(4, 1),
+        rtm_kernel=(0, 0.5),
+        projection=(0, 1),
+        fits_norms=True,
     ),
-    'mmdet::yolox/yolox_s_8xb8-300e_coco.py': one_stage(sides=0.5),
+    'mmdet::yolox/yolox_s_8xb8-300e_coco.py': one_stage(sides=0.5, fits_norms=True),
     # The convolutions after the neck were made for this size; the head has a softmax.
     'mmdet::ssd/ssd300_coco.py': Case(
         (Spread(r'cls_convs\.\d\.0', 3, centered=False),),
@@ -171,6 +176,8 @@ def make_case(name, folder):
         (case.make_images(len(sizes), *shape), torch.tensor(sizes).float())
         for shape, sizes in case.batches
     ]
+    if case.fits_norms:
+        fit_norms(model, batches[0][0])
     if case.spreads:
         spread_outputs(model, batches[0][0], case.spreads)
     return model, [
@@ -215,7 +222,7 @@ COLUMNS = dict(
 CELLS = [(target, dtype) for target, dtypes in COLUMNS.items() for dtype in dtypes]
 # Smallest share of detections or pixels that a file of a type and the network have in common.
 # Features of random weights hardly differ, so that rounding changes much.
-LIMITS = dict(float16=0.8, bfloat16=0.7, int8=0.3)
+LIMITS = dict(float16=0.8, bfloat16=0.7, int8=0.2)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmdet.models.utils import filter_scores_and_topk
 from torch import nn
+from torch.nn.functional import conv2d
 
 from mmevit.deploy.equivalents import boxes, exportable_operators, tensors
 from mmevit.deploy.replacing import ReplaceFunctions
@@ -27,6 +28,16 @@ def test_calls_of_pytorch_return_the_same(call):
         found = call(values)
     assert torch.equal(found, expected)
     assert found.stride() == expected.stride()
+
+
+@pytest.mark.parametrize('count', [1, 2])
+@pytest.mark.parametrize('size', [1, 3])
+def test_convolutions_with_kernels_for_each_object_return_the_same(size, count):
+    maps, kernels, bias = torch.rand(count, 12, 9, 8), torch.rand(6, 4, size, size), torch.rand(6)
+    expected = conv2d(maps, kernels, bias, groups=3)
+    with ReplaceFunctions(tensors.FUNCTIONS):
+        found = conv2d(maps, kernels, bias, groups=3)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize('topk', [20, 400])

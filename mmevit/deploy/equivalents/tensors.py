@@ -16,6 +16,27 @@ def contiguous(tensor: Tensor, memory_format: Any = torch.contiguous_format) -> 
     return tensor.clone(memory_format=memory_format)
 
 
+def convolve(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolve maps; with 1x1 kernels for each object by a matrix product.
+
+    OpenVINO cannot load int8 files in which the kernels of such a convolution are computed.
+    """
+    is_general = groups == 1 or weight.shape[2:] != (1, 1) or bias is None or stride != 1
+    if is_general or input.shape[0] != 1:
+        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    maps = input.reshape(groups, -1, input.shape[2] * input.shape[3])
+    maps = weight.reshape(groups, -1, maps.shape[1]) @ maps + bias.reshape(groups, -1, 1)
+    return maps.reshape(1, -1, *input.shape[2:])
+
+
 def linspace(start: float, end: float, steps: int, **kwargs: Any) -> Tensor:
     """Return evenly spaced numbers without fixing ``steps``, whose distance is then 1."""
     if isinstance(steps, int):
@@ -43,4 +64,5 @@ FUNCTIONS = {
     Tensor.clamp_: clamp_,
     torch.clamp: clamp,
     torch.linspace: linspace,
+    torch.conv2d: convolve,
 }
