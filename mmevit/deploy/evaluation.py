@@ -10,10 +10,10 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import pad
 
 from mmevit.utils.errors import ConfigError
-from mmevit.utils.masks import resize_masks
+from mmevit.utils.masks import resize_masks, resize_segments
 
 from .exporting import load_exported
 
@@ -150,6 +150,6 @@ class ExportedSegmentor(ExportedModel):
 
 def restore(segments: Tensor, sample: Any) -> Tensor:
     """Crop a map (H, W) to the image without padding, and resize it to the original image."""
-    height, width = sample.img_shape[:2]
-    values = segments[None, None, :height, :width].float()
-    return interpolate(values, sample.ori_shape[:2])[0, 0].to(segments.dtype)
+    sizes = sample.ori_shape[:2], sample.img_shape[:2]
+    resized = resize_segments(segments.cpu().numpy(), *sizes)
+    return torch.from_numpy(resized).to(segments.device)

@@ -65,6 +65,23 @@ def interpolate(position: np.ndarray, num_pixels: int) -> np.ndarray:
     return (1 - np.abs(position[:, None] - np.arange(num_pixels))).clip(min=0).astype(np.float32)
 
 
+def resize_segments(
+    segments: np.ndarray, size: Sequence[int], content: Sequence[int]
+) -> np.ndarray:
+    """Return the nearest pixels (H, W) of a map of labels for an image.
+
+    Args:
+        segments: The labels of the padded image.
+        size: Height and width of the image.
+        content: Height and width of the resized image without padding.
+    """
+    rows, columns = (
+        ((np.arange(new) + 0.5) * (old / new)).astype(int)
+        for old, new in zip(content, size, strict=True)
+    )
+    return segments[rows[:, None], columns]
+
+
 def encode(mask: np.ndarray) -> dict[str, Any]:
     """Encode a mask (H, W) as COCO's compressed run lengths."""
     starts = np.flatnonzero(np.diff(mask.T.ravel().astype(np.int8), prepend=0))

@@ -8,7 +8,7 @@ from mmengine.config import ConfigDict
 from pycocotools import mask as mask_api
 from torch.nn import functional
 
-from mmevit.utils.masks import encode, find_boxes, paste, resize_axis, resize_masks
+from mmevit.utils.masks import encode, find_boxes, paste, resize_axis, resize_masks, resize_segments
 
 
 def test_pasted_masks_equal_mmdet():
@@ -52,6 +52,16 @@ def test_resized_masks_equal_interpolate():
         for old, full, part, new in ((20, 160, 150, 97), (30, 240, 200, 333))
     )
     np.testing.assert_allclose(rows @ mask[0, 0].numpy() @ columns.T, expected[0, 0], atol=1e-4)
+
+
+def test_resized_segments_equal_interpolate():
+    torch.manual_seed(0)
+    segments = torch.randint(150, (64, 96))
+    for size in ((40, 200), (128, 76), (60, 90)):  # without pixels that are equally near
+        part = segments[None, None, :60, :90].float()
+        expected = functional.interpolate(part, size, mode='nearest-exact')[0, 0]
+        found = resize_segments(segments.numpy(), size, (60, 90))
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_encoded_masks_equal_pycocotools():
