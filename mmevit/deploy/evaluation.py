@@ -130,9 +130,9 @@ class ExportedDetector(ExportedModel):
         self, masks: Tensor, boxes: Tensor, sample: Any, size: Sequence[int]
     ) -> Tensor:
         """Return the masks of an image (K, h, w) in the size of the original one."""
-        arrays = (tensor.float().cpu().numpy() for tensor in (masks, boxes))
+        values, corners = (tensor.float().cpu().numpy() for tensor in (masks, boxes))
         sizes = sample.ori_shape[:2], sample.img_shape[:2], size
-        resized = resize_masks(*arrays, self.session.metadata['masks'], sizes)
+        resized = resize_masks(values, corners, self.session.metadata['masks'], sizes)
         return torch.from_numpy(resized).to(masks.device)
 
 

@@ -102,10 +102,10 @@ def convert(outputs: dict[str, Any], metadata: dict[str, Any], sizes: tuple) -> 
     ``sizes`` are those of the image, of the resized image, and of it with padding.
     """
     size, content, _ = sizes
-    logits, labels = outputs.get('logits'), outputs.get('labels', outputs.get('segments'))
+    logits, labels = outputs.get('logits'), outputs.get('labels', outputs.get('segments', ()))
     classes = metadata['classes'] or [f'class {i}' for i in range(INSTANCE_OFFSET)]
     if metadata.get('num_things') is None:
-        count = labels.max(initial=0) + 1 if logits is None else len(logits)
+        count = np.max(labels, initial=0) + 1 if logits is None else len(logits)
         classes = [*classes, *(f'class {i}' for i in range(len(classes), count))]
     if logits is not None:
         scores = np.exp(logits - logits.max())
