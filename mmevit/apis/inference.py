@@ -1,20 +1,15 @@
 """Inference on images, videos and directories, with JSON and pictures as output."""
 
-import contextlib
 import copy
-import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-import cv2
 import mmcv
-import mmengine
 import numpy as np
 from mmengine.config import Config
 from mmengine.infer import BaseInferencer
-from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.runner import load_checkpoint
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,25 +18,18 @@ from mmevit.checkpoint.loader import find_dataset_meta
 from mmevit.checkpoint.matching import check_fit
 from mmevit.utils.configs import find_datasets, find_step, type_name
 from mmevit.utils.errors import ConfigError
-from mmevit.utils.files import atomic_write
-from mmevit.utils.inputs import VIDEO_SUFFIXES, name_inputs, picture_name
-from mmevit.utils.videos import open_writer
-
-from .video import Frames
+from mmevit.utils.inputs import name_inputs
+from mmevit.utils.outputs import NamedImages, Results, predict_files
 
 # Default visualizers.
 VISUALIZERS = dict(
     mmdet='DetLocalVisualizer', mmpretrain='UniversalVisualizer', mmseg='SegLocalVisualizer'
 )
 Prediction = dict[str, Any]
-# A BGR image of shape (H, W, 3).
+# An image of shape (H, W, 3).
 Image = np.ndarray
-# Maps images of one size to predictions and pictures.
+# Maps BGR images of one size to predictions and RGB pictures.
 Predictor = Callable[[list[Image]], list[tuple[Prediction, Image | None]]]
-# Names and images; names, predictions and pictures; and a function from the former to the latter.
-NamedImages = Iterable[tuple[str, Image]]
-Results = Iterator[tuple[str, Prediction, Image | None]]
-NamedPredictor = Callable[[NamedImages], Results]
 
 
 def infer(
@@ -75,28 +63,22 @@ def infer(
         Number of predicted images and frames, and number of skipped files.
 
     Raises:
-        ConfigError: If an input is missing or not supported, or the config is incomplete.
+        ConfigError: If an input is missing, not supported or in the folders of the results, or if
+            the config is incomplete.
         CheckpointError: If the checkpoint does not fit the model.
     """
-    files, out_dir = name_inputs(inputs), Path(out_dir)
-    videos = {name: file for name, file in files.items() if file.suffix.lower() in VIDEO_SUFFIXES}
-    images = {name: file for name, file in files.items() if name not in videos}
+    files, out_dir = name_inputs(inputs, out_dir), Path(out_dir)
     cfg = prepare_config(cfg)
     predict = make_predictor(cfg, checkpoint, device, score_thr, draw)
-    num_frames = sum(len(Frames(str(path))) for path in videos.values())
+    read_all = make_reader(cfg)
     columns = TextColumn('Inference'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns) as progress:
-        task = progress.add_task('', total=len(images) + num_frames)
 
-        def run(named_images: NamedImages) -> Results:
-            for result in predict_in_batches(predict, named_images, batch_size):
-                progress.advance(task)
-                yield result
+        def run(named_images: NamedImages, total: int) -> Results:
+            results = predict_in_batches(predict, named_images, batch_size)
+            return progress.track(results, total=total or None)
 
-        counts = [infer_images(images, make_loader(cfg), run, out_dir)]
-        counts += [infer_video(name, path, run, out_dir) for name, path in videos.items()]
-    num_skipped = len(images) - counts[0] + counts[1:].count(0)
-    return sum(counts), num_skipped
+        return predict_files(files, out_dir, read_all, run)
 
 
 def prepare_config(cfg: Config) -> Config:
@@ -127,10 +109,17 @@ def prepare_config(cfg: Config) -> Config:
     return cfg
 
 
-def make_loader(cfg: Config) -> Callable[[dict], dict | None]:
-    """Create the transform that loads images; its result is None for an unreadable one."""
+def make_reader(cfg: Config) -> Callable[[dict[str, Path]], NamedImages]:
+    """Create a function that loads images by name, and skips unreadable ones with a warning."""
     load = find_step(cfg.test_dataloader.dataset.pipeline, 'LoadImageFromFile') or {}
-    return TRANSFORMS.build({**load, 'type': 'LoadReadableImage', 'on_error': 'skip'})
+    load = TRANSFORMS.build({**load, 'type': 'LoadReadableImage', 'on_error': 'skip'})
+
+    def read_all(images: dict[str, Path]) -> NamedImages:
+        for name, path in images.items():
+            if results := load(dict(img_path=str(path))):
+                yield name, results['img']
+
+    return read_all
 
 
 def make_predictor(
@@ -159,7 +148,7 @@ def make_predictor(
         samples = inferencer.forward(data if isinstance(data, dict) else data[1])
         predictions = [describe(sample) for sample in samples]
         pictures = [
-            mmcv.rgb2bgr(draw_one(mmcv.bgr2rgb(image), sample)) if draw else None
+            draw_one(mmcv.bgr2rgb(image), sample) if draw else None
             for image, sample in zip(images, samples, strict=True)
         ]
         return list(zip(predictions, pictures, strict=True))
@@ -256,64 +245,3 @@ def predict_in_batches(predict: Predictor, named_images: NamedImages, batch_size
             names, images = zip(*batch, strict=True)
             for name, result in zip(names, predict(list(images)), strict=True):
                 yield name, *result
-
-
-def infer_images(
-    paths: dict[str, Path],
-    load: Callable[[dict], dict | None],
-    run: NamedPredictor,
-    out_dir: Path,
-) -> int:
-    """Predict images by name, and return the number of readable ones."""
-    loaded = ((name, load(dict(img_path=str(path)))) for name, path in paths.items())
-    readable = ((name, results['img']) for name, results in loaded if results is not None)
-    count = 0
-    for name, prediction, picture in run(readable):
-        write(move_segments(prediction, name, out_dir), out_dir / f'preds/{name}.json')
-        if picture is not None:
-            write(picture, out_dir / f'vis/{picture_name(name, paths[name])}')
-        count += 1
-    return count
-
-
-def infer_video(name: str, path: Path, run: NamedPredictor, out_dir: Path) -> int:
-    """Predict the frames of a video, and return the number of readable ones."""
-    video = Frames(str(path))
-    frames = ((f'{name}/{index:06d}', image) for index, image in enumerate(video))
-    predictions, writer = [], None
-    with contextlib.ExitStack() as stack:
-        for frame, prediction, picture in run(frames):
-            predictions.append(move_segments(prediction, frame, out_dir))
-            if picture is None:
-                continue
-            if writer is None:
-                target = out_dir / f'vis/{name}.mp4'
-                writer = stack.enter_context(open_writer(target, video.fps, picture.shape[1::-1]))
-            writer.write(picture)
-    if len(predictions) < max(len(video), 1):
-        print_log(
-            f'{path}: {len(predictions)} of {len(video)} frames can be read.',
-            logger='current',
-            level=logging.WARNING,
-        )
-    if predictions:
-        content = dict(frames_per_second=video.fps, frames=predictions)
-        write(content, out_dir / f'preds/{name}.json')
-    return len(predictions)
-
-
-def move_segments(prediction: Prediction, name: str, out_dir: Path) -> Prediction:
-    """Write the segmentation map of a prediction, and replace it by its file name."""
-    if 'segments' in prediction:
-        write(prediction['segments'], out_dir / f'preds/{name}.png')
-        prediction['segments'] = f'{name}.png'
-    return prediction
-
-
-def write(content: Image | Prediction, path: Path) -> None:
-    """Write an image or a prediction atomically."""
-    with atomic_write(path) as file:
-        if isinstance(content, np.ndarray):
-            cv2.imwrite(str(file), content)
-        else:
-            mmengine.dump(content, file)

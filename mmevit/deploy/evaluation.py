@@ -10,9 +10,10 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import pad
 
 from mmevit.utils.errors import ConfigError
+from mmevit.utils.masks import resize_masks, resize_segments
 
 from .exporting import load_exported
 
@@ -129,15 +130,10 @@ class ExportedDetector(ExportedModel):
         self, masks: Tensor, boxes: Tensor, sample: Any, size: Sequence[int]
     ) -> Tensor:
         """Return the masks of an image (K, h, w) in the size of the original one."""
-        settings = self.session.metadata['masks']
-        if settings['kind'] == 'box':
-            return paste_box_masks(masks, boxes, sample.ori_shape[:2], settings['threshold'])
-        if len(masks) == 0:
-            return masks.new_zeros((0, *sample.ori_shape[:2]), dtype=torch.bool)
-        height, width = sample.img_shape[:2]
-        masks = interpolate(masks[None], size, mode='bilinear')[..., :height, :width]
-        masks = interpolate(masks, sample.ori_shape[:2], mode='bilinear')[0]
-        return masks > settings['threshold']
+        values, corners = (tensor.float().cpu().numpy() for tensor in (masks, boxes))
+        sizes = sample.ori_shape[:2], sample.img_shape[:2], size
+        resized = resize_masks(values, corners, self.session.metadata['masks'], sizes)
+        return torch.from_numpy(resized).to(masks.device)
 
 
 @MODELS.register_module()
@@ -154,19 +150,6 @@ class ExportedSegmentor(ExportedModel):
 
 def restore(segments: Tensor, sample: Any) -> Tensor:
     """Crop a map (H, W) to the image without padding, and resize it to the original image."""
-    height, width = sample.img_shape[:2]
-    values = segments[None, None, :height, :width].float()
-    return interpolate(values, sample.ori_shape[:2])[0, 0].to(segments.dtype)
-
-
-def paste_box_masks(masks: Tensor, boxes: Tensor, size: Sequence[int], threshold: float) -> Tensor:
-    """Paste masks of boxes (K, h, w) into an image."""
-    # Private: mmdet has no public function for it.
-    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
-
-    height, width = size
-    pasted = masks.new_zeros((len(masks), height, width), dtype=torch.bool)
-    for mask, box, output in zip(masks, boxes, pasted, strict=True):
-        values, region = _do_paste_mask(mask[None, None], box[None], height, width)
-        output[region] = values[0] >= threshold
-    return pasted
+    sizes = sample.ori_shape[:2], sample.img_shape[:2]
+    resized = resize_segments(segments.cpu().numpy(), *sizes)
+    return torch.from_numpy(resized).to(segments.device)

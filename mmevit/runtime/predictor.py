@@ -44,11 +44,14 @@ class Predictor:
         if is_path and Path(source).is_dir():
             return {name: x for name, _, x in self.stream(self.read_all(name_inputs([source])))}
         if is_path and Path(source).suffix.lower() in VIDEO_SUFFIXES:
-            return (prediction for *_, prediction in self.stream(enumerate(Video(source))))
+            return (x for *_, x in self.stream((source, frame) for frame in Video(source)))
         if is_path or (isinstance(source, np.ndarray) and source.ndim < 4):
             return self([source])[0]
-        images = (x if isinstance(x, np.ndarray) else read_image(x, self.loader) for x in source)
-        return [prediction for *_, prediction in self.stream(enumerate(images))]
+        pairs = (
+            (f'array {i}', x) if isinstance(x, np.ndarray) else (x, read_image(x, self.loader))
+            for i, x in enumerate(source)
+        )
+        return [prediction for *_, prediction in self.stream(pairs)]
 
     def read_all(self, paths: Mapping[str, Path]) -> Iterator[tuple[str, np.ndarray]]:
         """Yield names and images of readable files, which are not videos; warn of others."""
@@ -64,18 +67,18 @@ class Predictor:
         for _, group in groupby(images, key=lambda pair: pair[1].shape):
             while batch := list(islice(group, self.batch_size)):
                 keys, arrays = zip(*batch, strict=True)
-                yield from zip(keys, arrays, self.predict(arrays), strict=True)
+                yield from zip(keys, arrays, self.predict(keys, arrays), strict=True)
 
-    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+    def predict(self, names: Sequence, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Predict at most ``batch_size`` images of the same size, BGR (H, W, C) uint8."""
-        inputs, contents = zip(*map(self.prepare, images), strict=True)
+        inputs, contents = zip(*map(self.prepare, names, images), strict=True)
         size, divisor = inputs[0].shape[:2], self.options['pad_size_divisor']
         height, width = padded = [-(-side // divisor) * divisor for side in size]
         count, _, *fixed = self.options['shape']
         padded = padded if None in fixed else fixed
         if height > padded[0] or width > padded[1]:
             raise UserError(
-                f'The image has {height}x{width} pixels after the test pipeline, but the file is '
+                f'{names[0]} has {height}x{width} pixels after the test pipeline, but the file is '
                 f'for {fixed[0]}x{fixed[1]}. Export it with --dynamic batch size.'
             )
         batch = np.stack([pad(image, padded, self.options['pad_value']) for image in inputs])
@@ -87,13 +90,13 @@ class Predictor:
         sizes = images[0].shape[:2], contents[0], padded
         return [convert(row, self.metadata, sizes) for row in rows[: len(images)]]
 
-    def prepare(self, image: np.ndarray) -> tuple[np.ndarray, Size]:
+    def prepare(self, name: Any, image: np.ndarray) -> tuple[np.ndarray, Size]:
         """Return the normalized image (h, w, C), and its size without the padding of ``Pad``."""
         image, options = np.atleast_3d(image), self.options
         num_channels, content = options['shape'][1], image.shape[:2]
         if image.dtype != np.uint8 or image.shape[2:] != (num_channels,):
             raise UserError(
-                f'The image is {image.dtype} of shape {image.shape}, but the model needs uint8 of '
+                f'{name} is {image.dtype} of shape {image.shape}, but the model needs uint8 of '
                 f'shape (H, W, {num_channels}).'
             )
         image = image.astype(np.float32) if self.loader.get('to_float32') else image

@@ -1,6 +1,5 @@
 """Predictions as arrays, in the JSON formats of COCO and ``tools/infer.py``, and as pictures."""
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mmevit.utils.errors import UserError
-from mmevit.utils.images import Size, read_image
-from mmevit.utils.masks import encode, find_boxes, resize_masks
+from mmevit.utils.images import Size, choose_color, read_image
+from mmevit.utils.masks import encode, find_boxes, resize_masks, resize_segments
 
 INSTANCE_OFFSET = 1000  # mmdet's, in panoptic segments
 
@@ -76,10 +75,14 @@ class Prediction:
         pixels = np.broadcast_to(image[..., 2::-1], (*self.size, 3)).copy()
         boxes = [] if self.boxes is None else self.boxes.tolist()
         kept = [i for i in range(len(boxes)) if self.scores[i] >= score_thr][::-1]
-        masks = () if self.masks is None else ((self.labels[i], self.masks[i]) for i in kept)
-        ids = () if self.segments is None else np.unique(self.segments)
-        for label, mask in (*masks, *((i, self.segments == i) for i in ids)):
-            pixels[mask] = (pixels[mask] + np.array(color(label))) // 2
+        areas = [] if self.masks is None else [(self.labels[i], self.masks[i]) for i in kept]
+        content = {} if self.segments is None else self.count_segments()
+        for row in content.get('segments_info', content.get('classes', ())):
+            i, count = row.get('id', row['label']), len(self.classes)
+            # Instances are numbered across classes.
+            areas.append((i if i < count else count + i // INSTANCE_OFFSET, self.segments == i))
+        for number, mask in areas:
+            pixels[mask] = (pixels[mask] + np.array(choose_color(number))) // 2
         picture = Image.fromarray(pixels)
         font, draw = ImageFont.load_default(max(10, max(self.size) // 50)), ImageDraw.Draw(picture)
         found = [(self.labels[i], self.scores[i], boxes[i]) for i in kept]
@@ -87,15 +90,10 @@ class Prediction:
             found = [(self.labels[0], self.scores[self.labels[0]], (2, 2))]
         for label, score, (x, y, *end) in found:
             if end:
-                draw.rectangle([x, y, max(x, end[0]), max(y, end[1])], outline=color(label))
+                draw.rectangle([x, y, max(x, end[0]), max(y, end[1])], outline=choose_color(label))
             text = f'{self.classes[label]}: {score:.2f}'
-            draw.text((x, y), text, color(label), font, stroke_width=1, stroke_fill='black')
+            draw.text((x, y), text, choose_color(label), font, stroke_width=1, stroke_fill='black')
         return picture
-
-
-def color(label: int) -> tuple[int, ...]:
-    """Return a color for a label, RGB."""
-    return tuple(int(255 * x) for x in colorsys.hsv_to_rgb(label * 0.618 % 1, 0.8, 1))
 
 
 def convert(outputs: dict[str, Any], metadata: dict[str, Any], sizes: tuple) -> Prediction:
@@ -104,19 +102,17 @@ def convert(outputs: dict[str, Any], metadata: dict[str, Any], sizes: tuple) -> 
     ``sizes`` are those of the image, of the resized image, and of it with padding.
     """
     size, content, _ = sizes
-    count = max(INSTANCE_OFFSET, len(outputs.get('logits', ())))
-    classes = metadata['classes'] or [f'class {index}' for index in range(count)]
-    if 'logits' in outputs:
-        logits = outputs['logits']
+    logits, labels = outputs.get('logits'), outputs.get('labels', outputs.get('segments', ()))
+    classes = metadata['classes'] or [f'class {i}' for i in range(INSTANCE_OFFSET)]
+    if metadata.get('num_things') is None:
+        count = np.max(labels, initial=0) + 1 if logits is None else len(logits)
+        classes = [*classes, *(f'class {i}' for i in range(len(classes), count))]
+    if logits is not None:
         scores = np.exp(logits - logits.max())
         scores, labels = scores / scores.sum(), np.array([scores.argmax()])
         return Prediction(size, classes, scores=scores, labels=labels, logits=logits)
     if 'segments' in outputs:
-        rows, columns = (
-            ((np.arange(new) + 0.5) * (old / new)).astype(int)
-            for old, new in zip(content, size, strict=True)
-        )
-        segments = outputs['segments'][rows[:, None], columns]
+        segments = resize_segments(outputs['segments'], size, content)
         return Prediction(size, classes, segments=segments, num_things=metadata.get('num_things'))
     found = {name: array[outputs['labels'] >= 0] for name, array in outputs.items()}
     found['boxes'] /= np.array([content[1] / size[1], content[0] / size[0]] * 2, np.float32)

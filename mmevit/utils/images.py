@@ -1,5 +1,6 @@
-"""Read, resize and pad images as mmcv does, with NumPy and Pillow."""
+"""Read, resize and pad images as mmcv does, and choose colors, with NumPy and Pillow."""
 
+import colorsys
 import functools
 import operator
 from collections.abc import Iterable, Sequence
@@ -98,3 +99,8 @@ def pad(image: np.ndarray, size: Size, value: Any) -> np.ndarray:
     padded = np.broadcast_to(np.asarray(value, image.dtype), shape).copy()
     padded[:height, :width] = image
     return padded
+
+
+def choose_color(number: int) -> tuple[int, ...]:
+    """Return the color of a label or another number, RGB; those of near numbers differ."""
+    return tuple(int(255 * x) for x in colorsys.hsv_to_rgb(number * 0.618 % 1, 0.8, 1))

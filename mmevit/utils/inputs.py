@@ -10,10 +10,14 @@ IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tif
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
 
 
-def name_inputs(inputs: Iterable[str | Path]) -> dict[str, Path]:
+def name_inputs(inputs: Iterable[str | Path], out_dir: str | Path | None = None) -> dict[str, Path]:
     """List images and videos by the names of their outputs.
 
     A name is that of the file without its suffix, or with it if several files only differ in it.
+
+    Raises:
+        ConfigError: If an input is missing or not supported, if two have the same name, or if
+            predictions in ``out_dir`` could replace one.
     """
     known = IMAGE_SUFFIXES + VIDEO_SUFFIXES
     paths = {}
@@ -26,6 +30,14 @@ def name_inputs(inputs: Iterable[str | Path]) -> dict[str, Path]:
             fault = 'contains no image or video' if path.is_dir() else 'is not an image or video'
             raise ConfigError(f'{path} {fault}. Supported suffixes: {", ".join(known)}.')
         paths.update({file.resolve(): file for file in files})
+    for folder in [] if out_dir is None else [Path(out_dir, 'vis'), Path(out_dir, 'preds')]:
+        for target, path in paths.items():
+            # Links would be replaced too.
+            parents = {*target.parents, *path.parent.resolve().parents, path.parent.resolve()}
+            if folder.resolve() in parents:
+                raise ConfigError(
+                    f'{path} is in {folder}, where predictions are written. Give another --out-dir.'
+                )
     stems = Counter(path.stem for path in paths.values())
     named = {}
     for path in paths.values():
@@ -37,8 +49,3 @@ def name_inputs(inputs: Iterable[str | Path]) -> dict[str, Path]:
             )
         named[name] = path
     return named
-
-
-def picture_name(name: str, path: Path) -> str:
-    """Return the file name of the picture with the predictions of an image."""
-    return name + ('.jpg' if path.suffix.lower() in ('.jpg', '.jpeg') else '.png')

@@ -170,7 +170,7 @@ def test_unreadable_files_are_named_and_skipped(predict, digits, video, tmp_path
     assert Image.open(tmp_path / 'out/vis/grey.jpg').size == (50, 30)
     warnings = log.read_text()
     assert 'torn.png cannot be read and is skipped' in warnings
-    assert 'cut.mp4: 0 of' in warnings and 'empty.avi: 0 of 0 frames' in warnings
+    assert 'cut.mp4 cannot be read' in warnings and 'empty.avi cannot be read' in warnings
 
 
 def test_no_save_vis_writes_no_pictures(predict, digits, video, tmp_path):
@@ -273,7 +273,7 @@ def test_visualizer_and_classes_have_defaults(name, make_model, digits, tmp_path
     if name == 'segmentor':
         assert found['classes'] == wanted['classes']
     assert (picture == other_picture).all()  # with labels
-    assert (picture != image).any()
+    assert (picture != image[..., ::-1]).any()
 
 
 @pytest.mark.parametrize('name', ['retinanet', 'segmentor', 'classifier'])

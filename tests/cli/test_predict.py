@@ -17,6 +17,7 @@ from mmevit.apis.inference import infer
 from mmevit.cli.export import main as export
 from mmevit.cli.main import main as mmevit
 from mmevit.cli.predict import main
+from mmevit.utils.errors import ConfigError
 
 SMALL = dict(model__backbone__arch='m0', model__neck__in_channels=[64, 128, 192])
 
@@ -126,6 +127,24 @@ def test_segments_are_written_as_by_infer(tmp_path):
     assert list(content['classes'][0]) == ['label', 'name', 'pixels']
     written = np.asarray(Image.open(tmp_path / 'preds/scene.png'))
     np.testing.assert_array_equal(written, image[..., 0])
+
+
+@pytest.mark.parametrize('command', ['predict', 'infer'])
+def test_inputs_are_never_replaced(command, tmp_path, refuse):
+    file = write_exported(tmp_path / 'm.onnx', **means())
+    folder = tmp_path / 'photos/vis'
+    folder.mkdir(parents=True)
+    cv2.imwrite(str(folder / 'a.jpg'), np.full((20, 30, 3), 9, np.uint8))
+    before = (folder / 'a.jpg').read_bytes()
+    if command == 'predict':
+        sentence = refuse('predict', file, folder, '--out-dir', folder.parent)
+    else:
+        with pytest.raises(ConfigError) as caught:
+            infer(Config(), 'model.pth', [str(folder)], folder.parent)
+        sentence = str(caught.value)
+    assert f'in {folder}, where predictions are written. Give another --out-dir' in sentence
+    assert [path.name for path in tmp_path.glob('photos/**/*')] == ['vis', 'a.jpg']
+    assert (folder / 'a.jpg').read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,35 @@
 """Exported files as models: results in the original image, as the library's own predict()."""
 
+import numpy as np
 import pytest
 import torch
+from making_exported import write_exported
 from making_models import TINY, build_model
+from mmdet.models import MaskFormerFusionHead
 from mmdet.structures import DetDataSample
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmseg.structures import SegDataSample
+from torch.nn.functional import interpolate, one_hot
 
 from mmevit.deploy import ExportedDetector, ExportedSegmentor, export, fold
 from mmevit.deploy.networks import make_exportable
 
 # Height and width of the images without padding, and of the original images.
-SIZES = [((90, 128), (180, 256)), ((96, 100), (192, 200))]
+SIZES = [((90, 128), (180, 512)), ((96, 100), (192, 400))]
+SCALE = 0.25, 0.5  # of width and height
+DETECTOR = dict(data_preprocessor=dict(type='mmdet.DetDataPreprocessor'))
+
+
+def make_samples():
+    """Data samples of a batch of 96x128 pixels."""
+    return [
+        DetDataSample(
+            metainfo=dict(
+                img_shape=size, ori_shape=original, scale_factor=SCALE, batch_input_shape=(96, 128)
+            )
+        )
+        for size, original in SIZES
+    ]
 
 
 @pytest.fixture(scope='module')
@@ -43,23 +61,60 @@ def write(model, path):
 
 
 def test_boxes_and_masks_are_those_of_mmdet_in_the_original_images(mask_rcnn, tmp_path):
-    images, samples = torch.rand(2, 3, 96, 128), []
-    for size, original in SIZES:
-        meta = dict(img_shape=size, ori_shape=original, scale_factor=(2.0**-1, 2.0**-1))
-        samples.append(DetDataSample(metainfo=dict(meta, batch_input_shape=(96, 128))))
+    images = torch.rand(2, 3, 96, 128)
     with torch.no_grad():
-        expected = mask_rcnn.predict(images, [sample.clone() for sample in samples], rescale=True)
-    preprocessor = dict(type='mmdet.DetDataPreprocessor')
+        expected = mask_rcnn.predict(images, make_samples(), rescale=True)
     file = write(mask_rcnn, tmp_path / 'model.torchscript')
-    exported = ExportedDetector(file=file, data_preprocessor=preprocessor)
-    for found, wanted in zip(exported(images, samples), expected, strict=True):
+    exported = ExportedDetector(file=file, **DETECTOR)
+    for found, wanted in zip(exported(images, make_samples()), expected, strict=True):
         found, wanted = found.pred_instances, wanted.pred_instances
         assert len(wanted) > 5
         assert torch.allclose(found.bboxes, wanted.bboxes, atol=1e-3)
         assert torch.allclose(found.scores, wanted.scores, atol=1e-5)
         assert torch.equal(found.labels, wanted.labels)
-        assert found.masks.shape == wanted.masks.shape and wanted.masks.any()
+        assert found.masks.dtype == torch.bool and wanted.masks.any()
+        assert found.masks.shape == wanted.masks.shape
         assert (found.masks != wanted.masks).float().mean() < 1e-4
+
+
+@pytest.mark.parametrize('count', [0, 3])
+def test_masks_of_images_are_resized_as_by_mmdet(count, tmp_path):
+    """The head resizes masks from the size of the padded image to the original one."""
+    masks, labels = torch.randn(count, 24, 32), torch.arange(count)
+    outputs = dict(
+        boxes=torch.zeros(3, 4),
+        scores=torch.tensor([1.0, 1, 1]),
+        labels=torch.where(torch.arange(3) < count, torch.arange(3), -1),
+        masks=torch.cat([masks, torch.ones(3 - count, 24, 32)]),
+    )
+    file = write_exported(
+        tmp_path / 'model.onnx',
+        {name: tensor.numpy() for name, tensor in outputs.items()},
+        masks=dict(kind='image', threshold=0),
+    )
+    found = ExportedDetector(file=file, **DETECTOR)(torch.rand(2, 3, 96, 128), make_samples())
+    settings = ConfigDict(panoptic_on=False, instance_on=True, max_per_image=count)
+    head = MaskFormerFusionHead(3, 0, test_cfg=settings)
+    logits = 20.0 * one_hot(labels, 4)
+    padded = interpolate(masks[:, None], (96, 128), mode='bilinear')[:, 0]
+    expected = head.predict([logits] * 2, [padded] * 2, make_samples(), rescale=True)
+    for sample, wanted in zip(found, expected, strict=True):
+        wanted = wanted['ins_results']
+        assert sample.pred_instances.masks.dtype == torch.bool
+        assert sample.pred_instances.masks.shape == (count, *sample.ori_shape)
+        difference = sample.pred_instances.masks[wanted.labels] != wanted.masks
+        assert difference.float().mean() < 1e-4 or not count
+
+
+def test_panoptic_segments_are_in_the_original_images(tmp_path):
+    segments = np.random.default_rng(0).choice([0, 1001, 2001, 3], (96, 128))
+    file = write_exported(
+        tmp_path / 'model.onnx', dict(segments=segments), task='panoptic-segmentation', num_things=2
+    )
+    found = ExportedDetector(file=file, **DETECTOR)(torch.rand(2, 3, 96, 128), make_samples())
+    for sample, ((height, width), _) in zip(found, SIZES, strict=True):
+        expected = segments[:height, :width].repeat(2, axis=0).repeat(4, axis=1)
+        np.testing.assert_array_equal(sample.pred_panoptic_seg.sem_seg[0], expected)
 
 
 def test_segments_are_those_of_mmseg_without_padding(tmp_path):

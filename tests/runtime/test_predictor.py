@@ -5,20 +5,24 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import torch
 from making_exported import convert_to_openvino, first_channel, means, write_exported
 from making_videos import write_video
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch.nn.functional import interpolate
 
-from mmevit.runtime import Predictor
+from mmevit.runtime import Prediction, Predictor
 from mmevit.utils.errors import ConfigError, UserError
 
 BOXES = np.float32([[10, 20, 30, 40], [0, 5, 15, 12.5], [3, 3, 4, 4], [0, 0, 0, 0]])
 SCORES = np.float32([0.9, 0.6, 0.2, 0])
 LABELS = np.int64([2, 0, 1, -1])
 DETECTIONS = dict(boxes=BOXES, scores=SCORES, labels=LABELS)
-HALF = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=[40, 30])]  # of 80x60 pixels
+# Of width and height, such as from 90x160 pixels (height, width) to 45x40.
+RESIZED = [dict(type='LoadImageFromFile'), dict(type='Resize', scale_factor=[0.25, 0.5])]
+FOUND = BOXES[:3] * [4, 2, 4, 2]
 
 
 def random_image(height, width):
@@ -27,18 +31,18 @@ def random_image(height, width):
 
 @pytest.fixture
 def detect(tmp_path):
-    path = write_exported(tmp_path / 'detector.onnx', DETECTIONS, input=dict(pipeline=HALF))
+    path = write_exported(tmp_path / 'detector.onnx', DETECTIONS, input=dict(pipeline=RESIZED))
     return Predictor(path, batch_size=2)
 
 
 def test_boxes_are_in_pixels_of_the_image_and_padding_is_dropped(detect):
-    prediction = detect(random_image(60, 80))
-    np.testing.assert_allclose(prediction.boxes, BOXES[:3] * 2)
+    prediction = detect(random_image(90, 160))
+    np.testing.assert_allclose(prediction.boxes, FOUND)
     np.testing.assert_array_equal(prediction.scores, SCORES[:3])
     np.testing.assert_array_equal(prediction.labels, [2, 0, 1])
-    assert prediction.size == (60, 80) and prediction.masks is None
+    assert prediction.size == (90, 160) and prediction.masks is None
     assert prediction.to_dict() == dict(
-        labels=[2, 0, 1], scores=SCORES[:3].tolist(), bboxes=(BOXES[:3] * 2).tolist()
+        labels=[2, 0, 1], scores=SCORES[:3].tolist(), bboxes=FOUND.tolist()
     )
 
 
@@ -67,14 +71,30 @@ def test_masks_of_boxes_are_pasted_into_them(tmp_path):
     path = write_exported(
         tmp_path / 'masks.onnx',
         DETECTIONS | dict(masks=masks),
-        input=dict(pipeline=HALF),
+        input=dict(pipeline=RESIZED),
         masks=dict(kind='box', threshold=0.5),
     )
-    prediction = Predictor(path)(random_image(60, 80))
-    assert prediction.masks.shape == (3, 60, 80) and prediction.masks.dtype == bool
-    expected = np.zeros((60, 80), bool)
-    expected[40:60, 20:60] = True
+    prediction = Predictor(path)(random_image(90, 160))
+    assert prediction.masks.shape == (3, 90, 160) and prediction.masks.dtype == bool
+    expected = np.zeros((90, 160), bool)
+    expected[40:80, 40:120] = True
     np.testing.assert_array_equal(prediction.masks[0], expected)
+
+
+def test_masks_of_images_are_resized_to_them(tmp_path):
+    masks = torch.randn(4, 16, 16)
+    path = write_exported(
+        tmp_path / 'masks.onnx',
+        DETECTIONS | dict(masks=masks.numpy()),
+        input=dict(pipeline=RESIZED, pad_size_divisor=32),
+        masks=dict(kind='image', threshold=0),
+    )
+    prediction = Predictor(path)(random_image(90, 160))
+    content = interpolate(masks[None, :3], (64, 64), mode='bilinear')[..., :45, :40]
+    expected = interpolate(content, (90, 160), mode='bilinear')[0] > 0
+    assert prediction.masks.shape == (3, 90, 160)
+    assert (prediction.masks != expected.numpy()).mean() < 1e-4
+    np.testing.assert_allclose(prediction.boxes, FOUND)
 
 
 def test_models_without_boxes_get_those_of_their_masks(tmp_path):
@@ -99,8 +119,8 @@ def test_segments_are_those_of_the_nearest_pixels_without_padding(tmp_path):
     assert counts == {label: (image[..., 0] == label).sum() for label in range(3)}
     assert [row['name'] for row in content['classes']] == ['cat', 'dog', 'tree']
 
-    steps = [dict(type='Resize', scale=[140, 100])]
-    path = write_exported(tmp_path / 'twice.onnx', **first_channel(input=dict(pipeline=steps)))
+    steps = [dict(type='Resize', scale=[140, 150])]
+    path = write_exported(tmp_path / 'larger.onnx', **first_channel(input=dict(pipeline=steps)))
     constant = np.repeat(np.repeat(image[::10, ::10], 10, axis=0), 10, axis=1)
     same = (Predictor(path)(constant).segments == constant[..., 0]).mean()
     assert same > 0.9  # all but the borders
@@ -164,7 +184,7 @@ def test_fixed_shapes_are_filled_up_and_larger_images_refused(tmp_path):
 
 
 FILES = dict(
-    boxes=dict(outputs=DETECTIONS, input=dict(pipeline=HALF)),
+    boxes=dict(outputs=DETECTIONS, input=dict(pipeline=RESIZED)),
     masks=dict(
         outputs=DETECTIONS | dict(masks=np.random.default_rng(0).random((4, 28, 28), np.float32)),
         masks=dict(kind='box', threshold=0.5),
@@ -195,24 +215,21 @@ def test_openvino_files_give_the_same(name, num_threads, tmp_path):
                 np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_coco_results_evaluate_as_perfect(detect):
-    """With pycocotools, against annotations that are the predicted boxes."""
+def test_coco_results_of_the_known_boxes_evaluate_as_perfect(detect):
     ids = [7, 3, 5]
-    results = detect(random_image(60, 80)).to_coco(image_id=11, category_ids=ids)
-    assert [result['category_id'] for result in results] == [5, 7, 3]
-    assert results[0]['bbox'] == [20, 40, 40, 40]
-    truth, (_, _, width, height) = COCO(), (0, 0, 80, 60)
-    annotations = [
-        dict(result, id=index, iscrowd=0, area=result['bbox'][2] * result['bbox'][3])
-        for index, result in enumerate(results, 1)
-    ]
+    truth = COCO()
     truth.dataset = dict(
         info={},
-        images=[dict(id=11, width=width, height=height)],
+        images=[dict(id=11, width=160, height=90)],
         categories=[dict(id=i, name=str(i)) for i in ids],
-        annotations=annotations,
+        annotations=[
+            dict(id=1, image_id=11, category_id=5, bbox=[40, 40, 80, 40], area=3200, iscrowd=0),
+            dict(id=2, image_id=11, category_id=7, bbox=[0, 10, 60, 15], area=900, iscrowd=0),
+            dict(id=3, image_id=11, category_id=3, bbox=[12, 6, 4, 2], area=8, iscrowd=0),
+        ],
     )
     truth.createIndex()
+    results = detect(random_image(90, 160)).to_coco(image_id=11, category_ids=ids)
     evaluation = COCOeval(truth, truth.loadRes(json.loads(json.dumps(results))), 'bbox')
     evaluation.evaluate()
     evaluation.accumulate()
@@ -221,13 +238,52 @@ def test_coco_results_evaluate_as_perfect(detect):
 
 
 def test_drawing_changes_only_what_is_predicted(detect):
-    image = random_image(60, 80) // 4
+    image = random_image(90, 160) // 4
     plain = Image.fromarray(image[..., ::-1])
     prediction = detect(image)
     assert prediction.draw(image, score_thr=1) == plain
     drawn = np.asarray(prediction.draw(image, score_thr=0.8))
     changed = (drawn != np.asarray(plain)).any(axis=2)
-    assert changed[40, 20:60].all() and not changed[:, :15].any()
+    assert changed[40, 40:120].all() and not changed[:, :35].any()
+
+
+@pytest.mark.parametrize('num_things', [2, None], ids=['panoptic', 'semantic'])
+def test_segments_are_drawn_in_different_colors_and_those_without_a_class_not(num_things):
+    stuff, unlabelled = 2, 3
+    things = [0, 1] if num_things is None else [1000, 2000, 3001, 4001]
+    ids = np.array([stuff, *things, unlabelled])
+    black = np.zeros((1, len(ids), 3), np.uint8)
+    classes = ['cat', 'dog', 'tree']
+    prediction = Prediction((1, len(ids)), classes, segments=ids[None], num_things=num_things)
+    colors = np.asarray(prediction.draw(black))[0].astype(int)
+    assert not colors[-1].any()
+    differences = np.abs(colors[:, None] - colors).max(axis=2)
+    assert differences[~np.eye(len(ids), dtype=bool)].min() > 20
+
+
+@pytest.mark.parametrize('classes', [None, ['cat', 'dog']])
+def test_labels_without_names_are_numbered(classes, tmp_path):
+    labels = np.int64([0, 1200, 2, -1])
+    path = write_exported(tmp_path / 'm.onnx', DETECTIONS | dict(labels=labels), classes=classes)
+    image = random_image(60, 80)
+    prediction = Predictor(path)(image)
+    assert prediction.classes[1200] == 'class 1200' and prediction.classes[2] == 'class 2'
+    assert prediction.classes[0] == (classes or ['class 0'])[0]
+    assert prediction.to_dict()['labels'] == [0, 1200, 2]
+    assert prediction.draw(image, 0) != prediction.draw(image, 0.95)
+
+    path = write_exported(tmp_path / 'm.onnx', **means(classes=classes))
+    image[..., 2] = 255
+    prediction = Predictor(path)(image)
+    assert prediction.to_dict()['pred_class'] == 'class 2'
+    prediction.draw(image)
+
+
+@pytest.mark.parametrize('labels', [[[0, 3]], [[0, 1200]]])
+def test_segments_of_labels_without_any_names_are_numbered(labels, tmp_path):
+    path = write_exported(tmp_path / 'm.onnx', dict(segments=np.int64(labels)), classes=None)
+    rows = Predictor(path)(random_image(1, 2)).to_dict()['classes']
+    assert [row['name'] for row in rows] == [f'class {label}' for label in labels[0]]
 
 
 def save_invalid(path, kind):
@@ -283,6 +339,44 @@ def test_invalid_sources_are_one_line_errors(source, sentence, detect, tmp_path,
     (tmp_path / 'v.mp4').write_bytes(b'no video')
     with pytest.raises(UserError, match=sentence):
         detect(source)
+
+
+def save_images(folder, shape):
+    """Write images that fit, and then one of another shape; return their paths."""
+    folder.mkdir()
+    for name in 'ab':
+        cv2.imwrite(str(folder / f'{name}.png'), random_image(60, 80))
+    cv2.imwrite(str(folder / 'unsuitable.png'), np.zeros(shape, np.uint8))
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize('kind', ['folder', 'paths'])
+@pytest.mark.parametrize(
+    ('shape', 'sentence'),
+    [
+        ((60, 80, 4), r'is uint8 of shape \(60, 80, 4\)'),
+        ((60, 80), r'is uint8 of shape \(60, 80, 1\)'),
+        ((60, 90, 3), 'has 60x90 pixels'),
+    ],
+    ids=['alpha', 'grayscale', 'size'],
+)
+def test_unsuitable_image_is_named(kind, shape, sentence, tmp_path):
+    loader = dict(type='LoadImageFromFile', color_type='unchanged')
+    path = write_exported(
+        tmp_path / 'm.onnx', **means(shape=(1, 3, 60, 80), input=dict(pipeline=[loader]))
+    )
+    paths = save_images(tmp_path / 'images', shape)
+    source, name = (tmp_path / 'images', 'unsuitable') if kind == 'folder' else (paths, paths[2])
+    with pytest.raises(UserError, match=f'^{name} {sentence}'):
+        Predictor(path)(source)
+
+
+def test_unsuitable_array_is_named_by_its_index(tmp_path):
+    predictor = Predictor(write_exported(tmp_path / 'm.onnx', **means()), batch_size=3)
+    images = [random_image(60, 80) for _ in range(3)]
+    images[1] = images[1] / 255
+    with pytest.raises(UserError, match='^array 1 is float64'):
+        predictor(images)
 
 
 @pytest.mark.parametrize(('module', 'name'), [('onnxruntime', 'm.onnx'), ('openvino', 'm.xml')])
