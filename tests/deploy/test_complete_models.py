@@ -127,7 +127,9 @@ CASES = {
     'mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py': Case(),
     'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py': transformer(),
     'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py': transformer(),
-    'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py': one_stage(sides=0.5, fits_norms=True),
+    'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py': one_stage(
+        sides=0.5, options=dict(model__test_cfg__nms_pre=30000), fits_norms=True
+    ),
     'mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py': one_stage_masks(
         rtm_cls=(-4, 1.5),
         rtm_reg=(4, 1),
