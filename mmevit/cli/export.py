@@ -73,9 +73,9 @@ def main(args: Namespace) -> None:
     num_channels = count_input_channels(network)
     inputs = make_inputs(network, args.batch_size, num_channels, *size)
     check_network(network, inputs)
-    batches = calibration_batches(cfg, model, args.calibration_images, network)
     axes = [None if 'batch' in dynamic else args.batch_size, num_channels]
     axes += [None, None] if 'size' in dynamic else size
+    batches = calibration_batches(cfg, model, args.calibration_images, network, axes[0] or 1)
     metadata = make_metadata(args, cfg, network, checkpoint, axes)
     metadata['input']['pad_size_divisor'] = math.lcm(metadata['input']['pad_size_divisor'], divisor)
     print(f'Exporting to {args.out}; this takes minutes for aoti, about one for other targets.')
@@ -109,12 +109,7 @@ def choose_axes(args: Namespace, network: Exportable) -> set[str]:
                 'The calibration images of dense models have several sizes. Give --dynamic batch '
                 'size.'
             )
-    dynamic = choose_dynamic(args.to, axes)
-    if args.dtype == 'int8' and 'batch' not in dynamic and args.batch_size > 1:
-        raise ConfigError(
-            'int8 is calibrated with single images. Give --batch-size 1 or --dynamic batch.'
-        )
-    return dynamic
+    return choose_dynamic(args.to, axes)
 
 
 def choose_size(
@@ -192,12 +187,13 @@ def check_network(network: Exportable, inputs: tuple[Tensor, ...]) -> None:
 
 
 def calibration_batches(
-    cfg: Config, model: nn.Module, num_images: int, network: Exportable
+    cfg: Config, model: nn.Module, num_images: int, network: Exportable, batch_size: int
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield training images (1, C, H, W), normalized, and for detectors their sizes (1, 2)."""
+    """Yield batches of a training image (N, C, H, W), normalized, and for detectors of its size."""
     for batch in sample_images(cfg, model, 'train', num_images):
         sizes = torch.tensor([sample.img_shape[:2] for sample in batch['data_samples']]).float()
-        yield (batch['inputs'], sizes)[: len(network.input_names)]
+        inputs = (batch['inputs'], sizes)[: len(network.input_names)]
+        yield tuple(torch.cat([part] * batch_size) for part in inputs)
 
 
 def make_metadata(

@@ -78,8 +78,8 @@ class Detector(PerImageNetwork):
     def predict_with_library(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the boxes, scores and labels, or the segments, of the model's own predictions."""
         size = tuple(images.shape[2:])
-        meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size)
-        meta['scale_factor'] = (1.0, 1.0)
+        meta: dict[str, Any] = dict(scale_factor=(1.0, 1.0), img_shape=size, ori_shape=size)
+        meta.update(pad_shape=size, batch_input_shape=size)
         samples = [DetDataSample(metainfo=meta) for _ in images]
         # mmdet fuses segments at the original size only, which is the same.
         model: Any = self.features.model

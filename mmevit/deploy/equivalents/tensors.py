@@ -29,8 +29,8 @@ def convolve(
 
     OpenVINO cannot load int8 files in which the kernels of such a convolution are computed.
     """
-    is_general = groups == 1 or weight.shape[2:] != (1, 1) or bias is None or stride != 1
-    if is_general or input.shape[0] != 1:
+    is_general = groups == 1 or weight.shape[2:] != (1, 1) or stride != 1
+    if is_general or bias is None or input.shape[0] != 1:
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
     maps = input.reshape(groups, -1, input.shape[2] * input.shape[3])
     maps = weight.reshape(groups, -1, maps.shape[1]) @ maps + bias.reshape(groups, -1, 1)
