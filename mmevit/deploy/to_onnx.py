@@ -62,8 +62,10 @@ def convert(job: ExportJob, input_names: list[str]) -> onnx.ModelProto:
 
 def translate(program: Any, input_names: list[str], output_names: Any) -> onnx.ModelProto:
     """Translate an exported program to an ONNX model."""
-    with warnings.catch_warnings():
-        # PyTorch's exporter uses deprecated functions of PyTorch.
+    # PyTorch's exporter uses deprecated functions, and its optimizer tells what it leaves as it is.
+    optimizer = logging.getLogger('onnxscript.optimizer')
+    level = temporarily(optimizer.setLevel, logging.ERROR, optimizer.level)
+    with warnings.catch_warnings(), level:
         warnings.simplefilter('ignore', FutureWarning)
         result: Any = torch.onnx.export(
             program,
