@@ -61,7 +61,7 @@ def diversify_queries(head):
     for layer in head.transformer_decoder.layers:
         for attention in (layer.self_attn, layer.cross_attn):
             attention.attn.out_proj.weight.data *= 0.1
-    torch.nn.init.normal_(head.cls_embed.weight, std=0.25)
+    torch.nn.init.normal_(head.cls_embed.weight, std=0.3 if head.num_stuff_classes else 0.25)
     for layer in head.mask_embed[::2]:
         torch.nn.init.normal_(layer.weight, std=0.05)
 
@@ -190,7 +190,9 @@ def check_boxes(outputs, samples, min_count=10):
             )
         )
         distances = torch.cdist(*rows, p=torch.inf)
-        assert count == 0 or distances.amin(dim=0).max() < 1e-2
+        # At the limit, any of the boxes with the same score can be missing.
+        is_tied = wanted.scores == wanted.scores[-1:]
+        assert count == 0 or (distances.amin(dim=0)[~is_tied] < 1e-2).all()
         orders.append(distances.argmin(dim=0) if count else [])
     return orders
 
