@@ -76,6 +76,8 @@ def fit_norms(model, images):
     model(images, mode='tensor')
     for norm in norms:
         norm.eval()
+        # To spread channels that hardly vary would amplify rounding.
+        norm.running_var.clamp_(min=0.01)
 
 
 @dataclass
