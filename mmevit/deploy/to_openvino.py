@@ -9,7 +9,10 @@ from xml.etree import ElementTree
 
 import openvino
 import torch
+from openvino.frontend import OpConversionFailure
 from torch import Tensor
+
+from mmevit.utils.errors import ConfigError, one_line
 
 from . import to_onnx
 from .programs import ExportJob
@@ -25,7 +28,7 @@ def write(job: ExportJob) -> None:
         # OpenVINO converts to half precision itself.
         dtype = 'int8' if job.dtype == 'int8' else 'float32'
         to_onnx.write(dataclasses.replace(job, path=path, dtype=dtype))
-        model: Any = openvino.convert_model(path)
+        model = convert(path)
         if job.dtype == 'float16':
             path = path.with_suffix('.xml')
             openvino.save_model(model, path, compress_to_fp16=False)
@@ -37,6 +40,16 @@ def write(job: ExportJob) -> None:
         openvino.save_model(model, job.path, compress_to_fp16=job.dtype == 'float16')
     if job.dtype == 'bfloat16':
         keep_loops_in_float(job.path)
+
+
+def convert(path: Path) -> Any:
+    """Convert an ONNX file; raise ConfigError if OpenVINO does not support the graph."""
+    try:
+        return openvino.convert_model(path)
+    except OpConversionFailure as error:
+        raise ConfigError(
+            f'OpenVINO cannot convert this model ({one_line(error)}). Use onnx, or another --dtype.'
+        ) from error
 
 
 def keep_loops_in_float(path: Path) -> None:

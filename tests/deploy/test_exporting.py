@@ -10,10 +10,10 @@ from making_models import TINY
 from needing import needs_refusal
 from torch import nn
 
-from mmevit.deploy import TARGETS, export, fold, load_exported
+from mmevit.deploy import TARGETS, export, fold, load_exported, to_openvino
 from mmevit.deploy.exporting import compare
 from mmevit.deploy.networks import count_input_channels, largest_difference, make_exportable
-from mmevit.utils.errors import UserError
+from mmevit.utils.errors import ConfigError, UserError
 
 METADATA = dict(task='features', input=dict(mean=[1.5, 2.0, 3.0]))
 
@@ -209,6 +209,16 @@ def test_invalid_exports_are_refused(change, message, network, tmp_path):
     with pytest.raises(UserError, match=message):
         export(network, torch.rand(2, 4, 64, 64), **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_graph_that_openvino_does_not_support_is_refused(tmp_path):
+    values = [onnx.helper.make_tensor_value_info(name, 1, [1]) for name in 'ab']
+    node = onnx.helper.make_node('Unknown', ['a'], ['b'], domain='mmevit')
+    graph = onnx.helper.make_graph([node], 'graph', values[:1], values[1:])
+    domains = [onnx.helper.make_opsetid(*domain) for domain in (('', 18), ('mmevit', 1))]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=domains), tmp_path / 'model.onnx')
+    with pytest.raises(ConfigError, match='OpenVINO cannot convert this model'):
+        to_openvino.convert(tmp_path / 'model.onnx')
 
 
 def test_native_code_is_refused_before_the_file_is_opened(tmp_path, monkeypatch):
