@@ -220,6 +220,9 @@ def quantize(model: onnx.ModelProto, batches: CalibrationDataReader) -> onnx.Mod
         # The warnings are about the unprocessed model.
         with temporarily(logging.disable, logging.WARNING, logging.NOTSET):
             quant_pre_process(original, prepared, skip_symbolic_shape=True)
+        model = onnx.load(prepared)
+        rename_constants_of_loops(model.graph)
+        onnx.save(model, prepared)
         quantize_static(
             prepared,
             quantized,
@@ -232,6 +235,25 @@ def quantize(model: onnx.ModelProto, batches: CalibrationDataReader) -> onnx.Mod
             extra_options=dict(ActivationSymmetric=False, WeightSymmetric=True),
         )
         return onnx.load(quantized)
+
+
+def rename_constants_of_loops(graph: onnx.GraphProto) -> None:
+    """Give constants of loops names that are not used outside.
+
+    ONNX Runtime's optimizer uses some names twice, which OpenVINO confuses.
+    """
+    attributes = (attribute for node in graph.node for attribute in node.attribute)
+    for body in (attribute.g for attribute in attributes if attribute.HasField('g')):
+        onnx.compose.add_prefix_graph(
+            body,
+            'loop/',
+            rename_edges=False,
+            rename_inputs=False,
+            rename_outputs=False,
+            rename_value_infos=False,
+            inplace=True,
+            name_map={value.name: f'loop/{value.name}' for value in body.initializer},
+        )
 
 
 class CalibrationBatches(CalibrationDataReader):
