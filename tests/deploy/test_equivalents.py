@@ -30,6 +30,14 @@ def test_calls_of_pytorch_return_the_same(call):
     assert found.stride() == expected.stride()
 
 
+def test_maps_keep_their_precision_when_they_are_joined():
+    maps, coordinates, labels = torch.rand(2, 3).half(), torch.rand(2, 2), torch.arange(2)[:, None]
+    with ReplaceFunctions(tensors.FUNCTIONS):
+        assert torch.cat([maps, coordinates], dim=1).dtype == torch.float16
+        joined = torch.cat([labels, coordinates], dim=1)
+    assert torch.equal(joined, torch.cat([labels, coordinates], dim=1))
+
+
 @pytest.mark.parametrize('count', [1, 2])
 @pytest.mark.parametrize('size', [1, 3])
 def test_convolutions_with_kernels_for_each_object_return_the_same(size, count):

@@ -1,5 +1,6 @@
 """Functions of PyTorch, where image sizes are tensors and all sizes are dynamic."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,17 @@ def deepcopy(tensor: Tensor, memo: Any) -> Tensor:
 def contiguous(tensor: Tensor, memory_format: Any = torch.contiguous_format) -> Tensor:
     """Copy a tensor. Whether it is contiguous depends on the size of the batch."""
     return tensor.clone(memory_format=memory_format)
+
+
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Join tensors, maps in the precision of the first one.
+
+    SOLOv2 joins maps, which may be in half precision, with coordinates in float32.
+    """
+    first = tensors[0]
+    if first.is_floating_point():
+        tensors = [part if part.dtype == first.dtype else part.to(first.dtype) for part in tensors]
+    return torch.cat(tensors, dim)
 
 
 def convolve(
@@ -64,5 +76,6 @@ FUNCTIONS = {
     Tensor.clamp_: clamp_,
     torch.clamp: clamp,
     torch.linspace: linspace,
+    torch.cat: cat,
     torch.conv2d: convolve,
 }
