@@ -1,6 +1,5 @@
 """Functions of PyTorch, where image sizes are tensors and all sizes are dynamic."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ def contiguous(tensor: Tensor, memory_format: Any = torch.contiguous_format) -> 
     return tensor.clone(memory_format=memory_format)
 
 
-def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+def cat(tensors: list[Tensor] | tuple[Tensor, ...], dim: int = 0) -> Tensor:
     """Join tensors, maps in the precision of the first one.
 
     SOLOv2 joins maps, which may be in half precision, with coordinates in float32.
