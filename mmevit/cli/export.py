@@ -179,7 +179,7 @@ def check_network(network: Exportable, inputs: tuple[Tensor, ...]) -> None:
     difference = network.measure_difference(outputs, expected)
     if not difference <= network.tolerance:
         raise ConfigError(
-            f'This model cannot be exported, since the graph for it differs from its predictions '
+            'This model cannot be exported, since the graph for it differs from its predictions '
             f'by {difference:.2e} {network.unit}. Give --part backbone.'
         )
     if network.task in ('detection', 'instance-segmentation') and not (outputs[2] >= 0).any():

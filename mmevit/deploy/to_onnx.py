@@ -62,7 +62,7 @@ def convert(job: ExportJob, input_names: list[str]) -> onnx.ModelProto:
 
 def translate(program: Any, input_names: list[str], output_names: Any) -> onnx.ModelProto:
     """Translate an exported program to an ONNX model."""
-    # PyTorch's exporter uses deprecated functions, and its optimizer tells what it leaves as it is.
+    # PyTorch's exporter calls deprecated functions, and warns of constants that it does not fold.
     optimizer = logging.getLogger('onnxscript.optimizer')
     level = temporarily(optimizer.setLevel, logging.ERROR, optimizer.level)
     with warnings.catch_warnings(), level:
