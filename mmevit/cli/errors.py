@@ -1,6 +1,7 @@
 """Exit commands with a one-line error message."""
 
 import contextlib
+import gc
 import io
 import pickle
 import sys
@@ -23,8 +24,10 @@ def report_errors() -> Iterator[None]:
         yield
         distributed = sys.modules.get('torch.distributed')
         if distributed and distributed.is_available() and distributed.is_initialized():
-            # Otherwise one of gloo's threads may abort the process when Python exits.
+            # Otherwise one of gloo's threads may abort the process when Python exits. They end with
+            # the last reference to the group, which the cycles of runner, hooks and model hold.
             distributed.destroy_process_group()
+            gc.collect()
     except UserError as error:
         sys.exit(f'error: {error}')
     except URLError as error:
