@@ -13,7 +13,7 @@ if can_import('mmdet') or can_import('mmseg'):
 
     __all__ += ['EfficientViTFPN']
 if can_import('mmdet'):
-    from . import contiguous  # noqa: F401 (changes mmcv)
+    from . import contiguous  # noqa: F401 (patches mmcv)
     from .retina_head import SyncedRetinaHead
 
     __all__ += ['SyncedRetinaHead']

@@ -1,4 +1,4 @@
-"""The archs m0 to m5, and the checks of what an EfficientViT is built from."""
+"""The archs m0 to m5, and the checks of the arguments of a backbone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -6,14 +6,14 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class EfficientViTArch:
-    """Widths, depths and heads of an EfficientViT, with one value per stage.
+    """Channels, blocks and heads of each stage of an EfficientViT.
 
     Args:
-        embed_dims: Channels. The first is a multiple of 8, for the stem.
-        depths: Numbers of blocks.
-        num_heads: Numbers of attention heads.
-        kernel_sizes: Kernel size of the depthwise convolution on the queries, one per head; at
-            least max(num_heads) values.
+        embed_dims: Channels, one value per stage. The first is a multiple of 8, for the stem.
+        depths: Numbers of blocks, one value per stage.
+        num_heads: Numbers of attention heads, one value per stage.
+        kernel_sizes: Kernel sizes of the depthwise convolutions on the queries, one value per
+            head, the same in all stages; at least max(num_heads) values.
 
     Raises:
         ValueError: If the values are inconsistent.
@@ -82,7 +82,7 @@ ARCHS = {
 }
 
 
-def check_stage_arguments(
+def check_backbone_arguments(
     num_stages: int,
     window_sizes: Sequence[int],
     out_indices: Sequence[int],
@@ -102,7 +102,7 @@ def check_stage_arguments(
     if (
         isinstance(out_indices, int)
         or not out_indices
-        or list(out_indices) != [stage for stage in range(num_stages) if stage in out_indices]
+        or list(out_indices) != sorted(set(out_indices) & set(range(num_stages)))
     ):
         raise ValueError(
             f'out_indices={out_indices} is invalid. Pass at least one of the stages 0 to '

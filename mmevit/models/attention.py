@@ -30,8 +30,8 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.window_size = window_size
         self.channels_first = False
-        kwargs.update(channels=channels, num_heads=num_heads, window_size=window_size)
-        self.attention = MODELS.build(dict(type=type, **kwargs))
+        shape = dict(channels=channels, num_heads=num_heads, window_size=window_size)
+        self.attention = MODELS.build(dict(type=type, **shape, **kwargs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to ``x`` (N, C, H, W), of any height and width. The shape is unchanged."""
@@ -65,7 +65,8 @@ class CascadedGroupAttention(nn.Module):
         torch.Size([6, 64, 7, 7])
     """
 
-    qkvs: Any  # nn.ModuleList of ConvNorm, one for each head
+    # nn.ModuleList with a ConvNorm for each head, or with three nn.Conv2d after split_qkvs().
+    qkvs: Any
     query_convs: Any  # nn.ModuleList of ConvNorm, one for each head
     attention_biases: nn.Parameter  # unless it is folded
     bias_index: Tensor  # unless it is folded
@@ -88,21 +89,22 @@ class CascadedGroupAttention(nn.Module):
         self.num_heads = num_heads
         self.window_size = window_size
         split_channels = channels // num_heads
-        self.key_channels = width = key_channels or split_channels
+        key_channels = split_channels if key_channels is None else key_channels
+        self.key_channels = key_channels
         self.value_channels = round(value_ratio * split_channels)
-        self.num_missing_channels = split_channels - self.value_channels
-        self.scale = width**-0.5
+        self.value_padding = split_channels - self.value_channels
+        self.scale = key_channels**-0.5
         self.cascade = cascade
         self.deploy = deploy
         self.channels_first = False
 
         common: dict[str, Any] = dict(norm_cfg=norm_cfg, deploy=deploy)
         self.qkvs = nn.ModuleList(
-            ConvNorm(split_channels, 2 * width + self.value_channels, **common)
+            ConvNorm(split_channels, 2 * key_channels + self.value_channels, **common)
             for _ in range(num_heads)
         )
         self.query_convs = nn.ModuleList(
-            ConvNorm(width, width, kernel_size, groups=width, **common)
+            ConvNorm(key_channels, key_channels, kernel_size, groups=key_channels, **common)
             for kernel_size in kernel_sizes[:num_heads]
         )
         self.act = build_activation_layer(act_cfg)
@@ -125,7 +127,7 @@ class CascadedGroupAttention(nn.Module):
         outputs = []
         for head, split in enumerate(x.chunk(self.num_heads, dim=1)):
             if head > 0 and self.cascade:
-                split = add_output(split, outputs[-1], self.num_missing_channels)
+                split = add_output(split, outputs[-1], self.value_padding)
             query, key, value = self._project(split, head)
             output = attend(query, key, value, biases[head], self.channels_first)
             outputs.append(output.unflatten(2, x.shape[2:]))
@@ -138,10 +140,11 @@ class CascadedGroupAttention(nn.Module):
             return self.query_convs[head](query).flatten(2), key.flatten(2), value.flatten(2)
         qkv = self.qkvs[head](x)
         query = self.query_convs[head](qkv[:, : self.key_channels]).flatten(2)
-        _, key, value = qkv.flatten(2).split(self._qkv_widths(), dim=1)
+        # Flattened before it is split: flattening the parts makes torch.export() guard on sizes.
+        _, key, value = qkv.flatten(2).split(self._qkv_channels(), dim=1)
         return (query if self.deploy else query * self.scale), key, value
 
-    def _qkv_widths(self) -> tuple[int, int, int]:
+    def _qkv_channels(self) -> tuple[int, int, int]:
         return self.key_channels, self.key_channels, self.value_channels
 
     def switch_to_deploy(self) -> None:
@@ -162,10 +165,10 @@ class CascadedGroupAttention(nn.Module):
 
     def split_qkvs(self) -> None:
         """Use separate convolutions for queries, keys and values. Only for the folded form."""
-        widths = self._qkv_widths()
+        channels = self._qkv_channels()
         for head, qkv in enumerate(self.qkvs):
-            weights, biases = qkv.conv.weight.split(widths), qkv.conv.bias.split(widths)
-            convs = nn.ModuleList(nn.Conv2d(qkv.conv.in_channels, width, 1) for width in widths)
+            weights, biases = qkv.conv.weight.split(channels), qkv.conv.bias.split(channels)
+            convs = nn.ModuleList(nn.Conv2d(qkv.conv.in_channels, count, 1) for count in channels)
             for conv, weight, bias in zip(convs, weights, biases, strict=True):
                 conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
             self.qkvs[head] = convs
@@ -175,14 +178,15 @@ def put_channels_first(module: nn.Module) -> None:
     """Store windows with channels first, for runtimes that store tensors so, as ONNX Runtime.
 
     Queries, keys and values then need not be copied to be split, and the depthwise convolution
-    follows the queries' without a change of layout. Outputs stay the same. For
-    ``network.apply()``; only folded :class:`CascadedGroupAttention` is changed.
+    follows the queries' without a change of layout. Outputs stay the same. Pass this function to
+    ``network.apply()``; it changes only folded :class:`CascadedGroupAttention`.
     """
     if not isinstance(module, WindowAttention):
         return
     attention = module.attention
     if isinstance(attention, CascadedGroupAttention) and attention.deploy:
-        attention.split_qkvs()
+        if not attention.channels_first:
+            attention.split_qkvs()
         attention.channels_first = module.channels_first = True
 
 
@@ -194,6 +198,7 @@ def attend(
     Queries (scaled), keys and values are (N, channels, L), as is the output, and the bias (L, L).
     ``channels_first`` is the memory layout of the values and the output.
     """
+    # PyTorch's fused kernels do not support values with other channels than the keys (on CPUs).
     weights = (torch.bmm(query.transpose(1, 2), key) + bias).softmax(dim=-1)
     if channels_first:
         return torch.bmm(value, weights.transpose(1, 2))
@@ -228,7 +233,7 @@ def relative_position_index(window_size: int) -> Tensor:
 def resize_loaded_biases(
     module: CascadedGroupAttention, state_dict: dict[str, Tensor], prefix: str, *_: Any
 ) -> None:
-    """Resize a bias table bicubically that is about to be loaded and was made for another window.
+    """Resize (bicubic) a bias table of another window size before it is loaded.
 
     Tables are (num_heads, window_size^2), in order of ``|dy|``, then of ``|dx|``. Others are left
     as they are, so that PyTorch reports a size mismatch.
@@ -268,7 +273,8 @@ def partition_windows(x: Tensor, size: int, channels_first: bool = False) -> Ten
     x = x.clone(memory_format=torch.contiguous_format)
     windows = x.view(-1, size, size, channels).permute(0, 3, 1, 2)
     if isinstance(batch * rows * columns, torch.SymInt):
-        # torch.export() would assume more than one window to infer the memory format.
+        # Without this copy, torch.export() assumes more than one window, since the memory format
+        # of the result depends on it.
         return windows.clone(memory_format=torch.contiguous_format)
     return windows
 

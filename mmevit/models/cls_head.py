@@ -31,7 +31,7 @@ class EfficientViTClsHead(LeViTClsHead):
         torch.Size([2, 10])
     """
 
-    head: Any  # mmpretrain's NormLinear, nn.Linear once folded
+    head: Any  # mmpretrain's BatchNormLinear, nn.Linear once folded
     head_dist: Any
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A fix of mmcv's operators for tensors in channels-last memory format.
+"""A patch of mmcv's operators for tensors in channels-last memory format.
 
 RoIAlign and modulated deformable convolution read them in the wrong order, without an error
 (open-mmlab/mmcv#2203), and deformable convolution fails. Folded backbones return such maps, and

@@ -39,8 +39,8 @@ class DistilledImageClassifier(ImageClassifier):
         teacher: Config of an image classifier of mmpretrain with pretrained weights, such as
             ``dict(type='TimmClassifier', model_name='regnety_160', pretrained=True)``, or
             ``dict(type='ImageClassifier', ..., init_cfg=dict(type='Pretrained', ...))``. It gets
-            the student's images, normalized by ``mean`` and ``std`` of its own
-            ``data_preprocessor``.
+            the student's images in the student's channel order, normalized by ``mean`` and ``std``
+            of its own ``data_preprocessor``, or as for the student if it has none.
         distillation_type: ``'hard'`` or ``'soft'``.
         distillation_weight: Weight w of the teacher's loss, from 0 to 1.
         temperature: T, above 0, for soft distillation.
@@ -116,7 +116,7 @@ class DistilledImageClassifier(ImageClassifier):
                 f'{distillation_logits.shape[1]}. Use a teacher of the same classes.'
             )
         losses = self.head._get_loss(logits, data_samples)
-        # parse_losses() logs the sum of all losses as 'loss'.
+        # Renamed, since parse_losses() logs the sum of all losses as 'loss'.
         losses['loss_cls'] = (1 - self.distillation_weight) * losses.pop('loss')
         loss = self.distillation_loss(distillation_logits, teacher_logits)
         return {**losses, 'loss_distillation': self.distillation_weight * loss}
@@ -147,7 +147,7 @@ class DistilledImageClassifier(ImageClassifier):
         """The frozen teacher, with its pretrained weights."""
         try:
             teacher = MMPRETRAIN_MODELS.build(self.teacher_cfg)
-            # Without an init_cfg it would overwrite what timm has loaded.
+            # Without an init_cfg, init_weights() would overwrite what timm has loaded.
             if teacher.init_cfg:
                 teacher.init_weights()
         # Wrong arguments and failed downloads raise different errors in each model.
@@ -158,8 +158,8 @@ class DistilledImageClassifier(ImageClassifier):
                 f'({reason}). Fix model.teacher, or load its weights from a file with init_cfg or '
                 "with timm's checkpoint_path."
             ) from error
-        weights = map(self.teacher_cfg.get, ('pretrained', 'checkpoint_path'))
-        if not (teacher.init_cfg or any(weights)):
+        sources = [self.teacher_cfg.get(name) for name in ('pretrained', 'checkpoint_path')]
+        if not (teacher.init_cfg or any(sources)):
             print_log(
                 'The teacher has random weights. Load pretrained weights with init_cfg, or with '
                 'pretrained=True or checkpoint_path for a model of timm.',

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .arch import ARCHS, EfficientViTArch, check_stage_arguments
+from .arch import ARCHS, EfficientViTArch, check_backbone_arguments
 from .attention import WindowAttention
 from .layers import (
     FFN,
@@ -31,8 +31,8 @@ class EfficientViT(BaseModule):
 
     From `EfficientViT: Memory Efficient Vision Transformer with Cascaded Group Attention
     <https://arxiv.org/abs/2305.07027>`_. Its stages have strides 16, 32 and 64. The input may have
-    any height and width from 32 pixels up, in training and in evaluation; smaller images are not
-    supported. In training, batch norm needs a batch size of 2 or more up to 64x64 pixels.
+    any height and width from 32 pixels up, in training and in evaluation. In training, batch norm
+    needs a batch size of 2 or more up to 64x64 pixels, of which the last stage makes one pixel.
 
     Args:
         arch: ``'m0'`` to ``'m5'``, or a dict with the fields of :class:`EfficientViTArch`.
@@ -49,7 +49,7 @@ class EfficientViT(BaseModule):
             memory and costs time. Batch norm then sees each batch twice, unless ``norm_eval``.
         drop_path_rate: Stochastic depth rate of the last block. It grows linearly from 0 at the
             first.
-        block_cfg: Type and extra arguments of the blocks, such as those of :class:`SandwichBlock`.
+        block_cfg: Type of the blocks, :class:`SandwichBlock` by default, and other arguments.
         deploy: Whether to build the folded form, to load the weights of a model after
             :meth:`switch_to_deploy`.
 
@@ -71,8 +71,8 @@ class EfficientViT(BaseModule):
 
     stages: Any  # nn.ModuleList of nn.Sequential
     arch_zoo = ARCHS
-    # Pre-hooks of load_state_dict() of every backbone. mmevit.checkpoint adds the check that
-    # pretrained weights fit, which reads is_initializing.
+    # Pre-hooks of load_state_dict() of every backbone. mmevit.checkpoint, which imports this
+    # package, adds the check that pretrained weights fit. The check reads is_initializing.
     load_hooks: ClassVar[list[Callable[..., None]]] = []
     is_initializing = False
 
@@ -88,13 +88,13 @@ class EfficientViT(BaseModule):
         drop_path_rate: float = 0.0,
         norm_cfg: dict = dict(type='BN'),
         act_cfg: dict = dict(type='ReLU', inplace=True),
-        block_cfg: dict = dict(type='SandwichBlock'),
+        block_cfg: dict = dict(),
         deploy: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         settings = EfficientViTArch.from_config(arch)
-        check_stage_arguments(
+        check_backbone_arguments(
             len(settings.depths), window_sizes, out_indices, frozen_stages, drop_path_rate
         )
         self.out_indices = tuple(out_indices)
@@ -198,8 +198,11 @@ class EfficientViT(BaseModule):
         layers = ['stem.']
         for index, stage in enumerate(self.stages):
             layers += [f'stages.{index}.{number}.' for number in range(len(stage))]
-        is_in_layer = [param_name.startswith(prefix + layer) for layer in layers]
-        return [*is_in_layer, True].index(True), len(layers) + 1
+        num_layers = len(layers) + 1
+        for index, layer in enumerate(layers):
+            if param_name.startswith(prefix + layer):
+                return index, num_layers
+        return num_layers - 1, num_layers
 
     def switch_to_deploy(self) -> None:
         """Fold batch norm, shortcuts and query scale into convolutions; expand the bias tables.
@@ -207,7 +210,7 @@ class EfficientViT(BaseModule):
         The feature maps are those of this model in evaluation mode, but always in channels-last
         memory format. The folded model is for inference only.
         """
-        for module in list(self.modules())[1:]:
+        for module in list(self.modules())[1:]:  # a list, since folding replaces modules
             if fold := getattr(module, 'switch_to_deploy', None):
                 fold()
         self._put_channels_last()
@@ -240,7 +243,11 @@ def build_stem(
 
 
 class Subsample(nn.Sequential):  # runs the submodules in the order of assignment
-    """Inverted residual of stride 2 with squeeze-excite, between two FFNs (Section 3.2)."""
+    """Inverted residual of stride 2 with squeeze-excite, between two FFNs (Section 3.2).
+
+    Its depthwise convolutions do not start as the identity, unlike those of the blocks, as in the
+    original.
+    """
 
     def __init__(
         self, in_channels: int, out_channels: int, norm_cfg: dict, act_cfg: dict, deploy: bool
@@ -272,8 +279,8 @@ class SandwichBlock(nn.Sequential):  # runs the submodules in the order of assig
         num_ffns: Number of FFNs before the attention, and as many after it, N in the paper.
         ffn_ratio: Hidden channels of the FFNs, relative to ``channels``.
         token_mixing: Whether there is a depthwise convolution before each FFN.
-        attention_cfg: Config of the attention inside a window, such as other arguments of
-            :class:`CascadedGroupAttention`.
+        attention_cfg: Type of the attention in a window, :class:`CascadedGroupAttention` by
+            default, and other arguments.
 
     Raises:
         ValueError: If ``num_ffns`` is below 1.
@@ -292,13 +299,13 @@ class SandwichBlock(nn.Sequential):  # runs the submodules in the order of assig
         num_ffns: int = 1,
         ffn_ratio: int = 2,
         token_mixing: bool = True,
-        attention_cfg: dict = dict(type='CascadedGroupAttention'),
+        attention_cfg: dict = dict(),
     ) -> None:
         super().__init__()
         if num_ffns < 1:
             raise ValueError(f'num_ffns={num_ffns} is out of range. Pass at least 1.')
         norm: dict[str, Any] = dict(norm_cfg=norm_cfg, deploy=deploy)
-        attention_cfg = dict(**attention_cfg, kernel_sizes=kernel_sizes, act_cfg=act_cfg, **norm)
+        attention_cfg = dict(kernel_sizes=kernel_sizes, act_cfg=act_cfg, **norm) | attention_cfg
         for index in range(2 * num_ffns):
             if index == num_ffns:
                 attention = WindowAttention(channels, num_heads, window_size, **attention_cfg)

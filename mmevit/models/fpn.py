@@ -99,6 +99,7 @@ class EfficientViTFPN(FPN):  # pyright: ignore[reportGeneralTypeIssues]
         super().__init__(list(in_channels), width, max(num_coarser, num_levels), **kwargs)
         conv_cfgs = {name: kwargs.get(name) for name in ('conv_cfg', 'norm_cfg', 'act_cfg')}
         self.fpn_convs[0] = FinestLevels(width, num_upsample_levels, **conv_cfgs)
+        # FPN requires an output for each map. DDP fails on the parameters of unused ones.
         for unused in range(num_coarser, num_levels):
             self.fpn_convs[unused] = nn.Identity()
         self.projections = nn.ModuleList(
@@ -118,6 +119,7 @@ class EfficientViTFPN(FPN):  # pyright: ignore[reportGeneralTypeIssues]
                 f'the backbone returns {len(inputs)}. Change in_channels, or out_indices of the '
                 'backbone.'
             )
+        # The first output of FPN is what FinestLevels returns. FPN passes it on.
         finest_levels, *coarser_levels = super().forward(inputs)
         # There are num_outs projections, and there may be more levels.
         levels = zip(self.projections, (*finest_levels, *coarser_levels), strict=False)
@@ -135,13 +137,13 @@ class EfficientViTFPN(FPN):  # pyright: ignore[reportGeneralTypeIssues]
 class FinestLevels(ConvModule):
     """The 3x3 convolution of the finest backbone level, and the finer levels.
 
-    It replaces FPN's, since only that layer gets the finest lateral after the top-down sum.
+    It replaces ``fpn_convs[0]``, the only layer of FPN that gets the finest lateral after the
+    top-down sum.
     """
 
     def __init__(self, channels: int, num_upsample_levels: int, **kwargs: Any) -> None:
         conv3x3: dict[str, Any] = dict(kernel_size=3, padding=1, inplace=False, **kwargs)
-        kwargs['conv_cfg'] = dict(type='deconv')
-        upsample: dict[str, Any] = dict(kernel_size=2, stride=2, inplace=False, **kwargs)
+        upsample = conv3x3 | dict(kernel_size=2, stride=2, padding=0, conv_cfg=dict(type='deconv'))
         super().__init__(channels, channels, **conv3x3)
         self.upsamples = nn.ModuleList(
             ConvModule(channels, channels, **upsample) for _ in range(num_upsample_levels)

@@ -146,8 +146,11 @@ def add_load_hook(module: nn.Module, hook: Callable[..., None]) -> None:
 
 
 def check_bfloat16_size(height: int, width: int) -> None:
-    """Refuse images below 32 pixels in bfloat16 on a CPU."""
-    # There, PyTorch's convolutions give NaN on CPUs with AMX.
+    """Refuse images below 32 pixels in bfloat16 on a CPU.
+
+    PyTorch's convolutions give NaN for them on CPUs with AMX.
+    """
+    # Then sizes are tensors.
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return
     if height < 32 or width < 32:

@@ -18,10 +18,7 @@ class SyncedRetinaHead(RetinaHead):
     """
 
     def get_targets(self, *args: Any, **kwargs: Any) -> tuple:
-        """Compute the targets of the anchors, and the number of positive anchors last.
-
-        That number is the mean over the processes.
-        """
-        *targets, num_positive = super().get_targets(*args, **kwargs)
+        """Compute the targets of the anchors, and ``avg_factor`` as the mean over the processes."""
+        *targets, avg_factor = super().get_targets(*args, **kwargs)
         device = targets[0][0].device
-        return *targets, reduce_mean(torch.tensor(float(num_positive), device=device)).item()
+        return *targets, reduce_mean(torch.tensor(float(avg_factor), device=device)).item()

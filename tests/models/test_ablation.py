@@ -71,6 +71,13 @@ def test_heads_without_cascade_do_not_see_each_other():
         assert seen.tolist() == [True] + [cascade] * 3
 
 
+def test_the_attention_can_have_its_own_activation():
+    block_cfg = dict(attention_cfg=dict(act_cfg=dict(type='GELU')))
+    block = EfficientViT('m0', block_cfg=block_cfg).stages[0][0]
+    assert isinstance(block.attention.branch.attention.act, nn.GELU)
+    assert isinstance(block.ffn0.branch.act, nn.ReLU)
+
+
 def test_key_channels_none_gives_queries_keys_and_values_of_equal_width():
     attention = CascadedGroupAttention(96, 4, 7, (3, 3, 3, 3), key_channels=None)
     assert attention.qkvs[0].conv.weight.shape == (3 * 24, 24, 1, 1)
