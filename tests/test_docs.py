@@ -129,7 +129,7 @@ def test_paths_in_the_pages_exist():
 
 
 def test_readme_config_replaces_the_backbone_of_a_stock_detector(tmp_path):
-    code = re.search(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)[1]
+    code = re.search(r'```python\n(_base_.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)[1]
     path = tmp_path / 'config.py'
     path.write_text(code)
     with torch.device('meta'):
