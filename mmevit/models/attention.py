@@ -184,9 +184,9 @@ def put_channels_first(module: nn.Module) -> None:
     if not isinstance(module, WindowAttention):
         return
     attention = module.attention
-    if isinstance(attention, CascadedGroupAttention) and attention.deploy:
-        if not attention.channels_first:
-            attention.split_qkvs()
+    is_folded = isinstance(attention, CascadedGroupAttention) and attention.deploy
+    if is_folded and not attention.channels_first:
+        attention.split_qkvs()
         attention.channels_first = module.channels_first = True
 
 

@@ -143,8 +143,8 @@ class FinestLevels(ConvModule):
 
     def __init__(self, channels: int, num_upsample_levels: int, **kwargs: Any) -> None:
         conv3x3: dict[str, Any] = dict(kernel_size=3, padding=1, inplace=False, **kwargs)
-        upsample = {**conv3x3, **dict(kernel_size=2, stride=2, padding=0)}
-        upsample['conv_cfg'] = dict(type='deconv')
+        deconv = dict(type='deconv')
+        upsample = dict(conv3x3, kernel_size=2, stride=2, padding=0, conv_cfg=deconv)
         super().__init__(channels, channels, **conv3x3)
         self.upsamples = nn.ModuleList(
             ConvModule(channels, channels, **upsample) for _ in range(num_upsample_levels)

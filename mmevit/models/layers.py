@@ -150,7 +150,7 @@ def check_bfloat16_size(height: int, width: int) -> None:
 
     PyTorch's convolutions give NaN for them on CPUs with AMX.
     """
-    # Then sizes are tensors.
+    # While tracing, sizes are tensors.
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return
     if height < 32 or width < 32:

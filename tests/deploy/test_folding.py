@@ -144,7 +144,7 @@ def test_the_attention_with_channels_first_gives_the_same(dtype, size, randomise
     with torch.no_grad():
         expected = backbone(images)
         copy = deepcopy(backbone).apply(put_channels_first)
-        actual = copy.apply(put_channels_first)(images)  # as often as one likes
+        actual = copy.apply(put_channels_first)(images)  # the second call changes nothing
     assert_near(actual, expected, TOLERANCES[dtype])
 
 
