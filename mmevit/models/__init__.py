@@ -14,9 +14,14 @@ if can_import('mmdet') or can_import('mmseg'):
     __all__ += ['EfficientViTFPN']
 if can_import('mmdet'):
     from . import contiguous  # noqa: F401 (patches mmcv)
+    from .distilled_detector import DistilledSingleStageDetector, DistilledTwoStageDetector
     from .retina_head import SyncedRetinaHead
 
-    __all__ += ['SyncedRetinaHead']
+    __all__ += [
+        'DistilledSingleStageDetector',
+        'DistilledTwoStageDetector',
+        'SyncedRetinaHead',
+    ]
 if can_import('mmpretrain'):
     from .ablation import PlainWindowAttention, SwinLayoutBlock
     from .cls_head import EfficientViTClsHead

@@ -1,25 +1,23 @@
-"""Training with a teacher. It extends mmpretrain."""
+"""Classifiers that learn from a teacher. They extend mmpretrain."""
 
-import logging
-from functools import cached_property
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.structures import DataSample
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from mmevit.utils.errors import ConfigError
 
 from .cls_head import EfficientViTClsHead
+from .teacher import HasTeacher
 
 
 @MODELS.register_module()
-class DistilledImageClassifier(ImageClassifier):
+class DistilledImageClassifier(HasTeacher, ImageClassifier):
     """Image classifier whose second head learns from a frozen teacher.
 
     From `Training data-efficient image transformers & distillation through attention
@@ -31,16 +29,14 @@ class DistilledImageClassifier(ImageClassifier):
     with the logits s of the head for labels and s' of the head for the teacher, the labels y, the
     teacher's logits t, the weight w and the temperature T. CE(s, y) is the head's own loss.
 
-    The teacher is built in the first training step, so that evaluation does not need it. It is not
-    a submodule: checkpoints, averaged weights and optimizers do not contain it, and it stays in
-    evaluation mode.
+    The teacher is no submodule, see :class:`HasTeacher`.
 
     Args:
         teacher: Config of an image classifier of mmpretrain with pretrained weights, such as
             ``dict(type='TimmClassifier', model_name='regnety_160', pretrained=True)``, or
             ``dict(type='ImageClassifier', ..., init_cfg=dict(type='Pretrained', ...))``. It gets
-            the student's images in the student's channel order, normalized by ``mean`` and ``std``
-            of its own ``data_preprocessor``, or as for the student if it has none.
+            the student's images, in the channel order and normalization of its own
+            ``data_preprocessor``, or as for the student if it has none.
         distillation_type: ``'hard'`` or ``'soft'``.
         distillation_weight: Weight w of the teacher's loss, from 0 to 1.
         temperature: T, above 0, for soft distillation.
@@ -68,6 +64,7 @@ class DistilledImageClassifier(ImageClassifier):
     """
 
     head: EfficientViTClsHead
+    registry = MMPRETRAIN_MODELS
 
     def __init__(
         self,
@@ -134,36 +131,4 @@ class DistilledImageClassifier(ImageClassifier):
     @torch.no_grad()
     def compute_teacher_logits(self, inputs: Tensor) -> Tensor:
         """Return the teacher's logits of images that are normalized for the student."""
-        teacher = self.teacher.to(inputs.device)
-        student: Any = self.data_preprocessor
-        if hasattr(student, 'mean') and hasattr(teacher.data_preprocessor, 'mean'):
-            images = inputs * student.std + student.mean
-            inputs = (images - teacher.data_preprocessor.mean) / teacher.data_preprocessor.std
-        return teacher(inputs, mode='tensor')
-
-    # Cached in __dict__, where torch.nn.Module does not look for submodules.
-    @cached_property
-    def teacher(self) -> nn.Module:
-        """The frozen teacher, with its pretrained weights."""
-        try:
-            teacher = MMPRETRAIN_MODELS.build(self.teacher_cfg)
-            # Without an init_cfg, init_weights() would overwrite what timm has loaded.
-            if teacher.init_cfg:
-                teacher.init_weights()
-        # Wrong arguments and failed downloads raise different errors in each model.
-        except Exception as error:
-            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
-            raise ConfigError(
-                f'The teacher {self.teacher_cfg} cannot be built or its weights cannot be loaded '
-                f'({reason}). Fix model.teacher, or load its weights from a file with init_cfg or '
-                "with timm's checkpoint_path."
-            ) from error
-        sources = [self.teacher_cfg.get(name) for name in ('pretrained', 'checkpoint_path')]
-        if not (teacher.init_cfg or any(sources)):
-            print_log(
-                'The teacher has random weights. Load pretrained weights with init_cfg, or with '
-                'pretrained=True or checkpoint_path for a model of timm.',
-                logger='current',
-                level=logging.WARNING,
-            )
-        return teacher.eval().requires_grad_(False)
+        return self.teacher(self.normalize_for_teacher(inputs), mode='tensor')

@@ -89,11 +89,12 @@ def test_losses_are_those_of_the_formula(images, samples, teacher, kind, weight,
     assert model.head.head_dist.linear.weight.grad.abs().max() > 0
 
 
-def test_teacher_gets_images_normalized_by_its_own_statistics(images):
-    model = make(
-        {**TIMM_TEACHER, 'data_preprocessor': dict(mean=[127.5] * 3, std=[100.0, 110.0, 120.0])}
-    )
+@pytest.mark.parametrize('to_rgb', [False, True])
+def test_teacher_gets_images_in_its_own_normalization_and_channel_order(images, to_rgb):
+    preprocessor = dict(mean=[127.5] * 3, std=[100.0, 110.0, 120.0], to_rgb=to_rgb)
+    model = make({**TIMM_TEACHER, 'data_preprocessor': preprocessor})
     pixels = images * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+    pixels = pixels if to_rgb else pixels.flip(1)
     own_images = (pixels - 127.5) / torch.tensor([100.0, 110.0, 120.0]).view(3, 1, 1)
     wanted = model.teacher(own_images, mode='tensor')
     torch.testing.assert_close(model.compute_teacher_logits(images), wanted)
