@@ -1,0 +1,8 @@
+# Mask R-CNN 1x on COCO with EfficientViT-M4 and a cosine schedule; not measured on COCO.
+_base_ = [
+    '_base_/mask-rcnn_evit_m4.py',
+    'mmdet::_base_/datasets/coco_instance.py',
+    '_base_/coco_1x_cosine.py',
+]
+
+model = dict(backbone=dict(drop_path_rate=0.05))
