@@ -8,3 +8,5 @@ model = dict(
     # Digits do not overlap: keep one class per place.
     test_cfg=dict(nms=dict(class_agnostic=True)),
 )
+# The head's convolutions are those of all levels.
+optim_wrapper = dict(paramwise_cfg=dict(bypass_duplicate=True))
