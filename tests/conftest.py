@@ -1,5 +1,6 @@
 import functools
 import io
+import os
 import pickle
 
 import pytest
@@ -13,6 +14,10 @@ from mmevit.checkpoint import reading
 from mmevit.datasets import prepare_digits
 from mmevit.models import EfficientViT
 
+# Without TF32, results on a GPU depend as little on the batch size as on a CPU. The variable is for
+# the processes of commands.
+torch.backends.cudnn.allow_tf32 = False
+os.environ['NVIDIA_TF32_OVERRIDE'] = '0'
 # Configs, not modules.
 collect_ignore = ['cli/python_config']
 

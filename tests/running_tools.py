@@ -1,4 +1,7 @@
-"""Run the commands as a user does, in processes forked from one that has imported the libraries."""
+"""Run the commands as a user does, in processes forked from one that has imported the libraries.
+
+On a machine with a GPU they start Python anew, which takes longer.
+"""
 
 import os
 import runpy
@@ -8,6 +11,8 @@ import sys
 import tempfile
 from multiprocessing import get_context
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).parents[1]
 # Importing these takes longer than most runs do. `make test-readme` and
@@ -78,8 +83,10 @@ def ranks(count):
 
 def run_in_forks(command, output, cwd, envs, timeout):
     """Run a script in a process for each environment; return the largest of their exit codes."""
+    # mmengine looks for a GPU when it is imported. If it finds one, its forks cannot use CUDA.
+    context = get_context('spawn') if torch.cuda.is_available() else forkserver
     processes = [
-        forkserver.Process(target=run_script, args=(command, output, cwd, env)) for env in envs
+        context.Process(target=run_script, args=(command, output, cwd, env)) for env in envs
     ]
     for process in processes:
         process.start()

@@ -9,6 +9,7 @@ from typing import Any
 import mmcv
 import numpy as np
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.infer import BaseInferencer
 from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.runner import load_checkpoint
@@ -218,7 +219,8 @@ def make_classifier(cfg: Config, checkpoint: str, device: str | None, _: float) 
     """Classify images with mmpretrain, to a class and the scores of all classes."""
     from mmpretrain.visualization import UniversalVisualizer
 
-    inferencer = load_classifier(cfg, checkpoint, device)
+    # Unlike the other inferencers, mmpretrain's is on the CPU by default.
+    inferencer = load_classifier(cfg, checkpoint, device or get_device())
     visualizer = UniversalVisualizer()
 
     def draw_one(image: Image, sample: Any) -> Image:

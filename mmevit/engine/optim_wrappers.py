@@ -42,7 +42,9 @@ class Bfloat16OptimWrapper(OptimWrapper):
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Enable autocast to bfloat16 for the forward pass."""
-        with super().optim_context(model), autocast(dtype=torch.bfloat16):
+        # By default, autocast is for a GPU if there is one, even if the model is on the CPU.
+        device = next(model.parameters()).device.type
+        with super().optim_context(model), autocast(device, dtype=torch.bfloat16):
             yield
 
 

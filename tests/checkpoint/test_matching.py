@@ -40,9 +40,10 @@ def test_training_for_other_classes_starts_from_a_new_head_with_a_warning(
     model = make_classifier('m0', num_classes=5)
     before = model.head.head.linear.weight.clone()
     make_runner(model, tmp_path).load_checkpoint(path)
-    assert model.head.head.linear.weight.equal(before)
+    # The runner has moved the model to a GPU, if there is one.
+    assert model.head.head.linear.weight.cpu().equal(before)
     for name, value in model.backbone.state_dict().items():
-        assert value.equal(expected[f'backbone.{name}'])
+        assert value.cpu().equal(expected[f'backbone.{name}'])
     output = capsys.readouterr().out
     assert 'WARNING - Size mismatch for ' in output
     assert 'head.head.linear.weight (1000, 192) instead of (5, 192)' in output
@@ -53,7 +54,7 @@ def test_training_for_the_same_classes_starts_from_all_weights(released, tmp_pat
     path, expected = released
     model = make_classifier('m0')
     make_runner(model, tmp_path).load_checkpoint(path)
-    assert all(value.equal(expected[name]) for name, value in model.state_dict().items())
+    assert all(value.cpu().equal(expected[name]) for name, value in model.state_dict().items())
     assert 'Size mismatch' not in capsys.readouterr().out
 
 
@@ -124,6 +125,6 @@ def test_plain_weights_start_training_but_cannot_resume(tmp_path):
     torch.save(expected.state_dict(), path)
     make_runner(model, tmp_path).load_checkpoint(path)
     for name, value in expected.backbone.state_dict().items():
-        assert model.backbone.state_dict()[name].equal(value)
+        assert model.backbone.state_dict()[name].cpu().equal(value)
     with pytest.raises(CheckpointError, match='Cannot resume from the checkpoint: epoch, iter'):
         make_runner(Detector(), tmp_path, resume=True).load_checkpoint(path)

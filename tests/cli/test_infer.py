@@ -16,7 +16,7 @@ from PIL import Image
 from plug_in_table import NECKS, write_config
 from pycocotools import mask as mask_api
 
-from mmevit.apis.inference import infer, make_predictor, prepare_config
+from mmevit.apis.inference import infer, make_classifier, make_predictor, prepare_config
 from mmevit.checkpoint import reading
 from mmevit.cli.export import load_model
 from mmevit.cli.infer import main
@@ -214,6 +214,14 @@ def test_classifier_of_arrays_gets_rgb_images(tmp_path):
     with torch.no_grad():
         wanted = model.test_step(dict(inputs=data['inputs'][0][None], data_samples=None))
     np.testing.assert_allclose(found['pred_scores'], wanted[0].pred_score, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings('ignore:.*copying from a non-meta parameter')
+def test_classifier_is_on_the_best_device_by_default(make_model, monkeypatch):
+    monkeypatch.setattr('mmevit.apis.inference.get_device', lambda: 'meta')
+    config, checkpoint = make_model('classifier')
+    inferencer, _, _ = make_classifier(Config.fromfile(config), checkpoint, None, 0.3)
+    assert all(parameter.is_meta for parameter in inferencer.model.parameters())
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ def test_many_image_sizes_compile_at_most_twice(model):
 
 def test_named_parts_are_compiled_inside_a_distributed_wrapper(model):
     counter = compile_parts(nn.DataParallel(model), parts=('backbone.stem.0', 'backbone.stem.2'))
-    loss_of(model, torch.rand(2, 3, 64, 64))
+    device = model['head'].weight.device  # DataParallel moves it to a GPU, if there is one
+    loss_of(model, torch.rand(2, 3, 64, 64, device=device))
     assert counter.frame_count == 2
 
 
