@@ -2,17 +2,19 @@
 
 from .forms import Setting
 from .measuring import benchmark, best_forms
-from .models import find_model, find_models, select_paper_models
+from .models import DETECTORS, PAPER_MODELS, find_model, find_models, select_models
 from .report import format_results, write_plot, write_results
 
 __all__ = [
+    'DETECTORS',
+    'PAPER_MODELS',
     'Setting',
     'benchmark',
     'best_forms',
     'find_model',
     'find_models',
     'format_results',
-    'select_paper_models',
+    'select_models',
     'write_plot',
     'write_results',
 ]

@@ -79,9 +79,9 @@ def benchmark(
         MiB; ``params`` of the network before folding and ``macs`` of the form per image, in
         millions; ``peak``, the fraction of the speed of a matrix product of that dtype; ``ratio``,
         ``ratio_low`` and ``ratio_high``; ``difference``, the largest one from the outputs of the
-        eager form in float32, relative to the largest output; the published ``top1``,
-        ``published_params``, ``published_macs`` and ``cpu_speed``. If a network does not support a
-        form, the row has the reason, ``problem``, instead.
+        eager form in float32, relative to the largest output; the published ``top1``, ``box_ap``,
+        ``published_params``, ``published_macs`` and ``cpu_speed``, which belong to the size. If a
+        network does not support a form, the row has the reason, ``problem``, instead.
 
     Raises:
         ConfigError: If a network, form, size or the baseline is invalid.
@@ -171,6 +171,7 @@ def prepare_entries(
     if images.shape[2:] == (model.size, model.size):
         details |= dict(
             top1=model.top1,
+            box_ap=model.box_ap,
             published_params=model.params,
             published_macs=model.macs,
             cpu_speed=model.cpu_speed,

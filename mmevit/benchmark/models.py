@@ -33,6 +33,7 @@ class Model:
     macs: float | None = None  # multiply-accumulates per image, in millions
     # Images/s on one thread of a Xeon E5-2690 v4 with batch size 16, from the EfficientViT paper.
     cpu_speed: float | None = None
+    box_ap: float | None = None  # on COCO val2017, in percent
 
 
 T2T_LAYERS = dict(num_heads=4, feedforward_channels=512)
@@ -72,17 +73,46 @@ PAPER_MODELS = [
     Model('EfficientViT-M4', 'efficientvit-m4', {}, 224, 74.3, 8.8, 299),
     Model('EfficientViT-M5', 'efficientvit-m5', {}, 224, 77.1, 12.4, 522, 56.8),
 ]
-# By label, and by name unless they also need options.
-PAPER_NAMES = {model.label: model for model in PAPER_MODELS} | {
-    model.name: model for model in PAPER_MODELS if not model.options
-}
+# Detectors for real time, with the average precision that mmdet publishes (of YOLOX-nano, its
+# authors), and RetinaNet, whose average precisions are for larger images.
+DETECTORS = [
+    Model('RTMDet EfficientViT-M0', 'mmevit::efficientvit/rtmdet_evit_m0.py', {}, 640),
+    Model('RTMDet EfficientViT-M1', 'mmevit::efficientvit/rtmdet_evit_m1.py', {}, 640),
+    Model('RTMDet EfficientViT-M2', 'mmevit::efficientvit/rtmdet_evit_m2.py', {}, 640),
+    Model('RTMDet EfficientViT-M3', 'mmevit::efficientvit/rtmdet_evit_m3.py', {}, 640),
+    Model('RTMDet EfficientViT-M4', 'mmevit::efficientvit/rtmdet_evit_m4.py', {}, 640),
+    Model('RTMDet EfficientViT-M5', 'mmevit::efficientvit/rtmdet_evit_m5.py', {}, 640),
+    Model('RetinaNet EfficientViT-M4', 'mmevit::efficientvit/retinanet_evit_m4.py', {}, 640),
+    Model('RTMDet-tiny', 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', size=640, box_ap=41.1),
+    Model('RTMDet-s', 'mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py', size=640, box_ap=44.6),
+    Model('YOLOX-nano', 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py', size=416, box_ap=25.8),
+    Model('YOLOX-tiny', 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', size=416, box_ap=32.0),
+    Model('YOLOX-s', 'mmdet::yolox/yolox_s_8xb8-300e_coco.py', size=640, box_ap=40.5),
+    Model(
+        'SSDLite MobileNetV2',
+        'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py',
+        size=320,
+        box_ap=21.3,
+    ),
+    Model('RetinaNet ResNet-50', 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', {}, 640),
+]
+
+
+def by_name(models: Sequence[Model]) -> dict[str, Model]:
+    """Index networks by label, and by name unless they also need options."""
+    return {model.label: model for model in models} | {
+        model.name: model for model in models if not model.options
+    }
+
+
+KNOWN_MODELS = by_name([*PAPER_MODELS, *DETECTORS])
 
 
 def find_model(name: str) -> Model:
-    """Return the network of a name, with its published numbers if it is in ``PAPER_MODELS``.
+    """Return the network of a name, with its published numbers if they are known.
 
     Args:
-        name: A name for :func:`build`, or a label of ``PAPER_MODELS``.
+        name: A name for :func:`build`, or a label of ``PAPER_MODELS`` or ``DETECTORS``.
 
     Example:
         >>> find_model('timm::mobilenetv2_100').top1
@@ -90,8 +120,8 @@ def find_model(name: str) -> Model:
     """
     plain = name.removeprefix('mmpretrain::')
     for known in (name, plain, plain.removesuffix('_8xb256_in1k')):
-        if known in PAPER_NAMES:
-            return dataclasses.replace(PAPER_NAMES[known], label=name)
+        if known in KNOWN_MODELS:
+            return dataclasses.replace(KNOWN_MODELS[known], label=name)
     return Model(label=name, name=name)
 
 
@@ -102,26 +132,27 @@ def find_models(names: Sequence[str]) -> list[Model]:
     return [find_model(name) for name in names]
 
 
-def select_paper_models(names: Sequence[str]) -> list[Model]:
-    """Select networks of the paper's Tables 2 and 3.
+def select_models(models: Sequence[Model], names: Sequence[str]) -> list[Model]:
+    """Select networks of a table, ``PAPER_MODELS`` or ``DETECTORS``, in its order.
 
     Args:
-        names: Their names or labels; all networks if empty.
+        models: The table.
+        names: Names or labels; all networks if empty.
 
     Raises:
-        ConfigError: If one is not in the tables.
+        ConfigError: If one is not in the table.
 
     Example:
-        >>> [model.label for model in select_paper_models(['efficientvit-m1', 'Swin-T'])]
+        >>> chosen = select_models(PAPER_MODELS, ['efficientvit-m1', 'Swin-T'])
+        >>> [model.label for model in chosen]
         ['Swin-T', 'EfficientViT-M1']
     """
-    if unknown := sorted(set(names) - PAPER_NAMES.keys()):
-        labels = ', '.join(model.label for model in PAPER_MODELS)
-        raise ConfigError(
-            f'{", ".join(unknown)} is not a model of the paper. Choose from {labels}.'
-        )
-    labels = {PAPER_NAMES[name].label for name in names}
-    return [model for model in PAPER_MODELS if not names or model.label in labels]
+    known = by_name(models)
+    if unknown := sorted(set(names) - known.keys()):
+        labels = ', '.join(model.label for model in models)
+        raise ConfigError(f'{", ".join(unknown)} is not in the table. Choose from {labels}.')
+    chosen = [known[name] for name in names]
+    return [model for model in models if not names or model in chosen]
 
 
 def build(name: str, options: Mapping[str, Any] = {}) -> nn.Module:

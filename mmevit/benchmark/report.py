@@ -36,6 +36,7 @@ COLUMNS = dict(
     macs=('MACs M', '{:.1f}'),
     difference=('difference', '{:.0e}'),
     top1=('published top-1', '{:.1f}'),
+    box_ap=('published box AP', '{:.1f}'),
     published_params=('published params M', '{:.1f}'),
     published_macs=('published MACs M', '{:.0f}'),
     cpu_speed=('paper images/s', '{:.1f}'),
@@ -112,8 +113,8 @@ def write_plot(rows: Rows, setting: Setting, path: str | Path) -> None:
     """Plot speed against published accuracy, like Figure 1 of the paper.
 
     Args:
-        rows: From :func:`benchmark`. The fastest form of each network is shown, if its accuracy is
-            known.
+        rows: From :func:`benchmark`. The fastest form of each network is shown, if its accuracy, or
+            the average precision of a detector, is known for this size.
         setting: How they were measured.
         path: A .png, .svg or .pdf file.
 
@@ -122,11 +123,12 @@ def write_plot(rows: Rows, setting: Setting, path: str | Path) -> None:
             written.
     """
     check_ending(path, PICTURES)
-    rows = [row for row in best_forms(rows) if 'speed' in row and row.get('top1') is not None]
+    rows = [row for row in best_forms(rows) if 'speed' in row and accuracy(row) is not None]
     if not rows:
         raise ConfigError(
             'No published accuracy of these models is known. Plot models of the paper.'
         )
+    is_detection = any(row.get('box_ap') is not None for row in rows)
     # mmengine-lite is installed without matplotlib.
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, ScalarFormatter
@@ -134,13 +136,16 @@ def write_plot(rows: Rows, setting: Setting, path: str | Path) -> None:
     figure = Figure(figsize=(9, 6), layout='constrained')
     axes = figure.subplots()
     axes.set_xscale('log')
-    ours = sorted(filter(is_efficientvit, rows), key=lambda row: row['top1'])
+    ours = sorted(filter(is_efficientvit, rows), key=lambda row: accuracy(row))
     others = [row for row in rows if not is_efficientvit(row)]
     axes.plot(*coordinates(others), 'o', color='tab:gray', markersize=6)
     axes.plot(
         *coordinates(ours), 'o-', color='tab:red', markersize=7, label='EfficientViT', zorder=3
     )
-    axes.set(xlabel='images/s, measured', ylabel='ImageNet-1k top-1 (%), published')
+    axes.set(
+        xlabel='images/s, measured',
+        ylabel=f'{"COCO box AP" if is_detection else "ImageNet-1k top-1"} (%), published',
+    )
     axes.set_title(describe(setting), fontsize=8, parse_math=False)
     axes.grid(alpha=0.25, which='both')
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -155,12 +160,17 @@ def write_plot(rows: Rows, setting: Setting, path: str | Path) -> None:
 
 def is_efficientvit(row: Row) -> bool:
     """Whether a row is about EfficientViT."""
-    return row['model'].lower().startswith('efficientvit-m')
+    return 'efficientvit-m' in row['model'].lower()
 
 
-def coordinates(rows: Rows) -> tuple[list[float], list[float]]:
+def accuracy(row: Row) -> float | None:
+    """Return the published accuracy of a classifier, or the average precision of a detector."""
+    return row.get('box_ap') if row.get('top1') is None else row['top1']
+
+
+def coordinates(rows: Rows) -> tuple[list[float], list[Any]]:
     """Return the speeds and the accuracies of networks."""
-    return [row['speed'] for row in rows], [row['top1'] for row in rows]
+    return [row['speed'] for row in rows], [accuracy(row) for row in rows]
 
 
 def label_points(axes: 'Axes', rows: Rows) -> None:
@@ -176,7 +186,7 @@ def label_points(axes: 'Axes', rows: Rows) -> None:
         for distance, (x, y) in itertools.product((7, 13, 20, 28), DIRECTIONS):
             label = axes.annotate(
                 row['model'],
-                (row['speed'], row['top1']),
+                (row['speed'], accuracy(row)),
                 xytext=(distance * x, distance * y),
                 textcoords='offset points',
                 ha={1: 'left', 0: 'center', -1: 'right'}[np.sign(x)],

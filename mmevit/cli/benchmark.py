@@ -3,11 +3,13 @@
 from argparse import Namespace
 
 from mmevit.benchmark import (
+    DETECTORS,
+    PAPER_MODELS,
     benchmark,
     best_forms,
     find_models,
     format_results,
-    select_paper_models,
+    select_models,
     write_plot,
     write_results,
 )
@@ -39,6 +41,10 @@ from mmevit.cli.benchmark_arguments import benchmark_arguments, make_setting
         'measure all or the given networks of Tables 2 and 3 of the paper, and show the fastest '
         'form of each',
     ),
+    flag(
+        '--detectors',
+        'measure all or the given detectors: ours, RTMDet, YOLOX, SSDLite and RetinaNet',
+    ),
     add_output_arguments,
 )
 def main(args: Namespace) -> None:
@@ -49,7 +55,8 @@ def main(args: Namespace) -> None:
         seconds=args.seconds,
         keep_memory=not args.leave_allocator,
     )
-    models = (select_paper_models if args.paper else find_models)(args.models)
+    table = PAPER_MODELS if args.paper else DETECTORS if args.detectors else None
+    models = find_models(args.models) if table is None else select_models(table, args.models)
     rows = benchmark(models, args.forms, setting, args.baseline)
     shown = best_forms(rows) if args.paper else rows
     print(f'{describe(setting)}\n\n{format_results(shown)}')
