@@ -42,6 +42,8 @@ class EfficientViT(BaseModule):
             dense prediction the default.
         out_indices: Stages whose feature maps are returned, counted from 0 and in order. Stages
             after the last of them are not built.
+        out_stem: Whether to return the stem's map of stride 8 too, before those of the stages. It
+            has half the channels of the first stage.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages, with the
             subsampling before them. Frozen norm layers stay in evaluation mode.
         norm_eval: Whether batch norm is in evaluation mode in training (frozen running statistics).
@@ -82,6 +84,7 @@ class EfficientViT(BaseModule):
         in_channels: int = 3,
         window_sizes: Sequence[int] = (7, 7, 7),
         out_indices: Sequence[int] = (0, 1, 2),
+        out_stem: bool = False,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -98,6 +101,7 @@ class EfficientViT(BaseModule):
             len(settings.depths), window_sizes, out_indices, frozen_stages, drop_path_rate
         )
         self.out_indices = tuple(out_indices)
+        self.out_stem = out_stem
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
@@ -134,26 +138,31 @@ class EfficientViT(BaseModule):
     @property
     def out_channels(self) -> tuple[int, ...]:
         """Channels of each returned feature map: the ``in_channels`` of a neck."""
-        return tuple(self.embed_dims[index] for index in self.out_indices)
+        stem = (self.embed_dims[0] // 2,) if self.out_stem else ()
+        return stem + tuple(self.embed_dims[index] for index in self.out_indices)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the feature maps of the stages in ``out_indices``.
+        """Compute the feature maps of the stages in ``out_indices``, and of the stem if asked for.
 
         Args:
             x: Images, (N, in_channels, H, W).
 
         Returns:
-            (N, embed_dims[i], ceil(H / s), ceil(W / s)) for each index i, with s = 16 * 2**i.
+            (N, embed_dims[i], ceil(H / s), ceil(W / s)) for each index i, with s = 16 * 2**i. With
+            ``out_stem``, first (N, embed_dims[0] / 2, ceil(H / 8), ceil(W / 8)).
 
         Raises:
             UserError: If a side is below 32 pixels, in bfloat16 on a CPU.
         """
         height, width = x.shape[2:]
-        x = self.stem(x)
+        *finer_layers, last_layer = self.stem
+        for layer in finer_layers:
+            x = layer(x)
+        outputs = [x] if self.out_stem else []
+        x = last_layer(x)
         # Checked after the stem: under autocast, images are float32.
         if x.dtype == torch.bfloat16 and x.device.type == 'cpu':
             check_bfloat16_size(height, width)
-        outputs = []
         for index, stage in enumerate(self.stages):
             for layer in stage:
                 # As in mmdet. x requires no gradient under no_grad() and right after frozen layers.

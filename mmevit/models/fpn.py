@@ -37,7 +37,8 @@ class EfficientViTFPN(FPN):  # pyright: ignore[reportGeneralTypeIssues]
             maps, then coarser ones. If it is too small for all of the backbone's maps, the coarsest
             are only used in the top-down sum.
         num_upsample_levels: Number of finer levels. 1 extends the pyramid to stride 8, as for
-            RetinaNet; 2 extends it to stride 4, as for Mask R-CNN.
+            RetinaNet; 2 extends it to stride 4, as for Mask R-CNN. 0 adds none, for a backbone that
+            returns its stem's map of stride 8.
         deploy: Whether to build the folded form, to load the weights of a neck after
             :meth:`switch_to_deploy`.
         **kwargs: The other arguments of :class:`mmdet.models.necks.FPN`.
@@ -76,10 +77,9 @@ class EfficientViTFPN(FPN):  # pyright: ignore[reportGeneralTypeIssues]
                 f'in_channels={in_channels} has {num_levels} values from start_level to end_level. '
                 'Pass the channels of at least two backbone maps.'
             )
-        if num_upsample_levels < 1:
+        if num_upsample_levels < 0:
             raise ValueError(
-                f'num_upsample_levels={num_upsample_levels} is out of range. Pass at least 1, or '
-                "use mmdet's FPN."
+                f'num_upsample_levels={num_upsample_levels} is out of range. Pass at least 0.'
             )
         num_coarser = num_outs - num_upsample_levels
         if num_coarser < 1:
@@ -98,7 +98,9 @@ class EfficientViTFPN(FPN):  # pyright: ignore[reportGeneralTypeIssues]
         width = min(widths)
         super().__init__(list(in_channels), width, max(num_coarser, num_levels), **kwargs)
         conv_cfgs = {name: kwargs.get(name) for name in ('conv_cfg', 'norm_cfg', 'act_cfg')}
-        self.fpn_convs[0] = FinestLevels(width, num_upsample_levels, **conv_cfgs)
+        self.num_upsample_levels = num_upsample_levels
+        if num_upsample_levels:
+            self.fpn_convs[0] = FinestLevels(width, num_upsample_levels, **conv_cfgs)
         # FPN requires an output for each map. DDP fails on the parameters of unused ones.
         for unused in range(num_coarser, num_levels):
             self.fpn_convs[unused] = nn.Identity()
@@ -119,11 +121,13 @@ class EfficientViTFPN(FPN):  # pyright: ignore[reportGeneralTypeIssues]
                 f'the backbone returns {len(inputs)}. Change in_channels, or out_indices of the '
                 'backbone.'
             )
-        # The first output of FPN is what FinestLevels returns. FPN passes it on.
-        finest_levels, *coarser_levels = super().forward(inputs)
+        levels = list(super().forward(inputs))
+        if self.num_upsample_levels:
+            # The first output of FPN is what FinestLevels returns. FPN passes it on.
+            levels[:1] = levels[0]
         # There are num_outs projections, and there may be more levels.
-        levels = zip(self.projections, (*finest_levels, *coarser_levels), strict=False)
-        return tuple(projection(level) for projection, level in levels)
+        outputs = zip(self.projections, levels, strict=False)
+        return tuple(projection(level) for projection, level in outputs)
 
     def switch_to_deploy(self) -> None:
         """Fold the norm layers, if any, into the convolutions; see :func:`fold_norm`."""

@@ -33,7 +33,7 @@ SIZES = ((32, 32), (33, 47), (192, 192), (320, 320), (224, 416), (400, 656), (80
 )
 def test_maps_and_gradients_equal_timms(arch, dtype, randomised):
     tolerance = 1e-10 if dtype == torch.float64 else 1e-5
-    ours = randomised(arch, window_sizes=(7, 7, 4)).eval()
+    ours = randomised(arch, window_sizes=(7, 7, 4), out_stem=True).eval()
     reference = timm.create_model(f'efficientvit_{arch}', num_classes=0).eval()
     reference.load_state_dict(convert_names(ours.state_dict(), 'timm'))
     ours.to(dtype)
@@ -42,7 +42,9 @@ def test_maps_and_gradients_equal_timms(arch, dtype, randomised):
     # Two images: of one, the gradients of timm differ from numeric ones (PyTorch 2.11).
     image = torch.rand(2, 3, 224, 224, dtype=dtype)
     maps = ours(image)
-    x, expected = reference.patch_embed(image), []
+    expected = []
+    with reference.patch_embed.relu3.register_forward_hook(lambda *args: expected.append(args[2])):
+        x = reference.patch_embed(image)
     for stage in reference.stages:
         x = stage(x)
         expected.append(x)
@@ -100,6 +102,13 @@ def test_out_indices_select_maps_and_later_stages_are_not_built():
     assert map_.shape == (2, 24, 2, 2)
     assert model.out_channels == (24,)
     assert len(model.stages) == 2
+
+
+def test_stem_map_has_stride_8_and_comes_first():
+    model = EfficientViT(TINY, out_stem=True, out_indices=(0, 2))
+    maps = model(torch.rand(2, 3, 64, 100))
+    assert [tuple(map_.shape[2:]) for map_ in maps] == [(8, 13), (4, 7), (1, 2)]
+    assert model.out_channels == tuple(map_.shape[1] for map_ in maps)
 
 
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 3])
@@ -263,14 +272,14 @@ def test_invalid_arguments_raise(arguments, sentence):
 
 @pytest.mark.parametrize('arch', ARCHS)
 def test_folded_backbone_equals_the_unfolded_and_loads_into_the_deploy_form(arch, randomised):
-    model = randomised(arch).double().eval()
+    model = randomised(arch, out_stem=True).double().eval()
     image = torch.rand(2, 3, 100, 130, dtype=torch.float64)
     with torch.no_grad():
         expected = model(image)
         model.switch_to_deploy()
         model.switch_to_deploy()  # a second time is harmless
         folded = model(image)
-        loaded = EfficientViT(arch, deploy=True).double().eval()
+        loaded = EfficientViT(arch, deploy=True, out_stem=True).double().eval()
         loaded.load_state_dict(model.state_dict())
         assert_near(folded, expected, 1e-10)
         for actual, from_file in zip(folded, loaded(image), strict=True):

@@ -45,6 +45,17 @@ def test_coarse_levels_are_those_of_mmdets_fpn_and_finer_ones_grow_from_the_fine
         torch.testing.assert_close(outs[num_upsample_levels - 1 - level], wanted)
 
 
+def test_without_finer_levels_it_is_mmdets_fpn_with_fewer_outputs():
+    neck = EfficientViTFPN(CHANNELS, 8, 2, num_upsample_levels=0).double()
+    reference = FPN(CHANNELS, 8, 3).double()
+    assert not neck.load_state_dict(reference.state_dict(), strict=False).missing_keys
+    maps = make_maps()
+    outs = neck(maps)
+    assert len(outs) == 2
+    for actual, wanted in zip(outs, reference(maps), strict=False):
+        assert actual.equal(wanted)
+
+
 def test_fewer_outputs_are_the_finest_and_every_parameter_has_a_gradient():
     whole = EfficientViTFPN(CHANNELS, 8, 5, num_upsample_levels=2).double()
     neck = EfficientViTFPN(CHANNELS, 8, 3, num_upsample_levels=2).double()
@@ -91,7 +102,7 @@ def test_norm_layers_reach_the_finer_levels_and_gradients_reach_the_inputs():
         (dict(in_channels=16, num_outs=4), 'in_channels=16 is not a list'),
         (dict(in_channels=CHANNELS, num_outs=2, num_upsample_levels=2), 'Pass at least 3'),
         (dict(in_channels=CHANNELS, num_outs=4, out_channels=[8, 8]), 'one for each of the 4'),
-        (dict(in_channels=CHANNELS, num_outs=5, num_upsample_levels=0), 'at least 1'),
+        (dict(in_channels=CHANNELS, num_outs=5, num_upsample_levels=-1), 'at least 0'),
     ],
 )
 def test_invalid_arguments_raise(arguments, sentence):
