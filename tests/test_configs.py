@@ -13,6 +13,7 @@ from making_models import build_model, read_optimizer
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
@@ -22,8 +23,12 @@ from mmevit.checks.models import check_model
 from mmevit.models import EfficientViT
 
 WIDTHS = {arch: list(sizes.embed_dims) for arch, sizes in EfficientViT.arch_zoo.items()}
-FAMILIES = dict.fromkeys(('retinanet', 'mask-rcnn'), (*WIDTHS, 'm4_digits'))
+FAMILIES = dict.fromkeys(('retinanet', 'mask-rcnn'), (*WIDTHS, 'm4_cosine', 'm4_digits'))
+FAMILIES['rtmdet'] = (*WIDTHS, 'm4_distill', 'm0_digits')
+FAMILIES['rtmdet-ins'] = ('m4',)
 FAMILIES['semantic-fpn'] = ('m4', 'm4_digits')
+NAMES = [f'{family}_evit_{name}' for family, names in FAMILIES.items() for name in names]
+DIGITS = [name for name in NAMES if name.endswith('digits')]
 SEGMENTOR = 'semantic-fpn_evit_m4'
 
 
@@ -34,15 +39,21 @@ def load(name):
 
 
 def build_m0(cfg):
-    cfg.model.backbone.arch, cfg.model.neck.in_channels = 'm0', WIDTHS['m0']
+    cfg.model.backbone.arch, cfg.model.neck.in_channels = 'm0', neck_channels(cfg, 'm0')
     return build_model(cfg)
+
+
+def neck_channels(cfg, arch):
+    widths = WIDTHS[arch]
+    return [widths[0] // 2, *widths] if cfg.model.backbone.get('out_stem') else widths
 
 
 # Also set by configs of mmdet, mmpretrain and mmsegmentation.
 KEYS = re.compile(
     '_base_|auto_scale_lr|custom_(hooks|imports)|data_(preprocessor|root)|dataset_type'
     '|default_hooks|log_processor|metainfo|model|norm_cfg|optim_wrapper|param_scheduler|sync_bn'
-    '|(train|val|test)_(cfg|dataloader|evaluator|pipeline)|tta_(model|pipeline)'
+    '|(train|val|test)_(cfg|dataloader|evaluator|pipeline)|train_pipeline_stage2'
+    '|tta_(model|pipeline)'
 )
 
 
@@ -54,13 +65,12 @@ def test_configs_set_no_helper_variables():
 
 
 def test_every_detector_and_segmentor_is_tested():
-    names = {f'{family}_evit_{name}' for family, names in FAMILIES.items() for name in names}
     found = {path.stem for path in Path('configs').glob('*.py')}
-    assert names == {name for name in found if not name.startswith('evit_')}
+    assert set(NAMES) == {name for name in found if not name.startswith('evit_')}
 
 
 # The other configs on COCO differ from those of M0, which run below, only in their backbone.
-@pytest.mark.parametrize('name', [*(f'{family}_evit_m4_digits' for family in FAMILIES), SEGMENTOR])
+@pytest.mark.parametrize('name', [*DIGITS, SEGMENTOR])
 def test_parts_fit_each_other(name):
     check_model(load(name).model)
 
@@ -73,34 +83,39 @@ def check_losses(model, data, expected):
     assert loss.isfinite() and model.backbone.stem[0].conv.weight.grad.abs().max() > 0
 
 
+RPN_LOSSES = {'loss_rpn_cls', 'loss_rpn_bbox', 'acc'}
+
+
 @pytest.mark.parametrize(
-    ('family', 'losses', 'strides'),
+    ('name', 'losses', 'strides'),
     [
-        ('retinanet', {'loss_cls', 'loss_bbox'}, [8, 16, 32, 64, 128]),
-        (
-            'mask-rcnn',
-            {'loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox', 'loss_mask', 'acc'},
-            [4, 8, 16, 32, 64],
-        ),
+        ('retinanet_evit_m0', set(), [8, 16, 32, 64, 128]),
+        ('mask-rcnn_evit_m0', RPN_LOSSES | {'loss_mask'}, [4, 8, 16, 32, 64]),
+        ('rtmdet-ins_evit_m4', {'loss_mask'}, [8, 16, 32]),
+        *((f'rtmdet_evit_{arch}', set(), [8, 16, 32]) for arch in WIDTHS),
     ],
 )
-def test_detector_runs_in_loss_and_predict_mode(family, losses, strides):
-    cfg = load(f'{family}_evit_m0')
-    has_masks = family == 'mask-rcnn'
-    if has_masks:  # saves time
+def test_detector_runs_in_loss_and_predict_mode(name, losses, strides):
+    cfg = load(name)
+    has_masks = 'loss_mask' in losses
+    if name.startswith('mask-rcnn'):  # saves time
         cfg.model.train_cfg.rcnn.sampler.num = 32
         cfg.model.test_cfg.rpn.max_per_img = 5
         cfg.model.test_cfg.rcnn.score_thr = 0.0
-    model = build_m0(cfg)
+    if name.startswith('rtmdet-ins'):  # random scores are low
+        cfg.model.test_cfg.score_thr = 0.0
+    model = build_model(cfg)
     sides = [(3, 64, 128), (3, 61, 66)]
     data = demo_mm_inputs(2, sides, num_classes=80, with_mask=has_masks)
-    check_losses(model, data, losses)
+    check_losses(model, data, losses | {'loss_cls', 'loss_bbox'})
 
     data = model.eval().data_preprocessor(data, training=False)
+    for sample in data['data_samples']:  # their original size is that of the image
+        sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))
     with torch.no_grad():
         maps = model.extract_feat(data['inputs'])
         predictions = model(**data, mode='predict')
-    head = model.rpn_head if has_masks else model.bbox_head
+    head = model.rpn_head if name.startswith('mask-rcnn') else model.bbox_head
     assert head.prior_generator.strides == [(stride, stride) for stride in strides]
     sizes = [(math.ceil(64 / stride), math.ceil(128 / stride)) for stride in strides]
     assert [level.shape[2:] for level in maps] == sizes
@@ -110,17 +125,50 @@ def test_detector_runs_in_loss_and_predict_mode(family, losses, strides):
         assert not has_masks or [*instances.masks.shape[1:]] == size
 
 
-@pytest.mark.parametrize('family', ['retinanet', 'mask-rcnn'])
-def test_models_of_a_family_differ_only_in_their_backbone(family):
+@pytest.mark.parametrize('family', ['retinanet', 'mask-rcnn', 'rtmdet'])
+def test_models_of_a_family_differ_only_in_their_backbone_and_rtmdet_in_width(family):
     rest = []
-    for arch, widths in WIDTHS.items():
+    for arch in WIDTHS:
         cfg = load(f'{family}_evit_{arch}')
+        channels = neck_channels(cfg, arch)
         backbone = cfg.model.backbone
-        assert (backbone.pop('arch'), cfg.model.neck.pop('in_channels')) == (arch, widths)
+        assert (backbone.pop('arch'), cfg.model.neck.pop('in_channels')) == (arch, channels)
         released = dict(type='Pretrained', checkpoint=f'evit://{arch}', prefix='backbone.')
         assert backbone.pop('init_cfg') == released
+        if family == 'rtmdet':
+            head = cfg.model.bbox_head
+            width = cfg.model.neck.pop('out_channels')
+            assert head.pop('in_channels') == head.pop('feat_channels') == width
         rest.append(cfg.to_dict())
     assert all(others == rest[0] for others in rest)
+
+
+@pytest.mark.parametrize(
+    ('name', 'reference'),
+    [
+        ('rtmdet_evit_m4', 'rtmdet_tiny_8xb32-300e_coco'),
+        ('rtmdet-ins_evit_m4', 'rtmdet-ins_tiny_8xb32-300e_coco'),
+    ],
+)
+def test_recipe_is_that_of_rtmdet_tiny(name, reference):
+    cfg, usual = load(name), get_config(f'mmdet::rtmdet/{reference}.py')
+    assert cfg.train_cfg == usual.train_cfg
+    assert cfg.auto_scale_lr.base_batch_size == 8 * usual.train_dataloader.batch_size == 256
+    assert cfg.param_scheduler == usual.param_scheduler
+    assert cfg.optim_wrapper.optimizer == usual.optim_wrapper.optimizer
+    assert cfg.train_dataloader.batch_size == usual.train_dataloader.batch_size
+    assert without_backends(cfg.train_dataloader.dataset.pipeline) == without_backends(
+        usual.train_dataloader.dataset.pipeline
+    )
+    for hook, wanted in zip(cfg.custom_hooks, usual.custom_hooks, strict=False):
+        assert hook.pop('switch_pipeline', 0) == without_backends(wanted.pop('switch_pipeline', 0))
+        assert hook == wanted
+
+
+def without_backends(pipeline):
+    for transform in pipeline or ():
+        transform.pop('backend_args', None)
+    return pipeline
 
 
 @pytest.mark.parametrize('family', ['retinanet', 'mask-rcnn'])
@@ -199,7 +247,8 @@ def test_ade20k_config_has_the_schedule_and_data_of_poolformer():
         'evit_m0_digits',
         'evit_m4_in1k',
         *(f'evit_m5_{data}' for data in ('in1k-384', 'in1k-512', 'cars', 'cifar10', 'finetune')),
-        *(f'{family}_evit_m4{data}' for family in FAMILIES for data in ('', '_digits')),
+        *(f'{family}_evit_m4' for family in FAMILIES if family != 'rtmdet-ins'),
+        *DIGITS,
     ],
 )
 def test_every_config_has_views_for_test_time_augmentation_the_first_as_in_its_test(name, tmp_path):

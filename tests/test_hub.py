@@ -74,7 +74,7 @@ def test_index_and_configs_agree():
         for path in index['Import']
         for model in yaml.safe_load((MIM_FOLDER / path).read_text())['Models']
     ]
-    assert len(models) == len(PUBLISHED) + 2  # detectors
+    assert len(models) == len(PUBLISHED) + 12  # detectors
     assert all((MIM_FOLDER / model['Config']).is_file() for model in models)
     for name, weights in (
         ('retinanet_evit_m4', 'evit://retinanet-m4'),
@@ -98,6 +98,7 @@ def test_inferencer_finds_models_of_mmevit_and_mmdet():
         ('retinanet_efficientvit-m4_fpn_1x_coco', 'm4', 'evit://retinanet-m4'),
         ('mmevit::efficientvit/retinanet_evit_m4.py', 'm4', 'evit://retinanet-m4'),
         ('mmevit::efficientvit/retinanet_evit_m3.py', 'm3', None),
+        ('rtmdet_efficientvit-m1_8xb32-300e_coco', 'm1', None),
     ):
         cfg, weights = find_model(name)
         assert (cfg.model.backbone.arch, weights) == (arch, released)

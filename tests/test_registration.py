@@ -15,9 +15,10 @@ import mmevit
 ROOT = Path(__file__).parents[1]
 REGISTERED = dict(
     MODELS="""
-        CascadedGroupAttention DistilledImageClassifier EfficientViT EfficientViTClsHead
-        EfficientViTFPN ExportedClassifier ExportedDetector ExportedSegmentor PlainWindowAttention
-        SandwichBlock SwinLayoutBlock SyncedRetinaHead
+        CascadedGroupAttention DistilledImageClassifier DistilledSingleStageDetector
+        DistilledTwoStageDetector EfficientViT EfficientViTClsHead EfficientViTFPN
+        ExportedClassifier ExportedDetector ExportedSegmentor PlainWindowAttention SandwichBlock
+        SwinLayoutBlock SyncedRetinaHead
     """,
     MODEL_WRAPPERS='CPUDistributedDataParallel',
     TRANSFORMS='LoadReadableImage',

@@ -1,7 +1,10 @@
-# RTMDet-Ins on EfficientViT-M4: RTMDet with a mask branch.
+# RTMDet-Ins on EfficientViT-M4: RTMDet with a mask branch. Its head has dense convolutions only, so
+# that it has fewer channels.
 _base_ = 'rtmdet_evit_m4.py'
 
 model = dict(
+    data_preprocessor=dict(pad_mask=True),
+    neck=dict(out_channels=64),
     bbox_head=dict(
         _delete_=True,
         type='RTMDetInsSepBNHead',

@@ -3,7 +3,6 @@
 _base_ = [
     'mmdet::_base_/datasets/coco_detection.py',
     'mmdet::_base_/default_runtime.py',
-    'mmdet::rtmdet/rtmdet_tta.py',
 ]
 custom_imports = dict(imports=['mmevit'], allow_failed_imports=False)
 
@@ -51,6 +50,26 @@ test_pipeline = [
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+# The sizes of RTMDet, with and without a flip. The first view is that of the test.
+tta_model = dict(
+    type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=100)
+)
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale=scale, keep_ratio=True)
+                for scale in ((640, 640), (320, 320), (960, 960))
+            ],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='Pad', pad_to_square=True, pad_val=dict(img=(114, 114, 114)))],
+            [dict(type='LoadAnnotations', with_bbox=True)],
+            [dict(type='PackDetInputs')],
+        ],
     ),
 ]
 train_dataloader = dict(

@@ -33,10 +33,11 @@ class DistilledImageClassifier(HasTeacher, ImageClassifier):
 
     Args:
         teacher: Config of an image classifier of mmpretrain with pretrained weights, such as
-            ``dict(type='TimmClassifier', model_name='regnety_160', pretrained=True)``, or
-            ``dict(type='ImageClassifier', ..., init_cfg=dict(type='Pretrained', ...))``. It gets
-            the student's images, in the channel order and normalization of its own
-            ``data_preprocessor``, or as for the student if it has none.
+            ``dict(type='TimmClassifier', model_name='regnety_160', pretrained=True)`` or
+            ``dict(type='ImageClassifier', ..., init_cfg=dict(type='Pretrained', ...))``, or the
+            name of a config of mmpretrain with released weights. It gets the student's images, in
+            the channel order and normalization of its own ``data_preprocessor``, or as for the
+            student if it has none.
         distillation_type: ``'hard'`` or ``'soft'``.
         distillation_weight: Weight w of the teacher's loss, from 0 to 1.
         temperature: T, above 0, for soft distillation.
@@ -68,7 +69,7 @@ class DistilledImageClassifier(HasTeacher, ImageClassifier):
 
     def __init__(
         self,
-        teacher: dict,
+        teacher: dict | str,
         distillation_type: str = 'hard',
         distillation_weight: float = 0.5,
         temperature: float = 1.0,

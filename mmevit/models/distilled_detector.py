@@ -32,9 +32,11 @@ class DistilledDetector(HasTeacher):
     The teacher is no submodule, see :class:`HasTeacher`.
 
     Args:
-        teacher: Config of a detector of mmdet with pretrained weights in ``init_cfg``. It gets the
-            student's images, in the channel order and normalization of its own
-            ``data_preprocessor``. Its neck has the student's strides, and perhaps others.
+        teacher: Config of a detector of mmdet with pretrained weights in ``init_cfg``, or the name
+            of a config of mmdet with released weights, such as
+            ``'mmdet::rtmdet/rtmdet_m_8xb32-300e_coco.py'``. It gets the student's images, in the
+            channel order and normalization of its own ``data_preprocessor``. Its neck has the
+            student's strides, and perhaps others.
         student_channels: Channels of each map of the student's neck.
         teacher_channels: Channels of the maps of the teacher's neck.
         distillation_weight: Weight w of the teacher's loss.
@@ -52,7 +54,7 @@ class DistilledDetector(HasTeacher):
     def __init__(
         self,
         *,
-        teacher: dict,
+        teacher: dict | str,
         student_channels: Sequence[int],
         teacher_channels: int,
         distillation_weight: float = 1.0,

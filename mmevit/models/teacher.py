@@ -4,6 +4,7 @@ import logging
 from functools import cached_property
 from typing import Any, ClassVar
 
+from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import Registry
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ class HasTeacher:
     """
 
     registry: ClassVar[Registry]  # of the library, which builds the teacher
-    teacher_cfg: dict
+    teacher_cfg: dict | str
     data_preprocessor: Any  # the student's
 
     # Cached in __dict__, where torch.nn.Module does not look for submodules.
@@ -32,7 +33,8 @@ class HasTeacher:
             ConfigError: If it cannot be built, or its weights cannot be loaded.
         """
         try:
-            teacher = self.registry.build(self.teacher_cfg)
+            cfg = read_settings(self.teacher_cfg)
+            teacher = self.registry.build(cfg)
             # Without an init_cfg, init_weights() would overwrite what timm has loaded.
             if teacher.init_cfg:
                 teacher.init_weights()
@@ -44,7 +46,7 @@ class HasTeacher:
                 f'({reason}). Fix model.teacher, or load its weights from a file with init_cfg or '
                 "with timm's checkpoint_path."
             ) from error
-        sources = [self.teacher_cfg.get(name) for name in ('pretrained', 'checkpoint_path')]
+        sources = [cfg.get(name) for name in ('pretrained', 'checkpoint_path')]
         if not (teacher.init_cfg or any(sources)):
             print_log(
                 'The teacher has random weights. Load pretrained weights with init_cfg, or with '
@@ -64,6 +66,14 @@ class HasTeacher:
         if swaps_channels(student) != swaps_channels(teacher):
             images = images.flip(1)
         return (images - teacher.mean) / teacher.std
+
+
+def read_settings(teacher: dict | str) -> dict:
+    """Return the settings of a teacher, with the released weights if it is the name of a config."""
+    if isinstance(teacher, dict):
+        return teacher
+    cfg = get_config(teacher, pretrained=True)
+    return dict(cfg.model, init_cfg=dict(type='Pretrained', checkpoint=cfg.model_path))
 
 
 def swaps_channels(preprocessor: nn.Module) -> bool:

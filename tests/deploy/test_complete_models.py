@@ -154,6 +154,15 @@ CASES = {
     'retinanet_evit_m4_digits': Case(),
     'mask-rcnn_evit_m0': two_stage(masks=True, options=dict(model__test_cfg__rpn__max_per_img=100)),
     'mask-rcnn_evit_m4_digits': two_stage(masks=True),
+    'rtmdet_evit_m0': one_stage(sides=0.5, fits_norms=True),
+    'rtmdet_evit_m0_digits': one_stage(sides=0.5, fits_norms=True),
+    'rtmdet-ins_evit_m4': one_stage_masks(
+        rtm_cls=(-4, 1.5),
+        rtm_reg=(4, 1),
+        rtm_kernel=(0, 0.5),
+        projection=(0, 1),
+        fits_norms=True,
+    ),
     'semantic-fpn_evit_m4': Case(),
     'semantic-fpn_evit_m4_digits': Case(),
 }
@@ -199,9 +208,10 @@ def check_all(run, network, batches):
 
 
 def test_every_dense_config_is_here():
-    shipped = ('retinanet', 'mask-rcnn', 'semantic-fpn')
-    names = [path.stem for kind in shipped for path in Path('configs').glob(f'{kind}_evit_*.py')]
-    # Those of a task differ in the arch only.
+    names = [path.stem for path in Path('configs').glob('*-*_evit_*.py')]
+    names += [path.stem for path in Path('configs').glob('r*_evit_*.py')]
+    # Those of a task differ in the arch only, or in how they are trained.
+    names = [name for name in names if not name.endswith(('_cosine', '_distill'))]
     kinds = {re.sub(r'_m\d', '', name): name for name in sorted(names, reverse=True)}
     assert set(CASES) == {*NECKS, *kinds.values()}
 

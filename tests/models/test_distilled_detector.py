@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmevit.models.distilled_detector import channel_wise_divergence
+from mmevit.models.teacher import read_settings
 from mmevit.utils.errors import ConfigError
 
 CHANNELS = 24  # of the teacher
@@ -90,13 +91,26 @@ def test_a_step_neither_changes_nor_contains_the_teacher(student_cfg):
     batch = make_batch(model)
     before = copy.deepcopy(model.teacher.state_dict())
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    sum(v for v in model(**batch, mode='loss')['loss_cls']).backward()
+    loss, _ = model.parse_losses(model(**batch, mode='loss'))
+    loss.backward()
     optimizer.step()
     after = model.teacher.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert all(not parameter.requires_grad for parameter in model.teacher.parameters())
     plain = MODELS.build(copy.deepcopy(student_cfg)).state_dict()
     assert {name for name in model.state_dict() if 'adapters' not in name} == set(plain)
+
+
+def test_released_teacher_of_the_config_fits_the_student():
+    cfg = Config.fromfile('configs/rtmdet_evit_m4_distill.py').model
+    cfg.backbone.init_cfg = None
+    teacher_cfg = read_settings(cfg.teacher)
+    weights = teacher_cfg.pop('init_cfg')
+    assert weights['type'] == 'Pretrained' and 'rtmdet_m_8xb32-300e_coco' in weights['checkpoint']
+    teacher_cfg['backbone']['init_cfg'] = None  # downloads nothing
+    model = MODELS.build(cfg | dict(teacher=teacher_cfg)).train()
+    losses = model(**make_batch(model), mode='loss')
+    assert losses['loss_distillation'].isfinite()
 
 
 @pytest.mark.parametrize(
