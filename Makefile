@@ -2,6 +2,7 @@
 #   make demo                  train and evaluate a detector on handwritten digits
 #   make demo-classification   the same for a classifier
 #   make demo-segmentation     the same for instance segmentation
+#   make demo-retinanet        the same for the detector of the paper
 #   make test                  the fast tests
 #   make test-all              all tests
 #   make test-openmmlab        the fast tests and two demos with the original OpenMMLab packages
@@ -25,7 +26,7 @@ INSTALLED := $(VENV)/installed-$(shell cat $(REQUIREMENTS) setup.py pyproject.to
 EXTRAS := analysis coreml digits docs onnx openmmlab openvino runtime tests timm
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c $(OPENMMLAB)/constraints.txt
 
-.PHONY: env demo demo-classification demo-segmentation test test-all test-readme \
+.PHONY: env demo demo-classification demo-segmentation demo-retinanet test test-all test-readme \
 	test-openmmlab lint format docs clean
 
 env: $(INSTALLED) mmevit/.mim/configs
@@ -54,9 +55,10 @@ $(INSTALLED):
 data/digits: | env
 	$(BIN)/python tools/prepare_digits.py $@
 
-demo: DEMO_CONFIG := configs/retinanet_evit_m4_digits.py
+demo: DEMO_CONFIG := configs/rtmdet_evit_m0_digits.py
+demo-retinanet: DEMO_CONFIG := configs/retinanet_evit_m4_digits.py
 demo-segmentation: DEMO_CONFIG := configs/mask-rcnn_evit_m4_digits.py
-demo demo-segmentation: env | data/digits
+demo demo-retinanet demo-segmentation: env | data/digits
 	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(WORK_DIR)
 	$(BIN)/python tools/test.py $(DEMO_CONFIG) $$(cat $(WORK_DIR)/last_checkpoint) --work-dir $(WORK_DIR) \
 		--show-dir $(WORK_DIR)/val_images --interval 10

@@ -15,7 +15,7 @@ model = dict(
         share_conv=True,
         pred_kernel_size=1,
         norm_cfg=dict(type='BN'),
-        act_cfg=dict(type='ReLU'),
+        act_cfg=dict(type='SiLU'),
         anchor_generator=dict(type='MlvlPointGenerator', offset=0, strides=[8, 16, 32]),
         bbox_coder=dict(type='DistancePointBBoxCoder'),
         loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0, loss_weight=1.0),

@@ -22,7 +22,7 @@ model = dict(
         num_outs=3,
         num_upsample_levels=0,
         norm_cfg=dict(type='BN'),
-        act_cfg=dict(type='ReLU'),
+        act_cfg=dict(type='SiLU'),
     ),
     bbox_head=dict(
         type='RTMDetSepBNHead',
@@ -37,7 +37,7 @@ model = dict(
         # Box sides are learnt in far fewer epochs than without.
         exp_on_reg=True,
         norm_cfg=dict(type='BN'),
-        act_cfg=dict(type='ReLU'),
+        act_cfg=dict(type='SiLU'),
         anchor_generator=dict(type='MlvlPointGenerator', offset=0, strides=[8, 16, 32]),
         bbox_coder=dict(type='DistancePointBBoxCoder'),
         loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0, loss_weight=1.0),
