@@ -6,7 +6,7 @@ model = dict(
     neck=dict(in_channels=[32, 64, 128, 192], out_channels=64),
     bbox_head=dict(num_classes=10, in_channels=64, feat_channels=64),
     # Digits do not overlap: keep one class per place.
-    test_cfg=dict(score_thr=0.05, nms=dict(class_agnostic=True), max_per_img=100),
+    test_cfg=dict(score_thr=0.05, nms=dict(class_agnostic=True)),
 )
 optim_wrapper = dict(optimizer=dict(lr=8e-3))
 train_cfg = dict(max_epochs=6)

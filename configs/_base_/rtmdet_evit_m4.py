@@ -54,6 +54,6 @@ model = dict(
         min_bbox_size=0,
         score_thr=0.001,
         nms=dict(type='nms', iou_threshold=0.65),
-        max_per_img=300,
+        max_per_img=100,
     ),
 )

@@ -1,6 +1,7 @@
 """Predict images, folders and videos with an exported file."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -103,5 +104,24 @@ class Predictor:
         for step in self.steps:
             image = apply(step, image)
             content = content if step['type'] == 'Pad' else image.shape[:2]
-        image = (image[..., ::-1] if options['channels'] == 'RGB' else image).astype(np.float32)
-        return (image - np.float32(options['mean'] or 0)) / np.float32(options['std'] or 1), content
+        image = image[..., ::-1] if options['channels'] == 'RGB' else image
+        if image.dtype == np.uint8:
+            return look_up(self.normalized, image), content
+        return self.normalize(image.astype(np.float32)), content
+
+    def normalize(self, image: np.ndarray) -> np.ndarray:
+        """Normalize float32 values (..., C)."""
+        mean, std = self.options['mean'] or 0, self.options['std'] or 1
+        return (image - np.float32(mean)) / np.float32(std)
+
+    @cached_property
+    def normalized(self) -> np.ndarray:
+        """Each normalized value of a byte, (256, C): faster to look up than to compute."""
+        values = np.arange(256, dtype=np.float32)[:, None]
+        return self.normalize(np.repeat(values, self.options['shape'][1], axis=1))
+
+
+def look_up(table: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Map bytes (H, W, C) by the columns of a table (256, C)."""
+    channels = [table[:, index].take(image[..., index]) for index in range(image.shape[2])]
+    return np.stack(channels, axis=-1)

@@ -96,6 +96,8 @@ def pad(image: np.ndarray, size: Size, value: Any) -> np.ndarray:
     """Pad an image (H, W, C) at the bottom and right to at least a size."""
     height, width, channels = image.shape
     shape = max(height, size[0]), max(width, size[1]), channels
+    if shape == image.shape:
+        return image
     padded = np.broadcast_to(np.asarray(value, image.dtype), shape).copy()
     padded[:height, :width] = image
     return padded
