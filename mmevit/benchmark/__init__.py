@@ -2,12 +2,10 @@
 
 from .forms import Setting
 from .measuring import benchmark, best_forms
-from .models import DETECTORS, PAPER_MODELS, find_model, find_models, select_models
+from .models import find_model, find_models, select_models
 from .report import format_results, write_plot, write_results
 
 __all__ = [
-    'DETECTORS',
-    'PAPER_MODELS',
     'Setting',
     'benchmark',
     'best_forms',

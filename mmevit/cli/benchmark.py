@@ -3,8 +3,6 @@
 from argparse import Namespace
 
 from mmevit.benchmark import (
-    DETECTORS,
-    PAPER_MODELS,
     benchmark,
     best_forms,
     find_models,
@@ -14,6 +12,7 @@ from mmevit.benchmark import (
     write_results,
 )
 from mmevit.benchmark.forms import FORMS
+from mmevit.benchmark.models import DETECTORS, PAPER_MODELS
 from mmevit.benchmark.report import describe
 from mmevit.cli.arguments import add_output_arguments, argument, command, flag
 from mmevit.cli.benchmark_arguments import benchmark_arguments, make_setting

@@ -16,8 +16,6 @@ from needing import needs_dim
 from torch import nn
 
 from mmevit.benchmark import (
-    DETECTORS,
-    PAPER_MODELS,
     Setting,
     benchmark,
     find_model,
@@ -37,6 +35,8 @@ from mmevit.benchmark.measuring import (
     summarise,
 )
 from mmevit.benchmark.models import (
+    DETECTORS,
+    PAPER_MODELS,
     FlatOutputs,
     Model,
     build,
