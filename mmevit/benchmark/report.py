@@ -136,7 +136,7 @@ def write_plot(rows: Rows, setting: Setting, path: str | Path) -> None:
     figure = Figure(figsize=(9, 6), layout='constrained')
     axes = figure.subplots()
     axes.set_xscale('log')
-    ours = sorted(filter(is_efficientvit, rows), key=lambda row: accuracy(row))
+    ours = sorted(filter(is_efficientvit, rows), key=accuracy)
     others = [row for row in rows if not is_efficientvit(row)]
     axes.plot(*coordinates(others), 'o', color='tab:gray', markersize=6)
     axes.plot(
@@ -163,8 +163,8 @@ def is_efficientvit(row: Row) -> bool:
     return 'efficientvit-m' in row['model'].lower()
 
 
-def accuracy(row: Row) -> float | None:
-    """Return the published accuracy of a classifier, or the average precision of a detector."""
+def accuracy(row: Row) -> Any:
+    """Return the published accuracy of a classifier or average precision of a detector, or None."""
     return row.get('box_ap') if row.get('top1') is None else row['top1']
 
 

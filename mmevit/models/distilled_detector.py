@@ -74,8 +74,8 @@ class DistilledDetector(HasTeacher):
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> dict:
         """Compute the detector's own losses and ``loss_distillation``."""
         maps: list[Tensor] = []
-        with self.neck.register_forward_hook(lambda neck, inputs, outputs: maps.extend(outputs)):
-            losses = super().loss(batch_inputs, batch_data_samples)
+        with self.neck.register_forward_hook(lambda *args: maps.extend(args[2])):
+            losses = super().loss(batch_inputs, batch_data_samples)  # pyright: ignore[reportAttributeAccessIssue]
         with torch.no_grad():
             teacher_maps = self.teacher.extract_feat(self.normalize_for_teacher(batch_inputs))
         by_size = {map_.shape[2:]: map_ for map_ in teacher_maps}
