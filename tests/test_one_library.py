@@ -73,7 +73,17 @@ SMALL = ['model.backbone.arch=m0', 'model.neck.in_channels=[64,128,192]']
 @pytest.mark.parametrize(
     ('library', 'config', 'public', 'options'),
     [
-        ('mmdet', 'retinanet_evit_m4', {'EfficientViTFPN', 'SyncedRetinaHead'}, SMALL),
+        (
+            'mmdet',
+            'retinanet_evit_m4',
+            {
+                'DistilledSingleStageDetector',
+                'DistilledTwoStageDetector',
+                'EfficientViTFPN',
+                'SyncedRetinaHead',
+            },
+            SMALL,
+        ),
         pytest.param(
             *('mmseg', 'semantic-fpn_evit_m4', {'EfficientViTFPN'}, SMALL), marks=pytest.mark.slow
         ),

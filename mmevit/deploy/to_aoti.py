@@ -19,8 +19,9 @@ def write(job: ExportJob) -> None:
     """Compile a package for the processor of this machine; see :func:`mmevit.deploy.export`."""
     if 'batch' not in job.dynamic and not job.inputs[0].is_cuda:
         # The maps of the stem are the largest. Those of two images fit into the cache.
-        for backbone in (part for part in job.network.modules() if isinstance(part, EfficientViT)):
-            backbone.register_module('stem', SplitBatch(backbone.stem, size=2))
+        for part in list(job.network.modules()):
+            if isinstance(part, EfficientViT) and not part.out_stem:
+                part.register_module('stem', SplitBatch(part.stem, size=2))
     config = {'freezing': True, 'aot_inductor.metadata': dict(mmevit=job.metadata)}
     program = export_program(job)  # reports a PyTorch that is too old for the next call
     # PyTorch documents these two functions of a private module, and has no public ones.

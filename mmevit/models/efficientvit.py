@@ -155,11 +155,15 @@ class EfficientViT(BaseModule):
             UserError: If a side is below 32 pixels, in bfloat16 on a CPU.
         """
         height, width = x.shape[2:]
-        *finer_layers, last_layer = self.stem
-        for layer in finer_layers:
-            x = layer(x)
-        outputs = [x] if self.out_stem else []
-        x = last_layer(x)
+        outputs = []
+        if self.out_stem:
+            *finer_layers, last_layer = self.stem
+            for layer in finer_layers:
+                x = layer(x)
+            outputs.append(x)
+            x = last_layer(x)
+        else:
+            x = self.stem(x)
         # Checked after the stem: under autocast, images are float32.
         if x.dtype == torch.bfloat16 and x.device.type == 'cpu':
             check_bfloat16_size(height, width)

@@ -84,7 +84,7 @@ def test_options_change_the_setting(settings, capsys):
         ([], 'Name at least one model'),
         (['backbone::m0', '--out', 'table.txt'], 'table.txt must end in'),
         (['backbone::m0', '--plot', 'plot.md'], 'plot.md must end in'),
-        (['--paper', 'resnet50'], 'resnet50 is not a model of the paper. Choose from'),
+        (['--paper', 'resnet50'], 'resnet50 is not in the table. Choose from'),
     ],
 )
 def test_errors(arguments, message):
