@@ -48,8 +48,13 @@ def is_dense(model: nn.Module) -> bool:
 
 
 def count_input_channels(network: nn.Module) -> int:
-    """Return the number of input channels of the first convolution."""
-    return next(part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d))
+    """Return the number of image channels that the first convolution is for."""
+    for part in network.modules():
+        if type(part).__name__ == 'Focus':  # of YOLOX: the pixels of 2x2 blocks are channels
+            return count_input_channels(part.conv) // 4
+        if isinstance(part, nn.Conv2d):
+            return part.in_channels
+    raise ConfigError('The network has no convolution of images.')
 
 
 class Exportable(nn.Module):

@@ -45,7 +45,7 @@ from mmevit.benchmark.models import (
     fold_all,
 )
 from mmevit.benchmark.report import COLUMNS
-from mmevit.deploy.networks import largest_difference
+from mmevit.deploy.networks import count_input_channels, largest_difference
 from mmevit.utils.errors import ConfigError, UserError
 
 # At 64 pixels the last maps have one position, and batch norm of two values blows up rounding.
@@ -334,6 +334,11 @@ def test_published_precision_of_detectors_is_that_of_mmdet():
         if model.box_ap and model.label != 'YOLOX-nano':
             # The tables of its README are for later weights of RTMDet than those of its metafile.
             assert published[model.name]['box AP'] == pytest.approx(model.box_ap, abs=0.21)
+
+
+def test_yolox_gets_images_of_three_channels():
+    network = build('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py')
+    assert count_input_channels(network) == 3
 
 
 def test_published_numbers_by_name_and_size():
