@@ -51,7 +51,7 @@ def count_input_channels(network: nn.Module) -> int:
     """Return the number of image channels that the first convolution is for."""
     for part in network.modules():
         if type(part).__name__ == 'Focus':  # of YOLOX: the pixels of 2x2 blocks are channels
-            return count_input_channels(part.conv) // 4
+            return count_input_channels(next(part.children())) // 4
         if isinstance(part, nn.Conv2d):
             return part.in_channels
     raise ConfigError('The network has no convolution of images.')
