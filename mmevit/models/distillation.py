@@ -29,7 +29,7 @@ class DistilledImageClassifier(HasTeacher, ImageClassifier):
     with the logits s of the head for labels and s' of the head for the teacher, the labels y, the
     teacher's logits t, the weight w and the temperature T. CE(s, y) is the head's own loss.
 
-    The teacher is no submodule, see :class:`HasTeacher`.
+    The teacher is not a submodule, see :class:`HasTeacher`.
 
     Args:
         teacher: Config of an image classifier of mmpretrain with pretrained weights, such as

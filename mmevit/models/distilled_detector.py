@@ -29,7 +29,7 @@ class DistilledDetector(HasTeacher):
     teacher's map t and of the student's map s, which a 1x1 convolution maps to the teacher's
     channels. It is the mean over the images.
 
-    The teacher is no submodule, see :class:`HasTeacher`.
+    The teacher is not a submodule, see :class:`HasTeacher`.
 
     Args:
         teacher: Config of a detector of mmdet with pretrained weights in ``init_cfg``, or the name

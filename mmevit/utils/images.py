@@ -94,7 +94,7 @@ def find_taps(old: int, new: int, interpolation: str) -> tuple[np.ndarray, np.nd
 
 
 def pad(image: np.ndarray, size: Size, value: Any) -> np.ndarray:
-    """Pad an image (H, W, C) at the bottom and right to at least a size."""
+    """Pad an image (H, W, C) at the bottom and right to at least a size; no copy if it has it."""
     height, width, channels = image.shape
     shape = max(height, size[0]), max(width, size[1]), channels
     if shape == image.shape:
