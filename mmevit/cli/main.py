@@ -17,6 +17,7 @@ COMMANDS = {
     'finetune': 'finetune',
     'benchmark': 'benchmark',
     'check-dataset': 'check_dataset',
+    'convert-dataset': 'convert_dataset',
     'convert': 'convert_checkpoint',
     'self-check': 'self_check',
 }

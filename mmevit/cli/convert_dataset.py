@@ -1,0 +1,73 @@
+"""Convert labelled images to COCO annotation files; the images stay where they are."""
+
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+
+from mmevit.cli.arguments import argument, command, group
+from mmevit.cli.check_dataset import COLUMNS, make_rows
+from mmevit.datasets.formats import (
+    FORMATS,
+    LabelledData,
+    complete_splits,
+    read_labels,
+    write_coco,
+)
+from mmevit.utils.errors import ConfigError
+from mmevit.utils.tables import format_table
+
+# How labelled data are read; shared with the command finetune.
+add_format_arguments = group(
+    argument('--format', 'format of the labels (default: recognised)', choices=FORMATS),
+    argument(
+        '--val-fraction',
+        'fraction of the training images for validation, without a split of its own (default: 0.2)',
+        type=float,
+        default=0.2,
+    ),
+)
+
+
+@command(
+    argument('data', 'folder with images and labels; it is not changed', metavar='IN'),
+    argument('out', 'folder for the annotation files', metavar='OUT'),
+    argument('--to', 'format to write', choices=['coco'], default='coco'),
+    add_format_arguments,
+)
+def main(args: Namespace) -> None:
+    """Write the annotation files, and print what is in them and what was left out."""
+    data = read_labels(args.data, args.format)
+    if data is None:
+        raise ConfigError(
+            f'{args.data} contains no labels in the formats {", ".join(FORMATS)}. Pass the folder '
+            'with images and label files.'
+        )
+    data = complete_splits(data, args.val_fraction)
+    paths = write_outside(data, args.out)
+    print(summarise(data))
+    print(
+        f'\nIn a config, with data_root={str(data.root.resolve())!r} and data_prefix=dict(img=""):'
+    )
+    for split, path in paths.items():
+        print(f'    {split}: ann_file={str(path.resolve())!r}')
+
+
+def write_outside(data: LabelledData, folder: str | Path) -> dict[str, Path]:
+    """Write annotation files to a folder outside the data."""
+    if Path(folder).resolve().is_relative_to(data.root.resolve()):
+        raise ConfigError(f'{folder} is inside the data {data.root}. Choose another folder.')
+    return write_coco(data, folder)
+
+
+def summarise(data: LabelledData) -> str:
+    """Format the numbers of images and objects, and what was left out or changed."""
+    rows, columns = [], dict(split=('split', '{}'), images=('images', '{:d}'))
+    columns |= {f'class {name}': (name, '{:d}') for name in data.classes}
+    for split, images in data.splits.items():
+        counts = Counter(f'class {shape.label}' for image in images for shape in image.shapes)
+        rows.append(dict(split=split, images=len(images), **counts))
+    faults = make_rows('labels', data.faults)
+    return f'{format_table(rows, columns)}\n\n{format_table(faults, FAULT_COLUMNS)}'
+
+
+FAULT_COLUMNS = {name: COLUMNS[name] for name in ('count', 'fault', 'consequence', 'examples')}

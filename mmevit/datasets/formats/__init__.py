@@ -1,0 +1,68 @@
+"""Labelled data of the usual formats, and their conversion to COCO annotation files."""
+
+from pathlib import Path
+from types import ModuleType
+
+from mmevit.utils.errors import ConfigError
+
+from . import coco, labelme, voc, yolo
+from .files import Files
+from .labels import LabelledData, LabelledImage, Shape
+from .splits import complete_splits
+from .writing import write_coco
+
+__all__ = [
+    'FORMATS',
+    'LabelledData',
+    'LabelledImage',
+    'Shape',
+    'complete_splits',
+    'read_labels',
+    'write_coco',
+]
+
+# Modules that find and read data of a format.
+FORMATS: dict[str, ModuleType] = dict(coco=coco, voc=voc, yolo=yolo, labelme=labelme)
+
+
+def read_labels(root: str | Path, format: str | None = None) -> LabelledData | None:
+    """Read labelled objects of a folder, None if it contains no label files.
+
+    Args:
+        root: The folder, which is not changed.
+        format: A key of ``FORMATS``. Recognised by default.
+
+    Raises:
+        ConfigError: If the folder is missing, contains several formats or invalid files, or nothing
+            is labelled.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new('RGB', (64, 48)).save(folder + '/1.png')
+        ...     _ = Path(folder, '1.txt').write_text('0 0.5 0.5 0.5 0.5')
+        ...     _ = Path(folder, 'classes.txt').write_text('cell')
+        ...     read_labels(folder).splits['']
+        [LabelledImage(path='1.png', height=48, width=64, shapes=(Shape(label='cell', \
+box=(16.0, 12.0, 48.0, 36.0), segmentation=None, is_ignored=False),))]
+    """
+    files = Files(root)
+    found = (
+        [name for name in FORMATS if FORMATS[name].is_found(files)] if format is None else [format]
+    )
+    if not found:
+        return None
+    if len(found) > 1:
+        raise ConfigError(
+            f'{root} contains labels in the formats {" and ".join(found)}. Choose one with '
+            '--format.'
+        )
+    data: LabelledData = FORMATS[found[0]].read(files)
+    if not any(image.shapes for images in data.splits.values() for image in images):
+        reasons = data.faults.describe(data.faults.counts)
+        raise ConfigError(
+            f'{root} contains no labelled object in the format {found[0]}'
+            + (f': {reasons}.' if reasons else '.')
+        )
+    return data

@@ -1,0 +1,128 @@
+"""Images with labelled objects, which the readers of all formats return."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmevit.datasets.faults import LEFT_OUT, Faults, FaultType
+
+NO_IMAGE = FaultType('label file without an image', LEFT_OUT)
+MISSING_IMAGE = FaultType('entry of a split that is not in the data', LEFT_OUT)
+NOT_UNIQUE = FaultType('label file with several images of its name', LEFT_OUT)
+UNREADABLE_IMAGE = FaultType('image whose size cannot be read', LEFT_OUT)
+UNREADABLE_LABELS = FaultType('label file that cannot be read', 'left out with its image')
+NO_LABELS = FaultType('image without a label file', LEFT_OUT)
+NO_SPLIT = FaultType('image of no split', LEFT_OUT)
+IN_TWO_SPLITS = FaultType('training image that is also in another split', 'left out of training')
+EMPTY_BOX = FaultType('box of less than one pixel, or outside its image', LEFT_OUT)
+BOX_ACROSS = FaultType('box partly outside its image', 'clipped')
+FEW_POINTS = FaultType('polygon of fewer than three points', LEFT_OUT)
+NO_AREA = FaultType('point or line', LEFT_OUT)
+BACKGROUND = FaultType('image without objects', 'kept as background', 'note')
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A labelled object.
+
+    Args:
+        label: The name of its class.
+        box: Left, top, right and bottom in pixels from the corner of the image.
+        segmentation: Its polygons, each x and y in turn, or run lengths, as in COCO. None for a
+            box alone.
+        is_ignored: Whether it counts neither in training nor in evaluation, COCO's ``iscrowd``.
+    """
+
+    label: str
+    box: tuple[float, float, float, float]
+    segmentation: Any = None
+    is_ignored: bool = False
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image: its path relative to the data, with slashes, its size in pixels, its objects."""
+
+    path: str
+    height: int
+    width: int
+    shapes: Sequence[Shape]
+
+
+@dataclass
+class LabelledData:
+    """Labelled images by split (``'train'``, ``'val'``, ``'test'``), and what was left out.
+
+    The only split of data that are not split is ``''``.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    splits: dict[str, list[LabelledImage]]
+    faults: Faults = field(default_factory=Faults)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether all objects have masks, so that instance segmentation can learn from them."""
+        shapes = [
+            shape for images in self.splits.values() for image in images for shape in image.shapes
+        ]
+        return bool(shapes) and all(shape.segmentation is not None for shape in shapes)
+
+
+def sorted_classes(splits: Mapping[str, Sequence[LabelledImage]]) -> tuple[str, ...]:
+    """Sort the names of the classes that occur."""
+    labels = {
+        shape.label for images in splits.values() for image in images for shape in image.shapes
+    }
+    return tuple(sorted(labels))
+
+
+def bounding_box(polygons: Iterable[Sequence[float]]) -> tuple[float, float, float, float]:
+    """Return the box around polygons."""
+    points = [value for polygon in polygons for value in polygon]
+    if len(points) < 2:
+        return (0, 0, 0, 0)
+    xs, ys = points[::2], points[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def outline(label: str, polygons: Sequence[Sequence[float]]) -> Shape:
+    """Make an object of its polygons."""
+    return Shape(label, bounding_box(polygons), [list(polygon) for polygon in polygons])
+
+
+def repair_shapes(
+    shapes: Iterable[Shape], size: tuple[int, int], place: str, faults: Faults
+) -> Iterator[Shape]:
+    """Clip boxes to an image of a height and a width, and leave out those without area.
+
+    Args:
+        shapes: The objects.
+        size: Height and width of the image.
+        place: Where they are from, for the counted ``faults``.
+        faults: Is extended.
+    """
+    height, width = size
+    for shape in shapes:
+        box, segmentation = shape.box, shape.segmentation
+        if isinstance(segmentation, list):
+            kept = [polygon for polygon in segmentation if len(polygon) >= 6]
+            if len(kept) < len(segmentation):
+                faults.add(FEW_POINTS, place)
+            if not kept:
+                continue
+            segmentation = kept
+        left, top, right, bottom = box
+        clipped = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
+        # Also false for NaN.
+        if not (clipped[2] - clipped[0] >= 1 and clipped[3] - clipped[1] >= 1):
+            faults.add(EMPTY_BOX, f'{place}: {shape.label} {tuple(round(side, 1) for side in box)}')
+            continue
+        # A pixel is what rounding of corners can cost, and where VOC starts to count.
+        if max(abs(old - new) for old, new in zip(box, clipped, strict=True)) > 1:
+            faults.add(
+                BOX_ACROSS, f'{place}: {shape.label} {tuple(round(side, 1) for side in box)}'
+            )
+        yield Shape(shape.label, clipped, segmentation, shape.is_ignored)
