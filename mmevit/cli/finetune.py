@@ -1,29 +1,21 @@
-"""Fine-tune a classifier on your own images, with one folder per class."""
+"""Fine-tune a classifier or a detector on your own images.
 
-import json
-import os
-from argparse import ArgumentTypeError, Namespace
-from collections.abc import Sequence
+For a classifier, put the images of each class into a folder. For a detector, pass a folder with
+images and labels in COCO, Pascal VOC, YOLO or LabelMe format. The folder is not changed.
+"""
+
+from argparse import ArgumentError, ArgumentTypeError, Namespace
 from pathlib import Path
-from typing import Any
 
-from mmengine.config import Config, ConfigDict
-from mmengine.runner import Runner
-
-from mmevit.checkpoint import load_from_evit
-from mmevit.checkpoint.matching import infer_arch, infer_window_sizes, select_weights
 from mmevit.checks import check_config
-from mmevit.cli.arguments import add_run_arguments, argument, command, flag, load_config
-from mmevit.datasets import split_class_folders
+from mmevit.cli import finetune_classifier, finetune_detector
+from mmevit.cli.arguments import SizeAction, add_run_arguments, argument, command, flag
+from mmevit.cli.convert_dataset import add_format_arguments
+from mmevit.datasets.formats import LabelledData, complete_splits, read_labels
 from mmevit.engine.runner import build_trainer
-from mmevit.models import EfficientViT
-from mmevit.utils.configs import MIM_FOLDER, type_name
 from mmevit.utils.errors import ConfigError
-from mmevit.utils.files import atomic_write
 
-# Variables with the number of processes, of launchers other than torchrun. mmengine sets up the
-# process group later.
-WORLD_SIZES = dict(slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
+TASKS = ('classification', 'detection')
 
 
 def positive_int(text: str) -> int:
@@ -35,130 +27,64 @@ def positive_int(text: str) -> int:
 
 @command(
     add_run_arguments,
-    argument('data', 'folder of class folders, or folder with train/ and val/ of class folders'),
+    argument('data', 'folder with the images'),
+    argument('--task', 'what to train (default: what the labels are for)', choices=TASKS),
+    argument(
+        '--model',
+        'detector, such as rtmdet_evit_m4, a config of your own or '
+        'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py (default: rtmdet_evit_ and the arch of '
+        '--weights, else m1 on a CPU and m4 on a GPU)',
+    ),
     argument(
         '--weights',
-        'evit://m0 to evit://m5, or a checkpoint. The arch is inferred from it',
-        default='evit://m5',
+        'evit://m0 to evit://m5, or a checkpoint, from which the arch is inferred; none for random '
+        'weights of a detector (default: evit://m5 for classifiers, else those of --model)',
     ),
-    argument('--epochs', 'number of epochs (default: 20)', type=positive_int),
-    argument('--batch-size', 'images per step and process (default: 32)', type=positive_int),
-    argument('--image-size', 'side in pixels (default: 224)', type=positive_int),
-    flag('--no-flip', 'do not flip images, for classes that a flip changes, such as text'),
+    argument('--epochs', 'number of epochs', type=positive_int),
     argument(
-        '--val-fraction',
-        'fraction of each class for validation, without a folder val (default: 0.2)',
-        type=float,
-        default=0.2,
+        '--minutes',
+        'choose image size and epochs of a detector so that it takes about as long on this machine',
+        type=positive_int,
     ),
+    argument('--batch-size', 'images per step and process', type=positive_int),
+    argument(
+        '--image-size',
+        'side of the images, or height and width, in pixels (default: 224 for classifiers; for '
+        'detectors that of the data, at most 640)',
+        action=SizeAction,
+    ),
+    flag('--no-flip', 'do not flip images, for classes that a flip changes, such as text'),
+    add_format_arguments,
 )
 def main(args: Namespace) -> None:
-    """Complete the config, check it, then train."""
-    args.config = MIM_FOLDER / 'configs/efficientvit/evit_m5_finetune.py'
+    """Complete the config, check it, train, and evaluate the best checkpoint."""
     args.work_dir = args.work_dir or f'work_dirs/{Path(args.data).resolve().name}'
-    splits = ('train', 'val')
-    cfg = load_config(args, splits, needs=())
-    classes = set_data(cfg, args)
-    set_model(cfg, args.weights, len(classes))
-    if args.epochs:
-        cfg.train_cfg.max_epochs = args.epochs
-        # With a single epoch there is only warm-up.
-        cfg.param_scheduler = [
-            scheduler
-            for scheduler in cfg.param_scheduler
-            if scheduler.get('begin', 0) < args.epochs
-        ]
-    check_config(cfg, splits)
+    labels = None if args.task == 'classification' else read_labels(args.data, args.format)
+    if labels is None:
+        finetune_classes(args)
+    else:
+        finetune_boxes(args, labels)
+
+
+def finetune_classes(args: Namespace) -> None:
+    """Train a classifier."""
+    if args.task == 'detection':
+        raise ConfigError(f'{args.data} contains no labels of objects. Pass images with labels.')
+    for option in ('model', 'minutes', 'format'):
+        if getattr(args, option) is not None:
+            raise ArgumentError(None, f'--{option} is for detectors; {args.data} has no labels.')
+    cfg = finetune_classifier.prepare(args)
+    check_config(cfg, ('train', 'val'))
     runner = build_trainer(cfg)
     runner.train()
     if runner.rank == 0:
-        report(runner, classes)
+        finetune_classifier.report(runner)
 
 
-def set_data(cfg: Config, args: Namespace) -> Sequence[str]:
-    """Write lists of images to the work directory, set them in the config; return the classes."""
-    root, work_dir = Path(args.data).resolve(), Path(cfg.work_dir).resolve()
-    if work_dir.is_relative_to(root):
-        raise ConfigError(
-            f'The work directory {work_dir} is inside the data {root}. Set another with --work-dir.'
-        )
-    classes, train, val = split_class_folders(root, args.val_fraction)
-    # The saved config is also used for inference. Its test data are the validation data.
-    for name, images, splits in (('train', train, ['train']), ('val', val, ['val', 'test'])):
-        ann_file = work_dir / f'{name}_images.json'
-        items = [dict(img_path=path, gt_label=label) for path, label in images]
-        with atomic_write(ann_file) as path:
-            path.write_text(json.dumps(dict(metainfo=dict(classes=classes), data_list=items)))
-        for split in splits:
-            dataset = cfg[f'{split}_dataloader'].dataset
-            dataset.update(data_root=str(root), ann_file=str(ann_file))
-            dataset.metainfo = dict(classes=classes)
-            dataset.pipeline = adapt_pipeline(dataset.pipeline, args)
-    views = cfg.tta_pipeline[-1]
-    adapted = [adapt_pipeline(steps, args) for steps in views.transforms]
-    views.transforms = [steps for steps in adapted if steps]
-    set_batch_size(cfg.train_dataloader, args, len(train))
-    return classes
-
-
-def adapt_pipeline(pipeline: list[ConfigDict], args: Namespace) -> list[ConfigDict]:
-    """Set the image size in a pipeline in place, and return it without disabled flips."""
-    size = args.image_size
-    for step in pipeline:
-        if size and type_name(step) == 'RandomResizedCrop':
-            step.scale = size
-        elif size and type_name(step) == 'Resize':
-            step.scale = (size, size)
-    return [step for step in pipeline if not (args.no_flip and type_name(step) == 'RandomFlip')]
-
-
-def set_batch_size(dataloader: ConfigDict, args: Namespace, num_images: int) -> None:
-    """Limit the batch size to the number of images, since incomplete batches are dropped.
-
-    Raises:
-        ConfigError: If a batch would have one image, on which batch norm cannot train.
-    """
-    num_processes = int(os.environ.get(WORLD_SIZES.get(args.launcher, 'WORLD_SIZE'), 1))
-    requested: Any = args.batch_size or dataloader.batch_size
-    batch_size = min(requested, num_images // num_processes)
-    if batch_size < 2:
-        raise ConfigError(
-            f'{num_images} training images make batches of {batch_size} for each of '
-            f'{num_processes} processes, but batch norm needs two or more. Use more images, fewer '
-            'processes, or a larger --batch-size.'
-        )
-    dataloader.batch_size = batch_size
-
-
-def set_model(cfg: Config, weights: str, num_classes: int) -> None:
-    """Set the arch and the windows that weights are of, and the number of classes."""
-    if '://' not in weights:
-        weights = f'evit://{Path(weights).expanduser().resolve()}'
-    backbone = select_weights(load_from_evit(weights, 'cpu')['state_dict'], 'backbone.')
-    arch, windows = infer_arch(backbone), infer_window_sizes(backbone)
-    if arch is None or windows is None:
-        raise ConfigError(
-            f'{weights} has no trainable weights of {", ".join(EfficientViT.arch_zoo)}. Pass a '
-            'classifier or detector with one of them as its backbone, not folded.'
-        )
-    cfg.model.backbone.update(arch=arch, window_sizes=windows)
-    cfg.model.backbone.init_cfg.checkpoint = weights
-    cfg.model.head.in_channels = EfficientViT.arch_zoo[arch].embed_dims[-1]
-    cfg.model.head.num_classes = cfg.data_preprocessor.num_classes = num_classes
-
-
-def report(runner: Runner, classes: Sequence[str]) -> None:
-    """Print where the model is and how to use it."""
-    config = str(Path(runner.work_dir, Path(runner.cfg.filename).name))
-    last = Path(runner.work_dir, 'last_checkpoint').read_text()
-    checkpoint = runner.message_hub.runtime_info.get('best_ckpt') or last
-    print(
-        f"""\
-The network:    EfficientViT-{runner.cfg.model.backbone.arch}, inferred from the weights
-The classes:    {json.dumps(classes, ensure_ascii=False)}
-The checkpoint: {checkpoint}
-To classify an image in Python:
-    from mmpretrain import ImageClassificationInferencer
-    classify = ImageClassificationInferencer({config!r}, {checkpoint!r})
-    classify('picture.jpg')[0]['pred_class'], classify('picture.jpg')[0]['pred_score']"""
-    )
+def finetune_boxes(args: Namespace, labels: LabelledData) -> None:
+    """Train a detector."""
+    cfg = finetune_detector.prepare(args, complete_splits(labels, args.val_fraction))
+    check_config(cfg, ('train', 'val', 'test'))
+    runner = build_trainer(cfg)
+    runner.train()
+    finetune_detector.evaluate(runner)

@@ -1,0 +1,135 @@
+"""Detections compared with annotations: precision and recall, and confused classes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pycocotools import mask as coco_masks
+
+from .plots import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pycocotools.cocoeval import COCOeval
+
+
+def count_confusions(
+    evaluated: COCOeval, score_threshold: float = 0.3, iou_threshold: float = 0.5
+) -> np.ndarray:
+    """Count which class is detected where an object of a class is.
+
+    Each detection, the most certain first, takes the object that it overlaps most of those that are
+    left, of whatever class. Ignored objects are not counted, nor are the detections on them.
+
+    Args:
+        evaluated: After ``COCOeval.evaluate()``.
+        score_threshold: Detections of lower scores are not counted.
+        iou_threshold: Detections that overlap less with all objects are on the background.
+
+    Returns:
+        (classes + 1, classes + 1) counts by class of the object and class of the detection, in the
+        order of the category ids; the last row and column are the background, and objects that are
+        not detected.
+    """
+    order = {category: index for index, category in enumerate(evaluated.params.catIds)}
+    counts = np.zeros((len(order) + 1,) * 2, int)
+    objects, found = (
+        group_by_image(dataset, order) for dataset in (evaluated.cocoGt, evaluated.cocoDt)
+    )
+    for image in evaluated.params.imgIds:
+        truths = objects[image]
+        detections = [one for one in found[image] if one['score'] >= score_threshold]
+        detections.sort(key=lambda one: -one['score'])
+        crowds = [truth['iscrowd'] for truth in truths]
+        overlaps = np.zeros((len(detections), len(truths)))
+        if truths and detections:
+            found_boxes, boxes = ([one['bbox'] for one in each] for each in (detections, truths))
+            overlaps = coco_masks.iou(found_boxes, boxes, crowds)
+        is_free = np.ones(len(truths), bool)
+        for detection, row in zip(detections, overlaps, strict=True):
+            available = np.where(is_free, row, 0)
+            label = order[detection['category_id']]
+            if not truths or available.max() < iou_threshold:
+                counts[-1, label] += 1
+                continue
+            best = available.argmax()
+            if not crowds[best]:
+                is_free[best] = False
+                counts[order[truths[best]['category_id']], label] += 1
+        for truth, free, crowd in zip(truths, is_free, crowds, strict=True):
+            counts[order[truth['category_id']], -1] += int(free and not crowd)
+    return counts
+
+
+def group_by_image(dataset: Any, categories: Any) -> defaultdict[int, list[dict]]:
+    """Group the annotations of some categories by image."""
+    groups = defaultdict(list)
+    for annotation in dataset.anns.values():
+        if annotation['category_id'] in categories:
+            groups[annotation['image_id']].append(annotation)
+    return groups
+
+
+def evaluate_boxes(ann_file: str | Path, results: str | Path) -> COCOeval:
+    """Evaluate the boxes of a results file in COCO's format with pycocotools."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(None):  # it prints each step
+        truth = COCO(str(ann_file))
+        evaluated = COCOeval(truth, truth.loadRes(str(results)), 'bbox')
+        evaluated.evaluate()
+        evaluated.accumulate()
+    return evaluated
+
+
+def plot_precision_recall(evaluated: COCOeval, classes: Sequence[str]) -> Figure:
+    """Plot precision against recall at an IoU of 0.5, a line for each class.
+
+    Args:
+        evaluated: After ``COCOeval.accumulate()``.
+        classes: Names in the order of the category ids. Those without objects have no line.
+    """
+    # IoU, recall, class, area (all), number of detections (the most)
+    precision = evaluated.eval['precision'][0, :, :, 0, -1]
+    figure, axes = new_figure(6.4, 4.8)
+    for index, name in enumerate(classes):
+        values = precision[:, index]
+        if (values >= 0).all():
+            label = f'{name} ({values.mean():.3f})'
+            axes.plot(evaluated.params.recThrs, values, label=label)
+    axes.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
+    axes.set_title('Precision and recall at IoU 0.5 (AP50)', fontsize=10)
+    if len(classes) <= 20:
+        axes.legend(loc='lower left', fontsize=8, frameon=False)
+    return figure
+
+
+def plot_confusions(counts: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Draw the counts of :func:`count_confusions`, coloured by their share of the objects.
+
+    Args:
+        counts: By class of the object and of the detection.
+        classes: Names in the order of the category ids.
+    """
+    side = 1.2 + 0.5 * len(counts)
+    figure, axes = new_figure(max(side + 1, 4.5), max(side, 3.8))
+    objects = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(objects, 1)
+    # The background has no number of objects.
+    shares[-1] = 0
+    axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+    if len(counts) <= 30:
+        for (row, column), count in np.ndenumerate(counts):
+            if (row, column) != (len(classes), len(classes)):
+                color = 'white' if shares[row, column] > 0.6 else 'black'
+                axes.text(column, row, count, ha='center', va='center', color=color, fontsize=8)
+    axes.set_xticks(range(len(counts)), [*classes, 'not detected'], rotation=45, ha='right')
+    axes.set_yticks(range(len(counts)), [*classes, 'background'])
+    axes.set(xlabel='detected as', ylabel='object')
+    return figure

@@ -1,0 +1,133 @@
+"""Fine-tuning of classifiers, for the command finetune."""
+
+import json
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
+
+from mmevit.checkpoint import load_from_evit
+from mmevit.checkpoint.matching import infer_arch, infer_window_sizes, select_weights
+from mmevit.cli.arguments import load_config
+from mmevit.datasets import split_class_folders
+from mmevit.models import EfficientViT
+from mmevit.utils.configs import MIM_FOLDER, type_name
+from mmevit.utils.errors import ConfigError
+from mmevit.utils.files import atomic_write
+
+# Variables with the number of processes, of launchers other than torchrun. mmengine sets up the
+# process group later.
+WORLD_SIZES = dict(slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
+
+
+def prepare(args: Namespace) -> Config:
+    """Complete the config for class folders."""
+    args.config = MIM_FOLDER / 'configs/efficientvit/evit_m5_finetune.py'
+    cfg = load_config(args, ('train', 'val'), needs=())
+    classes = set_data(cfg, args)
+    set_model(cfg, args.weights or 'evit://m5', len(classes))
+    if args.epochs:
+        cfg.train_cfg.max_epochs = args.epochs
+        # With a single epoch there is only warm-up.
+        cfg.param_scheduler = [
+            scheduler
+            for scheduler in cfg.param_scheduler
+            if scheduler.get('begin', 0) < args.epochs
+        ]
+    return cfg
+
+
+def set_data(cfg: Config, args: Namespace) -> Sequence[str]:
+    """Write lists of images to the work directory, set them in the config; return the classes."""
+    root, work_dir = Path(args.data).resolve(), Path(cfg.work_dir).resolve()
+    if work_dir.is_relative_to(root):
+        raise ConfigError(
+            f'The work directory {work_dir} is inside the data {root}. Set another with --work-dir.'
+        )
+    classes, train, val = split_class_folders(root, args.val_fraction)
+    # The saved config is also used for inference. Its test data are the validation data.
+    for name, images, splits in (('train', train, ['train']), ('val', val, ['val', 'test'])):
+        ann_file = work_dir / f'{name}_images.json'
+        items = [dict(img_path=path, gt_label=label) for path, label in images]
+        with atomic_write(ann_file) as path:
+            path.write_text(json.dumps(dict(metainfo=dict(classes=classes), data_list=items)))
+        for split in splits:
+            dataset = cfg[f'{split}_dataloader'].dataset
+            dataset.update(data_root=str(root), ann_file=str(ann_file))
+            dataset.metainfo = dict(classes=classes)
+            dataset.pipeline = adapt_pipeline(dataset.pipeline, args)
+    views = cfg.tta_pipeline[-1]
+    adapted = [adapt_pipeline(steps, args) for steps in views.transforms]
+    views.transforms = [steps for steps in adapted if steps]
+    set_batch_size(cfg.train_dataloader, args, len(train))
+    return classes
+
+
+def adapt_pipeline(pipeline: list[ConfigDict], args: Namespace) -> list[ConfigDict]:
+    """Set the image size in a pipeline in place, and return it without disabled flips."""
+    size, width = args.image_size or (None, None)
+    if size != width:
+        raise ConfigError('Classifiers need square images. Give --image-size one side.')
+    for step in pipeline:
+        if size and type_name(step) == 'RandomResizedCrop':
+            step.scale = size
+        elif size and type_name(step) == 'Resize':
+            step.scale = (size, size)
+    return [step for step in pipeline if not (args.no_flip and type_name(step) == 'RandomFlip')]
+
+
+def set_batch_size(dataloader: ConfigDict, args: Namespace, num_images: int) -> None:
+    """Limit the batch size to the number of images, since incomplete batches are dropped.
+
+    Raises:
+        ConfigError: If a batch would have one image, on which batch norm cannot train.
+    """
+    num_processes = int(os.environ.get(WORLD_SIZES.get(args.launcher, 'WORLD_SIZE'), 1))
+    requested: Any = args.batch_size or dataloader.batch_size
+    batch_size = min(requested, num_images // num_processes)
+    if batch_size < 2:
+        raise ConfigError(
+            f'{num_images} training images make batches of {batch_size} for each of '
+            f'{num_processes} processes, but batch norm needs two or more. Use more images, fewer '
+            'processes, or a larger --batch-size.'
+        )
+    dataloader.batch_size = batch_size
+
+
+def set_model(cfg: Config, weights: str, num_classes: int) -> None:
+    """Set the arch and the windows that weights are of, and the number of classes."""
+    if '://' not in weights:
+        weights = f'evit://{Path(weights).expanduser().resolve()}'
+    backbone = select_weights(load_from_evit(weights, 'cpu')['state_dict'], 'backbone.')
+    arch, windows = infer_arch(backbone), infer_window_sizes(backbone)
+    if arch is None or windows is None:
+        raise ConfigError(
+            f'{weights} has no trainable weights of {", ".join(EfficientViT.arch_zoo)}. Pass a '
+            'classifier or detector with one of them as its backbone, not folded.'
+        )
+    cfg.model.backbone.update(arch=arch, window_sizes=windows)
+    cfg.model.backbone.init_cfg.checkpoint = weights
+    cfg.model.head.in_channels = EfficientViT.arch_zoo[arch].embed_dims[-1]
+    cfg.model.head.num_classes = cfg.data_preprocessor.num_classes = num_classes
+
+
+def report(runner: Runner) -> None:
+    """Print where the model is and how to use it."""
+    config = str(Path(runner.work_dir, Path(runner.cfg.filename).name))
+    classes = runner.cfg.train_dataloader.dataset.metainfo.classes
+    last = Path(runner.work_dir, 'last_checkpoint').read_text()
+    checkpoint = runner.message_hub.runtime_info.get('best_ckpt') or last
+    print(
+        f"""\
+The network:    EfficientViT-{runner.cfg.model.backbone.arch}, inferred from the weights
+The classes:    {json.dumps(classes, ensure_ascii=False)}
+The checkpoint: {checkpoint}
+To classify an image in Python:
+    from mmpretrain import ImageClassificationInferencer
+    classify = ImageClassificationInferencer({config!r}, {checkpoint!r})
+    classify('picture.jpg')[0]['pred_class'], classify('picture.jpg')[0]['pred_score']"""
+    )
