@@ -40,6 +40,8 @@ NUM_SEEN, MIN_EPOCHS, MAX_EPOCHS = 12_000, 12, 200
 PLANNED = 0.85
 # Number of evaluations, and the time of one relative to training on the same images.
 NUM_EVALUATIONS, EVALUATION = 10, 0.4
+# Variables of the config that would not change with what is made of them.
+VARIABLES = ('backend_args', 'data_root', 'dataset_type', 'size', 'test_pipeline', 'train_pipeline')
 # Files in the work directory.
 DETECTIONS = 'detections'
 PICTURES = ('precision_recall.png', 'confusions.png')
@@ -51,6 +53,8 @@ def prepare(args: Namespace, data: LabelledData) -> Config:
     print(summarise(data), flush=True)
     name, model = choose_model(args.model, args.weights)
     cfg = read_config(CONFIGS / '_base_/finetune_detection.py', None)
+    for variable in VARIABLES:
+        cfg.pop(variable)
     cfg.model = model
     set_weights(cfg.model, args.weights)
     set_classes(cfg.model, len(data.classes))
@@ -175,7 +179,7 @@ def choose_size(data: LabelledData, side: int) -> tuple[int, int]:
     sides = np.array([(image.height, image.width) for image in data.splits['train']])
     height, width = np.median(sides, axis=0)
     if 0.1 < np.mean(sides[:, 0] > sides[:, 1]) < 0.9:
-        height = width = max(height, width)
+        height = width = np.median(sides.max(axis=1))
     scale = min(side / max(height, width), 1)
     return tuple(max(32 * round(value * scale / 32), 32) for value in (height, width))
 
@@ -202,7 +206,8 @@ def set_schedule(cfg: Config, args: Namespace, data: LabelledData) -> None:
             break
     steps = math.ceil(num_train / cfg.train_dataloader.batch_size)
     cfg.train_cfg.update(max_epochs=epochs, val_interval=math.ceil(epochs / NUM_EVALUATIONS))
-    cfg.param_scheduler[0].end = min(cfg.param_scheduler[0].end, steps * epochs // 5)
+    warm_up = cfg.param_scheduler[0]
+    warm_up.end = min(warm_up.end, math.ceil(steps * epochs / 5))
 
 
 def time_training_image(cfg: Config, num_warm_up: int = 2, num_steps: int = 4) -> float:

@@ -54,8 +54,8 @@ FLAGS = {
         --to --trust-checkpoint
     """,
     'finetune': """
-        --batch-size --cfg-options --epochs --image-size --launcher --no-flip --no-pin-memory
-        --trust-checkpoint --val-fraction --weights --work-dir
+        --batch-size --cfg-options --epochs --format --image-size --launcher --minutes --model
+        --no-flip --no-pin-memory --task --trust-checkpoint --val-fraction --weights --work-dir
     """,
     'infer': """
         --batch-size --cfg-options --device --no-save-vis --out-dir --pred-score-thr
