@@ -42,7 +42,7 @@ from mmevit.cli.benchmark_arguments import benchmark_arguments, make_setting
     ),
     flag(
         '--detectors',
-        'measure all or the given detectors: ours, RTMDet, YOLOX, SSDLite and RetinaNet',
+        'measure all or the given detectors: ours, RTMDet, YOLOX and RetinaNet',
     ),
     add_output_arguments,
 )

@@ -15,7 +15,7 @@ from mmevit.datasets.formats import LabelledData, complete_splits, read_labels
 from mmevit.engine.runner import build_trainer
 from mmevit.utils.errors import ConfigError
 
-TASKS = ('classification', 'detection')
+TASKS = ('classification', 'detection', 'instance-segmentation')
 
 
 def positive_int(text: str) -> int:
@@ -63,16 +63,16 @@ def main(args: Namespace) -> None:
     if labels is None:
         finetune_classes(args)
     else:
-        finetune_boxes(args, labels)
+        finetune_objects(args, labels)
 
 
 def finetune_classes(args: Namespace) -> None:
     """Train a classifier."""
-    if args.task == 'detection':
+    if args.task not in ('classification', None):
         raise ConfigError(f'{args.data} contains no labels of objects. Pass images with labels.')
     for option in ('model', 'minutes', 'format'):
         if getattr(args, option) is not None:
-            raise ArgumentError(None, f'--{option} is for detectors; {args.data} has no labels.')
+            raise ArgumentError(None, f'--{option} is for detectors, and this is a classifier.')
     cfg = finetune_classifier.prepare(args)
     check_config(cfg, ('train', 'val'))
     runner = build_trainer(cfg)
@@ -81,10 +81,20 @@ def finetune_classes(args: Namespace) -> None:
         finetune_classifier.report(runner)
 
 
-def finetune_boxes(args: Namespace, labels: LabelledData) -> None:
-    """Train a detector."""
-    cfg = finetune_detector.prepare(args, complete_splits(labels, args.val_fraction))
-    check_config(cfg, ('train', 'val', 'test'))
+def finetune_objects(args: Namespace, data: LabelledData) -> None:
+    """Train a detector, for masks if all objects have one."""
+    if args.minutes and args.launcher != 'none':
+        raise ArgumentError(None, '--minutes is for a single process. Give --epochs.')
+    task = args.task or ('instance-segmentation' if data.has_masks else 'detection')
+    if task == 'instance-segmentation' and not data.has_masks:
+        raise ConfigError(
+            f'{args.data} has objects without masks, such as boxes. Outline them too, or train '
+            'boxes with --task detection.'
+        )
+    print(f'Task: {task}')
+    data = complete_splits(data, args.val_fraction)
+    cfg = finetune_detector.prepare(args, data, with_masks=task != 'detection')
+    check_config(cfg, finetune_detector.SPLITS)
     runner = build_trainer(cfg)
     runner.train()
     finetune_detector.evaluate(runner)

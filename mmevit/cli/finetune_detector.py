@@ -26,6 +26,7 @@ from mmevit.checkpoint.matching import infer_arch, select_weights
 from mmevit.cli.arguments import load_config
 from mmevit.cli.convert_dataset import summarise, write_outside
 from mmevit.datasets.formats import LabelledData
+from mmevit.models import EfficientViT
 from mmevit.utils.configs import MIM_FOLDER, build_model, default_scope, read_config, type_name
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write
@@ -47,11 +48,17 @@ DETECTIONS = 'detections'
 PICTURES = ('precision_recall.png', 'confusions.png')
 
 
-def prepare(args: Namespace, data: LabelledData) -> Config:
-    """Write annotation files and a whole config to the work directory, and load it."""
+def prepare(args: Namespace, data: LabelledData, with_masks: bool) -> Config:
+    """Write annotation files and a whole config to the work directory, and load it.
+
+    Args:
+        args: The arguments of the command.
+        data: The labelled images, split.
+        with_masks: Whether to train instance segmentation.
+    """
     paths = write_outside(data, Path(args.work_dir, 'annotations'))
     print(summarise(data), flush=True)
-    name, model = choose_model(args.model, args.weights)
+    name, model = choose_model(args.model, args.weights, with_masks)
     cfg = read_config(CONFIGS / '_base_/finetune_detection.py', None)
     for variable in VARIABLES:
         cfg.pop(variable)
@@ -60,6 +67,8 @@ def prepare(args: Namespace, data: LabelledData) -> Config:
     set_classes(cfg.model, len(data.classes))
     set_data(cfg, data, paths)
     set_batch_size(cfg, args.batch_size, len(data.splits['train']))
+    if with_masks:
+        add_masks(cfg)
     if args.no_flip:
         remove_flips(cfg)
     set_schedule(cfg, args, data)
@@ -71,15 +80,23 @@ def prepare(args: Namespace, data: LabelledData) -> Config:
     return load_config(args, SPLITS, needs=())
 
 
-def choose_model(name: str | None, weights: str | None) -> tuple[str, Any]:
+def choose_model(name: str | None, weights: str | None, with_masks: bool) -> tuple[str, Any]:
     """Return the name and the model of a config."""
+    arch = None
     if name is None:
-        default = 'm1' if get_device() == 'cpu' else 'm4'
-        name = f'rtmdet_evit_{find_arch(weights) or default}'
+        arch = find_arch(weights) or ('m1' if get_device() == 'cpu' else 'm4')
+        # The only one for masks is adapted to the arch.
+        name = 'rtmdet-ins_evit_m4' if with_masks else f'rtmdet_evit_{arch}'
     path = CONFIGS / f'{name}.py'
     cfg = read_config(path if path.is_file() else name, None, needs=['model'])
     if cfg.default_scope != 'mmdet':
         raise ConfigError(f'{name} is a config of {cfg.default_scope}. Pass a detector.')
+    if arch is not None and arch not in name:
+        name = name.replace('m4', arch)
+        widths = EfficientViT.arch_zoo[arch].embed_dims
+        cfg.model.backbone.arch = arch
+        cfg.model.backbone.init_cfg.checkpoint = f'evit://{arch}'
+        cfg.model.neck.in_channels = [widths[0] // 2, *widths]
     return Path(name.rpartition('::')[2]).stem, cfg.model
 
 
@@ -108,8 +125,9 @@ def set_weights(model: Any, weights: str | None) -> None:
     backbone = model.backbone
     backbone.init_cfg = None
     if weights == 'none':
-        # Without weights there are no statistics to keep.
-        backbone.norm_eval, backbone.frozen_stages = False, -1
+        # Without weights there are no layers and statistics to keep.
+        kept = dict(norm_eval=False, frozen_stages=-1)
+        backbone.update({key: value for key, value in kept.items() if key in backbone})
     else:
         backbone.init_cfg = dict(type='Pretrained', checkpoint=locate(weights), prefix='backbone.')
 
@@ -138,7 +156,8 @@ def set_data(cfg: Config, data: LabelledData, paths: Mapping[str, Path]) -> None
 
 
 def set_batch_size(cfg: Config, batch_size: int | None, num_images: int) -> None:
-    """Set the batch size, at most the number of images, and the learning rate for it."""
+    """Set the batch size, at most the number of images; the learning rate follows."""
+    cfg.auto_scale_lr.enable = True
     cfg.train_dataloader.batch_size = min(batch_size or cfg.train_dataloader.batch_size, num_images)
 
 
@@ -147,6 +166,19 @@ def pipelines(cfg: Config) -> Iterator[list[Any]]:
     for split in SPLITS:
         yield cfg[f'{split}_dataloader'].dataset.pipeline
     yield from cfg.tta_pipeline[-1].transforms
+
+
+def add_masks(cfg: Config) -> None:
+    """Load masks, and evaluate them too."""
+    for steps in pipelines(cfg):
+        for step in steps:
+            if type_name(step) == 'LoadAnnotations':
+                step.with_mask = True
+    steps = cfg.train_dataloader.dataset.pipeline
+    steps.insert(-1, dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), by_mask=True))
+    for split in ('val', 'test'):
+        cfg[f'{split}_evaluator'].metric = ['bbox', 'segm']
+    cfg.default_hooks.checkpoint.save_best = 'coco/segm_mAP'
 
 
 def remove_flips(cfg: Config) -> None:
@@ -181,7 +213,8 @@ def choose_size(data: LabelledData, side: int) -> tuple[int, int]:
     if 0.1 < np.mean(sides[:, 0] > sides[:, 1]) < 0.9:
         height = width = np.median(sides.max(axis=1))
     scale = min(side / max(height, width), 1)
-    return tuple(max(32 * round(value * scale / 32), 32) for value in (height, width))
+    height, width = (max(32 * round(value * scale / 32), 32) for value in (height, width))
+    return height, width
 
 
 def set_schedule(cfg: Config, args: Namespace, data: LabelledData) -> None:
@@ -247,14 +280,24 @@ def evaluate(runner: Runner) -> None:
     print(
         f"""\
 The checkpoint: {checkpoint}
-The results:    {scores.get('coco/bbox_mAP', 0):.3f} AP, {scores.get('coco/bbox_mAP_50', 0):.3f} \
-AP50 on {Path(runner.cfg.test_evaluator.ann_file).name}; the table of classes is above
+The results:    {describe(scores)} on {Path(runner.cfg.test_evaluator.ann_file).name}; those of \
+each class are above
 The pictures:   {', '.join(PICTURES)} in {runner.work_dir}
 To predict:     mmevit infer {model} IMAGE_OR_FOLDER
 To export:      mmevit export {model} --to onnx
 To go on:       mmevit train {shlex.quote(str(config))} --resume \
 --cfg-options train_cfg.max_epochs={2 * runner.max_epochs}"""
     )
+
+
+def describe(scores: Mapping[str, float]) -> str:
+    """Format the mean average precision of boxes and masks."""
+    parts = [
+        f'{name} AP {scores[f"coco/{key}_mAP"]:.3f} (AP50 {scores[f"coco/{key}_mAP_50"]:.3f})'
+        for key, name in (('bbox', 'box'), ('segm', 'mask'))
+        if f'coco/{key}_mAP' in scores
+    ]
+    return ', '.join(parts) or 'nothing is detected'
 
 
 def draw(runner: Runner, detections: Path) -> None:
