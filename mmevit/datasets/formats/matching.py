@@ -1,0 +1,189 @@
+"""Find the images that label files, annotation files and lists mean."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from mmevit.datasets.faults import Faults, FaultType
+
+from .files import Files, normalize, split_of
+from .labels import MISSING_IMAGE, NOT_UNIQUE
+
+Paths = Sequence[PurePosixPath]
+# How well a folder fits: common folders with the name, the same split, closeness to the file.
+Score = tuple[int, bool, int]
+NO_SCORE = (0, False, 0)
+# The folders in a name, the folder of the file with it, and the split.
+Target = tuple[tuple[str, ...], PurePosixPath, str | None]
+# Names of folders that say what is in them, instead of which part of the data.
+CONTENTS = ('annotations', 'images', 'jpegimages', 'labels')
+
+
+class Reference(NamedTuple):
+    """The name of an image, with or without folders and suffix, and the file that has it."""
+
+    name: str
+    file: PurePosixPath
+
+    def __str__(self) -> str:
+        """Return the path of a label file of this name, or that of a list and the name."""
+        return str(self.file) if self.name == self.file.stem else f'{self.file}: {self.name}'
+
+
+def read_list(files: Files, path: PurePosixPath, split: str, faults: Faults) -> Paths:
+    """Find the images in a list of names or paths, which may be without suffix."""
+    lines = files.read_text(path).splitlines()
+    references = [Reference(line.strip(), path) for line in lines if line.strip()]
+    images = []
+    found = find_images(files, references, split)
+    for reference, (_, candidates) in zip(references, found, strict=True):
+        if len(candidates) == 1:
+            images += candidates
+        else:
+            faults.add(NOT_UNIQUE if candidates else MISSING_IMAGE, reference)
+    return images
+
+
+def assign_images(
+    files: Files,
+    references: Sequence[Reference],
+    faults: Faults,
+    missing: FaultType,
+    split: str | None = None,
+) -> tuple[dict[PurePosixPath, int], set[PurePosixPath]]:
+    """Find the image of each reference, of which no two may have the same.
+
+    Args:
+        files: The data.
+        references: The names of the images.
+        faults: Is extended by unclear references, and by those without an image.
+        missing: The fault of those without an image.
+        split: See :func:`find_images`.
+
+    Returns:
+        The indices of the references by image, and the images that remain unclear.
+    """
+    found = find_images(files, references, split)
+    claims: defaultdict[PurePosixPath, list[int]] = defaultdict(list)
+    unclear: set[PurePosixPath] = set()
+    for index, (_, images) in enumerate(found):
+        if len(images) == 1:
+            claims[images[0]].append(index)
+        else:
+            unclear.update(images)
+            faults.add(NOT_UNIQUE if images else missing, references[index])
+    assigned = {}
+    for image, indices in claims.items():
+        best = max(found[index][0] for index in indices)
+        first, *others = [index for index in indices if found[index][0] == best]
+        if others:
+            unclear.add(image)
+            faults.add_all((NOT_UNIQUE, references[index]) for index in (first, *others))
+        elif image not in unclear:
+            assigned[image] = first
+        faults.add_all((missing, references[index]) for index in indices if found[index][0] < best)
+    return assigned, unclear
+
+
+def find_images(
+    files: Files, references: Sequence[Reference], split: str | None = None
+) -> list[tuple[Score, Paths]]:
+    """Find the image of each reference, or several if it is not clear which is meant.
+
+    Of images with the same name, the one whose folders fit best is meant. If they fit worse than
+    those of most others in the same file or folder, and names repeat, the image is missing.
+
+    Args:
+        files: The data.
+        references: The names of the images.
+        split: The split of the images, by default that of the folders of each reference.
+    """
+    rank = cache(partial(rank_folders, files))
+    found: list[tuple[Score, Paths]] = []
+    targets: list[Target] = []
+    for name, file in references:
+        *folders, last = normalize(name).replace('\\', '/').split('/')
+        targets.append((tuple(folders), file.parent, split))
+        found.append(find_best(files.images_by_name.get(last, {}), targets[-1], rank))
+    counts: defaultdict[Target, Counter[Score]] = defaultdict(Counter)
+    for target, (score, images) in zip(targets, found, strict=True):
+        counts[target][score] += bool(images)
+    usual = {
+        target: max(count, key=lambda score: (count[score], score))
+        for target, count in counts.items()
+    }
+    repeat = any(len(folders) > 1 for folders in files.images_by_name.values())
+
+    def is_meant(score: Score, usual: Score) -> bool:
+        return score >= usual if repeat else score[0] >= usual[0]
+
+    return [
+        (score, images if is_meant(score, usual[target]) else [])
+        for target, (score, images) in zip(targets, found, strict=True)
+    ]
+
+
+def find_best(
+    images: Mapping[PurePosixPath, Paths],
+    target: Target,
+    rank: Callable[[Target], Sequence[tuple[Score, Paths]]],
+) -> tuple[Score, Paths]:
+    """Choose among images with the same name, by folder, with the folders by rank."""
+    folders, place, split = target
+    if len(images) > 1 and not folders and place in images:
+        return score_folder(place, (), place, split), images[place]
+    if len(images) > 1:
+        for score, best in rank(target):
+            if found := [path for folder in best if folder in images for path in images[folder]]:
+                return score, found
+    for folder, paths in images.items():
+        return score_folder(folder, *target), paths
+    return NO_SCORE, []
+
+
+def rank_folders(files: Files, target: Target) -> list[tuple[Score, Paths]]:
+    """List the folders with images by how well they fit, the best first."""
+    ranks: defaultdict[Score, list[PurePosixPath]] = defaultdict(list)
+    for folder in files.image_folders:
+        ranks[score_folder(folder, *target)].append(folder)
+    return sorted(ranks.items(), reverse=True)
+
+
+@cache
+def score_folder(
+    folder: PurePosixPath, wanted: tuple[str, ...], place: PurePosixPath, split: str | None
+) -> Score:
+    """Score how well a folder fits the folders in a name, a split, and the folder of a file.
+
+    Example:
+        >>> folder = PurePosixPath('images/train')
+        >>> score_folder(folder, (), PurePosixPath('labels/train'), None)
+        (0, True, 6)
+        >>> score_folder(folder, ('train',), PurePosixPath('annotations'), 'val')
+        (1, False, 2)
+    """
+    split = split_of(*place.parts) if split is None else split
+    parts = tuple(map(normalize, folder.parts))
+    is_same = split != '' and split_of(*parts) == split
+    return count_common(parts[::-1], wanted[::-1]), is_same, closeness(parts, place.parts)
+
+
+def closeness(folder: Sequence[str], other: Sequence[str]) -> int:
+    """Count the common parts of two paths at the start, with the root, and at the end."""
+    a, b = (
+        ['', *('*' if part.lower() in CONTENTS else normalize(part) for part in parts)]
+        for parts in (folder, other)
+    )
+    return count_common(a, b) + count_common(a[::-1], b[::-1])
+
+
+def count_common(parts: Sequence[str], others: Sequence[str]) -> int:
+    """Count the parts at the start that are the same."""
+    count = 0
+    for part, other in zip(parts, others, strict=False):
+        if part != other:
+            break
+        count += 1
+    return count
