@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from mmevit.datasets.coco import Annotation, Category, Id, parse_coco, parse_json
+from mmevit.datasets.coco import Annotation, Category, Id, parse_coco
 from mmevit.datasets.coco_faults import UNKNOWN_CATEGORY, UNKNOWN_IMAGE
 from mmevit.datasets.faults import Faults
 from mmevit.datasets.image_faults import image_size
@@ -83,12 +83,14 @@ def find(files: Files) -> list[PurePosixPath]:
 
 def is_annotation_file(path: Path) -> bool:
     """Whether a JSON file, which may be truncated, has images, categories and annotations."""
+    content = path.read_bytes()
     try:
-        return bool(parse_json(path, Parts).annotations)
+        return bool(msgspec.json.decode(content, type=Parts).annotations)
     except msgspec.ValidationError:
         return False
-    except ValueError:
-        return bool(re.search(rb'"(images|categories|annotations)"\s*:\s*\[', path.read_bytes()))
+    # Also for NaN, which msgspec does not accept.
+    except msgspec.DecodeError:
+        return re.search(rb'"(images|categories|annotations)"\s*:\s*\[', content) is not None
 
 
 def read(files: Files, label_files: Sequence[PurePosixPath]) -> LabelledData:

@@ -66,24 +66,28 @@ def assign_images(
         The indices of the references by image, and the images that remain unclear.
     """
     found = find_images(files, references, split)
+    best: dict[PurePosixPath, Score] = {}
+    for score, images in found:
+        for image in images:
+            best[image] = max(score, best.get(image, score))
     claims: defaultdict[PurePosixPath, list[int]] = defaultdict(list)
     unclear: set[PurePosixPath] = set()
-    for index, (_, images) in enumerate(found):
-        if len(images) == 1:
-            claims[images[0]].append(index)
+    for index, (score, images) in enumerate(found):
+        # Other references fit the other images better.
+        left = [image for image in images if best[image] == score]
+        if len(images) == 1 and left:
+            claims[left[0]].append(index)
         else:
-            unclear.update(images)
-            faults.add(NOT_UNIQUE if images else missing, references[index])
-    assigned = {}
-    for image, indices in claims.items():
-        best = max(found[index][0] for index in indices)
-        first, *others = [index for index in indices if found[index][0] == best]
-        if others:
-            unclear.add(image)
-            faults.add_all((NOT_UNIQUE, references[index]) for index in (first, *others))
-        elif image not in unclear:
-            assigned[image] = first
-        faults.add_all((missing, references[index]) for index in indices if found[index][0] < best)
+            unclear.update(left)
+            faults.add(NOT_UNIQUE if left else missing, references[index])
+    unclear.update(image for image, indices in claims.items() if len(indices) > 1)
+    assigned = {image: indices[0] for image, indices in claims.items() if image not in unclear}
+    faults.add_all(
+        (NOT_UNIQUE, references[index])
+        for image, indices in claims.items()
+        if image in unclear
+        for index in indices
+    )
     return assigned, unclear
 
 
