@@ -625,6 +625,19 @@ LAYOUTS = {
         {'VOC2007/JPEGImages/1.png': ['a'], 'VOC2012/JPEGImages/1.png': ['b']},
         {},
     ),
+    'masks with the names of the images': (
+        {'JPEGImages/1.png': None, 'SegmentationClass/1.png': None, 'Annotations/1.xml': XML}
+        | {'ImageSets/Main/train.txt': '1'},
+        {'JPEGImages/1.png': ['cell']},
+        {},
+    ),
+    'masks next to the labels': (
+        ABC
+        | {'photos/1.png': None, 'labels/1.png': None, 'photos/2.png': None, 'labels/2.png': None}
+        | {'labels/1.txt': yolo(0)},
+        {'photos/1.png': ['a'], 'photos/2.png': []},
+        {BACKGROUND: 1, NO_LABELS: 2},
+    ),
     'a list of paths': (
         {'data.yaml': 'names: {0: a, 7: no}\npath: ../elsewhere\ntrain: train.txt\nval:\ntest: [x]'}
         | {f'images/{n}.png': None for n in (1, 2)}

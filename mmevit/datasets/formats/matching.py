@@ -12,12 +12,23 @@ from .files import Files, normalize, split_of
 from .labels import MISSING_IMAGE, NOT_UNIQUE
 
 Paths = Sequence[PurePosixPath]
-# How well a folder fits: common folders with the name, the same split, closeness to the file.
-Score = tuple[int, bool, int]
-NO_SCORE = (0, False, 0)
+# How well a folder fits: common folders with the name, the same split, whether it is for images,
+# closeness to the file.
+Score = tuple[int, bool, bool, int]
+NO_SCORE = (0, False, False, 0)
 # The folders in a name, the folder of the file with it, and the split.
 Target = tuple[tuple[str, ...], PurePosixPath, str | None]
-# Names of folders that say what is in them, instead of which part of the data.
+# Usual names of folders of labels, also of masks, which have the names of images.
+LABEL_FOLDERS = (
+    'annotations',
+    'labels',
+    'masks',
+    'segmentationclass',
+    'segmentationobject',
+)
+# Those of images in their place.
+COUNTERPARTS = dict(labels='images', annotations='images', Annotations='JPEGImages')
+# All of these are the same in comparisons of folders.
 CONTENTS = ('annotations', 'images', 'jpegimages', 'labels')
 
 
@@ -136,8 +147,11 @@ def find_best(
 ) -> tuple[Score, Paths]:
     """Choose among images with the same name, by folder, with the folders by rank."""
     folders, place, split = target
-    if len(images) > 1 and not folders and place in images:
-        return score_folder(place, (), place, split), images[place]
+    if len(images) > 1 and not folders:
+        # No other can fit better.
+        nearest = find_counterpart(place)
+        if nearest in images and not is_label_folder(nearest):
+            return score_folder(nearest, (), place, split), images[nearest]
     if len(images) > 1:
         for score, best in rank(target):
             if found := [path for folder in best if folder in images for path in images[folder]]:
@@ -155,7 +169,6 @@ def rank_folders(files: Files, target: Target) -> list[tuple[Score, Paths]]:
     return sorted(ranks.items(), reverse=True)
 
 
-@cache
 def score_folder(
     folder: PurePosixPath, wanted: tuple[str, ...], place: PurePosixPath, split: str | None
 ) -> Score:
@@ -164,23 +177,50 @@ def score_folder(
     Example:
         >>> folder = PurePosixPath('images/train')
         >>> score_folder(folder, (), PurePosixPath('labels/train'), None)
-        (0, True, 6)
+        (0, True, True, 6)
         >>> score_folder(folder, ('train',), PurePosixPath('annotations'), 'val')
-        (1, False, 2)
+        (1, False, True, 2)
     """
-    split = split_of(*place.parts) if split is None else split
-    parts = tuple(map(normalize, folder.parts))
-    is_same = split != '' and split_of(*parts) == split
-    return count_common(parts[::-1], wanted[::-1]), is_same, closeness(parts, place.parts)
+    split = folder_split(place) if split is None else split
+    is_same = split != '' and folder_split(folder) == split
+    common = 0
+    if wanted:
+        common = count_common([normalize(part) for part in folder.parts[::-1]], wanted[::-1])
+    near, other = comparable_parts(folder), comparable_parts(place)
+    closeness = count_common(near, other) + count_common(near[::-1], other[::-1])
+    return common, is_same, not is_label_folder(folder), closeness
 
 
-def closeness(folder: Sequence[str], other: Sequence[str]) -> int:
-    """Count the common parts of two paths at the start, with the root, and at the end."""
-    a, b = (
-        ['', *('*' if part.lower() in CONTENTS else normalize(part) for part in parts)]
-        for parts in (folder, other)
+@cache
+def folder_split(folder: PurePosixPath) -> str:
+    """Return the split that the names of a path mean."""
+    return split_of(*folder.parts)
+
+
+@cache
+def is_label_folder(folder: PurePosixPath) -> bool:
+    """Whether a folder is usually for labels."""
+    return any(part.lower() in LABEL_FOLDERS for part in folder.parts)
+
+
+@cache
+def find_counterpart(folder: PurePosixPath) -> PurePosixPath:
+    """Return the usual folder of the images for a folder of labels.
+
+    Example:
+        >>> find_counterpart(PurePosixPath('labels/train')).as_posix()
+        'images/train'
+    """
+    return PurePosixPath(*(COUNTERPARTS.get(part, part) for part in folder.parts))
+
+
+@cache
+def comparable_parts(folder: PurePosixPath) -> tuple[str, ...]:
+    """Return the root and the names of a path, in which images and labels have the same name."""
+    return (
+        '',
+        *('*' if part.lower() in CONTENTS else normalize(part) for part in folder.parts),
     )
-    return count_common(a, b) + count_common(a[::-1], b[::-1])
 
 
 def count_common(parts: Sequence[str], others: Sequence[str]) -> int:

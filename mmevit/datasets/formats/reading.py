@@ -24,7 +24,7 @@ from .labels import (
     Size,
     repair_shapes,
 )
-from .matching import Paths, Reference, assign_images
+from .matching import Paths, Reference, assign_images, is_label_folder
 
 T = TypeVar('T')
 # Returns the objects in the content of a label file, given the size of the image, and the path for
@@ -62,7 +62,8 @@ def read_label_files(
         if path in unclear:
             continue
         label_file = label_files[indices[path]] if path in indices else None
-        if label_file is None and not keep_unlabelled:
+        is_background = keep_unlabelled and not is_label_folder(path.parent)
+        if label_file is None and not is_background:
             faults.add(NO_LABELS, path)
         elif image := read_image(files, path, label_file, parse, faults):
             images[split].append(image)
