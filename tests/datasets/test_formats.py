@@ -404,6 +404,7 @@ REPAIRS = [
     ('coco', annotate(bbox=[1, 2, float('inf'), 4]), {NAN: 1, BACKGROUND: 1}, 3, 2),
     ('coco', list_image(id=4, file_name='4.png'), {MISSING: 1}, 3, 3),
     ('coco', list_image(id=4), {TWICE: 1}, 3, 3),
+    ('coco', write('images/1.png', 'corrupt'), {CORRUPT: 1}, 2, 2),
     ('coco', list_image(), {}, 3, 3),
     ('coco', copy('images/1.png', 'images/5.png'), {NO_LABELS: 1}, 3, 3),
     (
@@ -475,11 +476,16 @@ REFUSALS = [
         write('annotations/instances_train.json', '{"images": [{"id": 1'),
         'instances_train.json is not valid JSON',
     ),
-    ('coco', list_image(file_name='4.png'), 'Give each an id of its own'),
+    ('coco', list_image(file_name='4.png'), 'several images with the id 70. Give each'),
+    (
+        'coco',
+        annotate(segmentation=dict(counts=[1])),
+        'not a valid COCO annotation file: .*field .size.',
+    ),
     (
         'coco',
         coco(lambda content: content['categories'].append(dict(id=4, name='dot'))),
-        'Give each an id',
+        'several categories with the id 4. Give',
     ),
     (
         'coco',
@@ -611,6 +617,15 @@ LAYOUTS = {
         | {'x.json': coco_of('a/1.png', 'a/2.png')},
         {'a/2.png': ['a']},
         {MISSING: 1, NO_LABELS: 1},
+    ),
+    'files of other tasks': (
+        {'train/1.png': None, 'train/2.png': None, 'val.json': coco_of('1.png')}
+        | {
+            f'{name}.json': coco_of('2.png', label=1)
+            for name in ('instances_train', 'person_keypoints_train', 'stuff_val')
+        },
+        {'train/1.png': ['a'], 'train/2.png': ['b']},
+        {},
     ),
     'several folders with lists': (
         {

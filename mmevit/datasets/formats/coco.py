@@ -49,10 +49,17 @@ class FullCategory(Category, gc=False):
     supercategory: Any = None
 
 
+class RunLengths(msgspec.Struct):
+    """A run-length encoded mask, compressed or not."""
+
+    size: tuple[int, int]
+    counts: str | list[int]
+
+
 class FullAnnotation(Annotation):
     """An annotation with its mask."""
 
-    segmentation: Any = None
+    segmentation: RunLengths | list[list[float]] | None = None
 
 
 class FullCocoFile(msgspec.Struct):
@@ -71,14 +78,18 @@ class Parts(msgspec.Struct):
     annotations: list[msgspec.Raw]
 
 
+# The beginnings of the names of COCO's files for other tasks.
+OTHER_TASKS = ('person_keypoints_', 'panoptic_', 'stuff_')
+
+
 def find(files: Files) -> list[PurePosixPath]:
-    """List the annotation files; those of boxes and masks if COCO's other tasks are there too.
+    """List the annotation files, without those of COCO's other tasks if there are others.
 
     JSON files with the names of images are of other formats.
     """
     paths = [path for path in files.ending('.json') if not files.has_image(path)]
     found = [path for path in paths if is_annotation_file(files.root / path)]
-    return [path for path in found if path.name.startswith('instances_')] or found
+    return [path for path in found if not path.name.startswith(OTHER_TASKS)] or found
 
 
 def is_annotation_file(path: Path) -> bool:
@@ -98,35 +109,34 @@ def read(files: Files, label_files: Sequence[PurePosixPath]) -> LabelledData:
     faults = Faults()
     classes: dict[str, None] = {}
     splits: defaultdict[str, dict[str, LabelledImage]] = defaultdict(dict)
+    listed = set()
     for path in label_files:
         content = parse_coco(files.root / path, FullCocoFile)
         check_ids(files.root / path, content)
         classes |= dict.fromkeys(choose_names(content).values())
         split = split_of(path.stem, *path.parts[-2::-1])
-        for image in read_images(files, path, split, content, faults):
-            if image.path in splits[split]:
+        for image_path, image in read_images(files, path, split, content, faults):
+            listed.add(image_path)
+            if image is not None and splits[split].setdefault(image.path, image) is not image:
                 faults.add(LISTED_TWICE, f'{path}: {image.path}')
-            else:
-                splits[split][image.path] = image
-    listed = {path for images in splits.values() for path in images}
     if len(splits) > 1 and (others := splits.pop('', None)):
         raise ConfigError(
             f'{files.root} has annotation files of splits, and others with {len(others)} images. '
             'Name them train, val or test too, or remove them.'
         )
-    faults.add_all((NO_LABELS, path) for path in files.images if str(path) not in listed)
+    faults.add_all((NO_LABELS, path) for path in files.images if path not in listed)
     images = {split: list(images.values()) for split, images in splits.items()}
     return LabelledData(files.root, tuple(classes), images, faults)
 
 
 def check_ids(path: Path, content: FullCocoFile) -> None:
-    """Raise ConfigError if images or categories have the same id."""
-    for entries in (content.images, content.categories):
+    """Raise ConfigError if different images or categories have the same id."""
+    for what, entries in (('images', content.images), ('categories', content.categories)):
         known = {}
         for entry in entries:
             if known.setdefault(entry.id, entry) != entry:
                 raise ConfigError(
-                    f'{path} has {known[entry.id]} and {entry}. Give each an id of its own.'
+                    f'{path} has several {what} with the id {entry.id}. Give each an id of its own.'
                 )
 
 
@@ -150,8 +160,8 @@ def choose_names(content: FullCocoFile) -> dict[Id | None, str]:
 
 def read_images(
     files: Files, path: PurePosixPath, split: str, content: FullCocoFile, faults: Faults
-) -> Iterator[LabelledImage]:
-    """Find the images of an annotation file, and their objects."""
+) -> Iterator[tuple[PurePosixPath, LabelledImage | None]]:
+    """Find the images of an annotation file, and their objects; None for unreadable images."""
     names = choose_names(content)
     annotations: defaultdict[Id, list[FullAnnotation]] = defaultdict(list)
     for annotation in content.annotations:
@@ -168,19 +178,21 @@ def read_images(
             faults.add(LISTED_TWICE, f'{path}: {entry.file_name}')
     listed = list(entries.values())
     references = [Reference(name, path) for name in entries]
-    indices, _ = assign_images(files, references, faults, MISSING_IMAGE, split)
+    indices, unclear = assign_images(files, references, faults, MISSING_IMAGE, split)
+    yield from ((image, None) for image in unclear)
     for image, index in show_progress(sorted(indices.items(), key=lambda item: item[1])):
         entry, place = listed[index], f'{path}: {listed[index].file_name}'
         size = image_size(str(files.root / image))
         if size is None:
             faults.add(UNREADABLE_IMAGE, place)
+            yield image, None
             continue
         check_size((entry.height, entry.width), size, place, faults)
         shapes = make_shapes(annotations[entry.id], names, size, place, faults)
         shapes = tuple(repair_shapes(shapes, size, place, faults))
         if not shapes:
             faults.add(BACKGROUND, place)
-        yield LabelledImage(str(image), *size, shapes)
+        yield image, LabelledImage(str(image), *size, shapes)
 
 
 def make_shapes(
@@ -196,9 +208,11 @@ def make_shapes(
         if label is None:
             faults.add(UNKNOWN_CATEGORY, f'{place}: annotation {annotation.id}')
             continue
-        masks = annotation.segmentation
-        # Files with only boxes may have empty lists.
-        if isinstance(masks, list):
+        masks: Any = annotation.segmentation
+        if isinstance(masks, RunLengths):
+            masks = dict(size=list(masks.size), counts=masks.counts)
+        elif masks is not None:
+            # Files with only boxes may have empty lists.
             masks = [polygon for polygon in masks if polygon] or None
         if annotation.bbox is not None and len(annotation.bbox) == 4:
             left, top, width, height = annotation.bbox
