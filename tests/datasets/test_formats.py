@@ -661,8 +661,8 @@ LAYOUTS = {
         {MISSING: 1, 'image of no split': 1},
     ),
     'keypoints after the boxes': (
-        {'data.yaml': 'names: [a]\nkpt_shape: [2, 2]', '1.png': None}
-        | {'1.txt': yolo(0) + ' .1 .1 .2 .2'},
+        {'data.yaml': 'names: [a]\nkpt_shape: [1, 3]', '1.png': None}
+        | {'1.txt': yolo(0) + ' .1 .1 2'},
         {'1.png': ['a']},
         {},
     ),
