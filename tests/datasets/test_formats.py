@@ -618,6 +618,12 @@ LAYOUTS = {
         {'a/2.png': ['a']},
         {MISSING: 1, NO_LABELS: 1},
     ),
+    'ambiguous names in COCO': (
+        {f'{name}.png': None for name in ('a/1', 'b/1', 'b/2', 'b/3')}
+        | {'x.json': coco_of('1.png', 'b/2.png', '/me/b/2.png', '3.png')},
+        {'b/3.png': ['a']},
+        {UNCLEAR: 3},
+    ),
     'files of other tasks': (
         {'train/1.png': None, 'train/2.png': None, 'val.json': coco_of('1.png')}
         | {
