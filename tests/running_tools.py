@@ -23,6 +23,7 @@ PRELOADED = [
     'mmdet.datasets',
     'mmdet.engine',
     'mmevit.cli.check_dataset',
+    'mmevit.cli.convert_dataset',
     'mmevit.cli.export',
     'mmevit.cli.finetune',
     'mmevit.cli.infer',

@@ -36,11 +36,12 @@ add_format_arguments = group(
 )
 def main(args: Namespace) -> None:
     """Write the annotation files, and print what is in them and what was left out."""
+    check_outside(args.data, args.out)
     data = read_labels(args.data, args.format)
     if data is None:
         raise ConfigError(
             f'{args.data} contains no labels in the formats {", ".join(FORMATS)}. Pass the folder '
-            'with images and label files.'
+            'with images and label files; YOLO needs data.yaml or classes.txt too.'
         )
     data = complete_splits(data, args.val_fraction)
     paths = write_outside(data, args.out)
@@ -54,18 +55,30 @@ def main(args: Namespace) -> None:
 
 def write_outside(data: LabelledData, folder: str | Path) -> dict[str, Path]:
     """Write annotation files to a folder outside the data."""
-    if Path(folder).resolve().is_relative_to(data.root.resolve()):
-        raise ConfigError(f'{folder} is inside the data {data.root}. Choose another folder.')
+    check_outside(data.root, folder)
     return write_coco(data, folder)
+
+
+def check_outside(root: str | Path, folder: str | Path) -> None:
+    """Raise ConfigError if a folder to write to is inside the data."""
+    if Path(folder).resolve().is_relative_to(Path(root).resolve()):
+        raise ConfigError(f'{folder} is inside the data {root}. Choose another folder.')
 
 
 def summarise(data: LabelledData) -> str:
     """Format the numbers of images and objects, and what was left out or changed."""
-    rows, columns = [], dict(split=('split', '{}'), images=('images', '{:d}'))
-    columns |= {f'class {name}': (name, '{:d}') for name in data.classes}
-    for split, images in data.splits.items():
-        counts = Counter(f'class {shape.label}' for image in images for shape in image.shapes)
-        rows.append(dict(split=split, images=len(images), **counts))
+    columns = dict(name=('', '{}')) | {split: (split, '{:d}') for split in data.splits}
+    rows: list[dict] = [
+        dict(name='images') | {split: len(images) for split, images in data.splits.items()}
+    ]
+    counts = {
+        split: Counter(shape.label for image in images for shape in image.shapes)
+        for split, images in data.splits.items()
+    }
+    for name in data.classes:
+        rows.append(
+            dict(name=f'objects: {name}') | {split: counts[split][name] for split in counts}
+        )
     faults = make_rows('labels', data.faults)
     return f'{format_table(rows, columns)}\n\n{format_table(faults, FAULT_COLUMNS)}'
 

@@ -49,6 +49,7 @@ FLAGS = {
     """,
     'check_dataset': '--cfg-options --out --splits',
     'convert_checkpoint': '--to',
+    'convert_dataset': '--format --to --val-fraction',
     'export': """
         --batch-size --calibration-images --cfg-options --dtype --dynamic --out --part --size
         --to --trust-checkpoint
@@ -100,6 +101,7 @@ CONSOLE_SCRIPT = {
     'benchmark': 'benchmark',
     'check-dataset': 'check_dataset',
     'convert': 'convert_checkpoint',
+    'convert-dataset': 'convert_dataset',
     'self-check': 'self_check',
 }
 

@@ -21,7 +21,7 @@ __all__ = [
     'write_coco',
 ]
 
-# Modules that find and read data of a format.
+# Modules with find(files), which lists the label files, and read(files, label_files).
 FORMATS: dict[str, ModuleType] = dict(coco=coco, voc=voc, yolo=yolo, labelme=labelme)
 
 
@@ -48,21 +48,23 @@ def read_labels(root: str | Path, format: str | None = None) -> LabelledData | N
 box=(16.0, 12.0, 48.0, 36.0), segmentation=None, is_ignored=False),))]
     """
     files = Files(root)
-    found = (
-        [name for name in FORMATS if FORMATS[name].is_found(files)] if format is None else [format]
-    )
-    if not found:
+    names = FORMATS if format is None else [format]
+    found = {name: label_files for name in names if (label_files := FORMATS[name].find(files))}
+    if not found and format is None:
         return None
+    if not found:
+        raise ConfigError(f'{root} contains no labels in the format {format}. Choose another.')
     if len(found) > 1:
         raise ConfigError(
             f'{root} contains labels in the formats {" and ".join(found)}. Choose one with '
             '--format.'
         )
-    data: LabelledData = FORMATS[found[0]].read(files)
+    ((name, label_files),) = found.items()
+    data: LabelledData = FORMATS[name].read(files, label_files)
     if not any(image.shapes for images in data.splits.values() for image in images):
         reasons = data.faults.describe(data.faults.counts)
         raise ConfigError(
-            f'{root} contains no labelled object in the format {found[0]}'
+            f'{root} contains no labelled object in the format {name}'
             + (f': {reasons}.' if reasons else '.')
         )
     return data

@@ -1,9 +1,10 @@
-"""The files of a data set: images by name, label files by type, splits by folder."""
+"""The files of a data set: images, label files by type, splits by folder."""
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -38,91 +39,75 @@ class Files:
         if not self.root.is_dir():
             raise ConfigError(f'The folder {root} is missing. Pass the folder of a data set.')
         self.paths = sorted(list_files(self.root))
+        self.images = self.ending(*IMAGE_SUFFIXES)
         if not self.images:
             raise ConfigError(
                 f'{root} contains no images, which end in {", ".join(IMAGE_SUFFIXES)}.'
             )
-
-    @cached_property
-    def images(self) -> list[PurePosixPath]:
-        """The images."""
-        return self.ending(*IMAGE_SUFFIXES)
 
     def ending(self, *suffixes: str) -> list[PurePosixPath]:
         """List the files with one of the suffixes, in lower case."""
         return [path for path in self.paths if path.suffix.lower() in suffixes]
 
     @cached_property
-    def images_by_name(self) -> dict[str, list[PurePosixPath]]:
-        """The images of each name, and of each name without its suffix."""
-        index = defaultdict(list)
+    def images_by_name(self) -> dict[str, dict[PurePosixPath, list[PurePosixPath]]]:
+        """The images of each normalized name, and of each one without its suffix, by folder."""
+        index: defaultdict = defaultdict(lambda: defaultdict(list))
         for path in self.images:
-            for name in {path.name, path.stem}:
-                index[name].append(path)
+            for name in (path.name, path.stem):
+                index[normalize(name)][path.parent].append(path)
         return index
 
-    def find_images(self, name: str, label_file: PurePosixPath) -> list[PurePosixPath]:
-        """Find the images that a label file can mean by a name; more than one if it is not clear.
+    @cached_property
+    def image_folders(self) -> list[PurePosixPath]:
+        """The folders with images."""
+        return list(dict.fromkeys(path.parent for path in self.images))
 
-        Args:
-            name: Name of the image, with or without its folders and its suffix.
-            label_file: The file, near which the image is.
-        """
-        wanted = PurePosixPath(name.replace('\\', '/'))
-        found = self.images_by_name.get(wanted.name, [])
-        if len(found) < 2:
-            return found
-        scores = [
-            (
-                count_common(path.parent.parts[::-1], wanted.parent.parts[::-1]),
-                closeness(path.parent, label_file.parent),
-            )
-            for path in found
-        ]
-        return [path for path, score in zip(found, scores, strict=True) if score == max(scores)]
+    def has_image(self, label_file: PurePosixPath) -> bool:
+        """Whether there is an image with the name of a label file, in any folder."""
+        return normalize(label_file.stem) in self.images_by_name
+
+    def read_text(self, path: PurePosixPath) -> str:
+        """Read a text file, with or without a byte order mark; raise ConfigError if it is not."""
+        try:
+            return (self.root / path).read_text(encoding='utf-8-sig')
+        except UnicodeDecodeError as error:
+            raise ConfigError(f'{self.root / path} is not text in UTF-8. Convert it.') from error
 
 
-def list_files(root: Path) -> Iterable[PurePosixPath]:
+def normalize(name: str) -> str:
+    """Compose accents, which macOS writes as characters of their own."""
+    return unicodedata.normalize('NFC', name)
+
+
+def list_files(root: Path) -> Iterator[PurePosixPath]:
     """List the files below a folder, which may contain links to folders."""
+    visited = set()
     for parent, folders, names in os.walk(root, followlinks=True):
+        if (folder := os.path.realpath(parent)) in visited:
+            folders.clear()
+            continue
+        visited.add(folder)
         # macOS adds such a folder to its archives.
         folders[:] = [name for name in folders if name[0] != '.' and name != '__MACOSX']
-        for name in names:
-            if not name.startswith('.'):
-                yield PurePosixPath(Path(parent, name).relative_to(root).as_posix())
-
-
-def count_common(parts: Sequence[str], others: Sequence[str]) -> int:
-    """Count the parts at the start that are the same."""
-    pairs = zip(parts, others, strict=False)
-    return next(
-        (index for index, (a, b) in enumerate(pairs) if a != b), min(len(parts), len(others))
-    )
-
-
-def closeness(folder: PurePosixPath, other: PurePosixPath) -> int:
-    """Count the common parts of two folders at the start and at the end.
-
-    Example:
-        >>> labels = PurePosixPath('labels/train')
-        >>> closeness(PurePosixPath('images/train'), labels)
-        1
-        >>> closeness(PurePosixPath('images/val'), labels)
-        0
-    """
-    ends = count_common(folder.parts[::-1], other.parts[::-1])
-    return count_common(folder.parts, other.parts) + ends
+        relative = PurePosixPath(Path(parent).relative_to(root).as_posix())
+        yield from (relative / name for name in names if name[0] != '.')
 
 
 def split_of(*names: str) -> str:
-    """Return the split that the first of some names of folders or files means, ``''`` if none.
+    """Return the split that some names of folders or files mean, ``''`` if none does.
+
+    A name that is a split, but for digits, comes before names with the word of a split; then the
+    first counts.
 
     Example:
         >>> split_of('images', 'valid'), split_of('instances_train2017'), split_of('trains')
         ('val', 'train', '')
+        >>> split_of('test_site', 'train')
+        'train'
     """
-    for name in names:
-        for word in re.findall('[a-z]+', name.lower()):
-            if word in SPLITS:
-                return SPLITS[word]
+    words = [re.findall('[a-z]+', name.lower()) for name in names]
+    for word in [*(found[0] for found in words if len(found) == 1), *sum(words, [])]:
+        if word in SPLITS:
+            return SPLITS[word]
     return ''

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -16,7 +16,17 @@ from PIL import Image
 from mmevit.datasets.faults import Faults
 
 from .files import Files
-from .labels import NO_AREA, LabelledData, Shape, bounding_box, outline, sorted_classes
+from .labels import (
+    NO_AREA,
+    LabelledData,
+    Shape,
+    Size,
+    bounding_box,
+    check_size,
+    outline,
+    sorted_classes,
+)
+from .masks import encode_pixels, measure_mask
 from .reading import read_label_files
 
 
@@ -30,53 +40,66 @@ class LabelMeShape(msgspec.Struct):
     mask: str | None = None
 
 
-class LabelMeFile(msgspec.Struct):
+class LabelMeFile(msgspec.Struct, rename='camel'):
     """A label file."""
 
     shapes: list[LabelMeShape]
+    image_height: float | None = None
+    image_width: float | None = None
 
 
-def is_found(files: Files) -> bool:
-    """Whether the first JSON file is of LabelMe."""
-    for path in files.ending('.json')[:1]:
-        try:
-            msgspec.json.decode((files.root / path).read_bytes(), type=LabelMeFile)
-        except msgspec.DecodeError:
-            return False
-        return True
-    return False
+class Parts(msgspec.Struct):
+    """The list by which label files are recognised."""
 
-
-def read(files: Files) -> LabelledData:
-    """Read the data, with splits by folder."""
-    faults = Faults()
-    parse = partial(parse_json, faults=faults)
-    images = read_label_files(files, files.ending('.json'), parse, faults)
-    return LabelledData(files.root, sorted_classes(images), images, faults)
-
-
-def parse_json(path: Path, size: tuple[int, int], faults: Faults) -> Iterator[Shape]:
-    """Parse the objects of a file; polygons of the same label and group are one object."""
-    content = msgspec.json.decode(path.read_bytes(), type=LabelMeFile)
-    groups: defaultdict[Any, list[LabelMeShape]] = defaultdict(list)
-    for index, shape in enumerate(content.shapes):
-        alone = shape.group_id is None or shape.shape_type not in POLYGONS
-        groups[index if alone else (shape.label, shape.group_id)].append(shape)
-    for shapes in groups.values():
-        kind, first = shapes[0].shape_type, shapes[0]
-        if kind in POLYGONS:
-            yield outline(first.label, [flatten(shape.points) for shape in shapes])
-        elif kind == 'rectangle':
-            yield Shape(first.label, bounding_box([flatten(first.points)]))
-        elif kind == 'circle':
-            yield outline(first.label, [draw_circle(*first.points)])
-        elif kind == 'mask' and first.mask:
-            yield read_mask(first, size)
-        else:
-            faults.add(NO_AREA, f'{path}: {first.label}, {kind}')
+    shapes: list[msgspec.Raw]
 
 
 POLYGONS = ('polygon', None)
+
+
+def find(files: Files) -> list[PurePosixPath]:
+    """List the JSON files if one is of LabelMe, those that have an image first."""
+    paths = sorted(files.ending('.json'), key=files.has_image, reverse=True)
+    return paths if any(is_label_file(files.root / path) for path in paths) else []
+
+
+def is_label_file(path: Path) -> bool:
+    """Whether a JSON file is of LabelMe."""
+    try:
+        msgspec.json.decode(path.read_bytes(), type=Parts)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def read(files: Files, label_files: Sequence[PurePosixPath]) -> LabelledData:
+    """Read the data, with splits by folder."""
+    faults = Faults()
+    images = read_label_files(files, label_files, partial(parse_json, faults=faults), faults)
+    return LabelledData(files.root, sorted_classes(images), images, faults)
+
+
+def parse_json(content: bytes, size: Size, place: str, faults: Faults) -> Iterator[Shape]:
+    """Parse the objects of a file; polygons of the same label and group are one object."""
+    labels = msgspec.json.decode(content, type=LabelMeFile)
+    check_size((labels.image_height, labels.image_width), size, place, faults)
+    groups: defaultdict[Any, list[LabelMeShape]] = defaultdict(list)
+    for index, shape in enumerate(labels.shapes):
+        is_single = shape.group_id is None or shape.shape_type not in POLYGONS
+        groups[index if is_single else (shape.label, shape.group_id)].append(shape)
+    for shapes in groups.values():
+        first = shapes[0]
+        if first.shape_type in POLYGONS:
+            yield outline(first.label, [flatten(shape.points) for shape in shapes])
+        elif first.shape_type == 'rectangle':
+            yield Shape(first.label, bounding_box([flatten(first.points)]))
+        elif first.shape_type == 'circle':
+            centre, point = first.points
+            yield outline(first.label, [draw_circle(centre, point)])
+        elif first.shape_type == 'mask' and first.mask:
+            yield read_mask(first, size)
+        else:
+            faults.add(NO_AREA, f'{place}: {first.label}, {first.shape_type}')
 
 
 def flatten(points: Sequence[tuple[float, float]]) -> list[float]:
@@ -95,16 +118,13 @@ def draw_circle(
     )
 
 
-def read_mask(shape: LabelMeShape, size: tuple[int, int]) -> Shape:
+def read_mask(shape: LabelMeShape, size: Size) -> Shape:
     """Decode a mask to run lengths."""
-    from pycocotools import mask as coco_masks
-
-    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape.mask or ''))))
+    with Image.open(io.BytesIO(base64.b64decode(shape.mask or ''))) as image:
+        pixels = np.asarray(image) > 0
     left, top = (round(value) for value in shape.points[0])
     height, width = pixels.shape
-    whole = np.zeros(size, np.uint8, order='F')
-    whole[top : top + height, left : left + width] = pixels > 0
-    code: Any = coco_masks.encode(whole)
-    x, y, w, h = coco_masks.toBbox(code).tolist()
-    code['counts'] = code['counts'].decode('ascii')
-    return Shape(shape.label, (x, y, x + w, y + h), code)
+    mask = np.zeros(size, bool)
+    mask[top : top + height, left : left + width] = pixels
+    code = encode_pixels(mask)
+    return Shape(shape.label, measure_mask(code, size)[1], code)

@@ -1,5 +1,6 @@
 """Images with labelled objects, which the readers of all formats return."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,18 +9,25 @@ from typing import Any
 from mmevit.datasets.faults import LEFT_OUT, Faults, FaultType
 
 NO_IMAGE = FaultType('label file without an image', LEFT_OUT)
-MISSING_IMAGE = FaultType('entry of a split that is not in the data', LEFT_OUT)
-NOT_UNIQUE = FaultType('label file with several images of its name', LEFT_OUT)
+MISSING_IMAGE = FaultType('listed image that is not in the data', LEFT_OUT)
+NOT_UNIQUE = FaultType('labels that fit several images, or image with several labels', LEFT_OUT)
+LISTED_TWICE = FaultType('image that is listed twice in a split', 'the second time left out')
 UNREADABLE_IMAGE = FaultType('image whose size cannot be read', LEFT_OUT)
 UNREADABLE_LABELS = FaultType('label file that cannot be read', 'left out with its image')
 NO_LABELS = FaultType('image without a label file', LEFT_OUT)
 NO_SPLIT = FaultType('image of no split', LEFT_OUT)
-IN_TWO_SPLITS = FaultType('training image that is also in another split', 'left out of training')
+IN_TWO_SPLITS = FaultType('image that is also in a later split', LEFT_OUT)
+OTHER_SIZE = FaultType('image of another size than in its labels', 'boxes may be misplaced')
+NAN = FaultType('box or mask with NaN or infinity', LEFT_OUT)
 EMPTY_BOX = FaultType('box of less than one pixel, or outside its image', LEFT_OUT)
 BOX_ACROSS = FaultType('box partly outside its image', 'clipped')
 FEW_POINTS = FaultType('polygon of fewer than three points', LEFT_OUT)
 NO_AREA = FaultType('point or line', LEFT_OUT)
+OTHER_MASK_SIZE = FaultType('mask of another size than its image', LEFT_OUT)
 BACKGROUND = FaultType('image without objects', 'kept as background', 'note')
+
+# Height and width in pixels.
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -93,10 +101,19 @@ def outline(label: str, polygons: Sequence[Sequence[float]]) -> Shape:
     return Shape(label, bounding_box(polygons), [list(polygon) for polygon in polygons])
 
 
+def check_size(annotated: Sequence[float | None], size: Size, place: str, faults: Faults) -> None:
+    """Count an image of another height and width than annotated; some tools write 0."""
+    if all(annotated) and tuple(annotated) != size:
+        (height, width), (old_height, old_width) = size, annotated
+        faults.add(
+            OTHER_SIZE, f'{place}: {width} x {height}, in its labels {old_width} x {old_height}'
+        )
+
+
 def repair_shapes(
-    shapes: Iterable[Shape], size: tuple[int, int], place: str, faults: Faults
+    shapes: Iterable[Shape], size: Size, place: str, faults: Faults
 ) -> Iterator[Shape]:
-    """Clip boxes to an image of a height and a width, and leave out those without area.
+    """Clip boxes to their image, and leave out invalid polygons and objects without area.
 
     Args:
         shapes: The objects.
@@ -104,25 +121,34 @@ def repair_shapes(
         place: Where they are from, for the counted ``faults``.
         faults: Is extended.
     """
-    height, width = size
     for shape in shapes:
-        box, segmentation = shape.box, shape.segmentation
-        if isinstance(segmentation, list):
-            kept = [polygon for polygon in segmentation if len(polygon) >= 6]
-            if len(kept) < len(segmentation):
-                faults.add(FEW_POINTS, place)
-            if not kept:
+        box, masks = shape.box, shape.segmentation
+        text = f'{place}: {shape.label} {tuple(round(side, 1) for side in box)}'
+        if isinstance(masks, list):
+            polygons = [polygon for polygon in masks if is_polygon(polygon)]
+            if len(polygons) < len(masks):
+                faults.add(FEW_POINTS, text)
+            if not polygons:
                 continue
-            segmentation = kept
+            masks = polygons
+        elif masks is not None and tuple(masks['size']) != size:
+            faults.add(OTHER_MASK_SIZE, text)
+            continue
+        numbers = [*box, *(sum(masks, []) if isinstance(masks, list) else ())]
+        if not all(map(math.isfinite, numbers)):
+            faults.add(NAN, text)
+            continue
         left, top, right, bottom = box
-        clipped = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
-        # Also false for NaN.
-        if not (clipped[2] - clipped[0] >= 1 and clipped[3] - clipped[1] >= 1):
-            faults.add(EMPTY_BOX, f'{place}: {shape.label} {tuple(round(side, 1) for side in box)}')
+        clipped = (max(left, 0), max(top, 0), min(right, size[1]), min(bottom, size[0]))
+        if clipped[2] - clipped[0] < 1 or clipped[3] - clipped[1] < 1:
+            faults.add(EMPTY_BOX, text)
             continue
         # A pixel is what rounding of corners can cost, and where VOC starts to count.
         if max(abs(old - new) for old, new in zip(box, clipped, strict=True)) > 1:
-            faults.add(
-                BOX_ACROSS, f'{place}: {shape.label} {tuple(round(side, 1) for side in box)}'
-            )
-        yield Shape(shape.label, clipped, segmentation, shape.is_ignored)
+            faults.add(BOX_ACROSS, text)
+        yield Shape(shape.label, clipped, masks, shape.is_ignored)
+
+
+def is_polygon(values: Sequence[float]) -> bool:
+    """Whether x and y in turn are three points or more."""
+    return len(values) >= 6 and len(values) % 2 == 0

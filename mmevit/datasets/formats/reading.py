@@ -1,9 +1,10 @@
 """Reading of formats that have a label file for each image."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import TypeVar
 
+from rich.console import Console
 from rich.progress import track
 
 from mmevit.datasets.faults import Faults
@@ -16,17 +17,19 @@ from .labels import (
     NO_IMAGE,
     NO_LABELS,
     NO_SPLIT,
-    NOT_UNIQUE,
     UNREADABLE_IMAGE,
     UNREADABLE_LABELS,
     LabelledImage,
     Shape,
+    Size,
     repair_shapes,
 )
+from .matching import Paths, Reference, assign_images, is_label_folder
 
-Paths = Sequence[PurePosixPath]
-# Returns the objects in a label file, given the height and the width of the image.
-Parse = Callable[[Path, tuple[int, int]], Iterable[Shape]]
+T = TypeVar('T')
+# Returns the objects in the content of a label file, given the size of the image, and the path for
+# messages.
+Parse = Callable[[bytes, Size, str], Iterable[Shape]]
 
 
 def read_label_files(
@@ -47,14 +50,20 @@ def read_label_files(
         splits: The images by split, by default by folder.
         keep_unlabelled: Whether an image without a label file has no objects, or is left out.
     """
-    label_file_of = match_label_files(files, label_files, faults)
+    references = [Reference(path.stem, path) for path in label_files]
+    indices, unclear = assign_images(files, references, faults, NO_IMAGE)
     splits = split_by_folder(files.images) if splits is None else splits
+    # Lists may have an image twice.
+    splits = {split: list(dict.fromkeys(paths)) for split, paths in splits.items()}
     listed = {path for paths in splits.values() for path in paths}
-    faults.add_all((NO_SPLIT, path) for path in label_file_of if path not in listed)
+    faults.add_all((NO_SPLIT, path) for path in indices if path not in listed)
     images: dict[str, list[LabelledImage]] = {split: [] for split in splits}
     for split, path in show_progress([(name, path) for name in splits for path in splits[name]]):
-        label_file = label_file_of.get(path)
-        if label_file is None and not keep_unlabelled:
+        if path in unclear:
+            continue
+        label_file = label_files[indices[path]] if path in indices else None
+        is_background = keep_unlabelled and not is_label_folder(path.parent)
+        if label_file is None and not is_background:
             faults.add(NO_LABELS, path)
         elif image := read_image(files, path, label_file, parse, faults):
             images[split].append(image)
@@ -73,37 +82,27 @@ def read_image(
     if size is None:
         faults.add(UNREADABLE_IMAGE, path)
         return None
+    shapes, place = [], str(label_file)
     try:
-        shapes = list(parse(files.root / label_file, size)) if label_file else []
+        if label_file is not None:
+            shapes = list(parse((files.root / label_file).read_bytes(), size, place))
     except ConfigError:
         raise
     # Each parser raises errors of its own.
     except Exception as error:
-        faults.add(UNREADABLE_LABELS, f'{label_file}: {one_line(error)}')
+        faults.add(UNREADABLE_LABELS, f'{place}: {one_line(error)}')
         return None
-    shapes = tuple(repair_shapes(shapes, size, str(label_file), faults))
+    shapes = tuple(repair_shapes(shapes, size, place, faults))
     if not shapes:
         faults.add(BACKGROUND, path)
     return LabelledImage(str(path), *size, shapes)
 
 
-def show_progress(items: Sequence[Any]) -> Iterable[Any]:
-    """Show the progress of reading on stderr."""
-    return track(items, 'Reading labels', transient=True)
-
-
-def match_label_files(
-    files: Files, label_files: Paths, faults: Faults
-) -> dict[PurePosixPath, PurePosixPath]:
-    """Find the label file of each image."""
-    found = {}
-    for label_file in label_files:
-        images = files.find_images(label_file.stem, label_file)
-        if len(images) == 1 and images[0] not in found:
-            found[images[0]] = label_file
-        else:
-            faults.add(NOT_UNIQUE if images else NO_IMAGE, label_file)
-    return found
+def show_progress(
+    items: Iterable[T], title: str = 'Reading labels', total: int | None = None
+) -> Iterable[T]:
+    """Show progress on stderr, of a number of items that is inferred from a sequence."""
+    return track(items, title, total, transient=True, console=Console(stderr=True))
 
 
 def split_by_folder(images: Iterable[PurePosixPath]) -> dict[str, list[PurePosixPath]]:

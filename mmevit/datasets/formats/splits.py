@@ -5,7 +5,8 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +19,16 @@ from .files import ORDER
 from .labels import IN_TWO_SPLITS, LabelledData, LabelledImage
 from .reading import show_progress
 
+# The path of an image before its last number, the number, and what follows it.
+Name = tuple[str, int, str]
 # Different bits, of 64, of two images that are nearly the same.
 MAX_DISTANCE = 8
 
 
 def complete_splits(data: LabelledData, val_fraction: float, seed: int = 0) -> LabelledData:
-    """Remove images from training that are also in another split, and hold out some if none are.
+    """Remove images that are also in a later split, and hold out some for validation.
+
+    A single split is used for training and validation, whatever its name.
 
     Args:
         data: The data; its faults are extended.
@@ -37,6 +42,8 @@ def complete_splits(data: LabelledData, val_fraction: float, seed: int = 0) -> L
         raise ConfigError(f'The fraction for validation is {val_fraction}, not between 0 and 1.')
     splits = {split or 'train': images for split, images in data.splits.items()}
     splits = {split: splits[split] for split in ORDER if splits.get(split)}
+    if len(splits) == 1:
+        splits = dict(train=next(iter(splits.values())))
     remove_shared(data, splits)
     train = splits.get('train', [])
     if len(train) < 2:
@@ -51,15 +58,20 @@ def complete_splits(data: LabelledData, val_fraction: float, seed: int = 0) -> L
 
 def remove_shared(data: LabelledData, splits: dict[str, list[LabelledImage]]) -> None:
     """Remove images, by content, from splits before another split that has them too."""
-    sizes = Counter(
-        os.path.getsize(data.root / image.path) for images in splits.values() for image in images
+    sizes = {
+        image.path: os.path.getsize(data.root / image.path)
+        for images in splits.values()
+        for image in images
+    }
+    counts = Counter(
+        size for images in splits.values() for size in {sizes[image.path] for image in images}
     )
 
     def identify(image: LabelledImage) -> str:
-        path = data.root / image.path
-        # Most images differ in size from all others, and need not be read.
-        is_alone = sizes[os.path.getsize(path)] == 1
-        return image.path if is_alone else hashlib.sha1(path.read_bytes()).hexdigest()
+        # Most images differ in size from those of other splits, and need not be read.
+        if counts[sizes[image.path]] == 1:
+            return image.path
+        return hashlib.sha1((data.root / image.path).read_bytes()).hexdigest()
 
     later: set[str] = set()
     for split in reversed(splits):
@@ -95,35 +107,65 @@ def hold_out(
     )
 
 
-def group_series(root: Path, images: Iterable[LabelledImage]) -> list[list[LabelledImage]]:
-    """Group images that follow each other by number and look alike."""
+def group_series(root: Path, images: Sequence[LabelledImage]) -> list[list[LabelledImage]]:
+    """Group images that follow each other by number and look alike, and copies of an image."""
+    ordered = sorted(images, key=split_name)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda image: compute_hash(root / image.path), ordered)
+        hashes = list(show_progress(found, 'Comparing images', len(ordered)))
+    entries = []
+    names: dict[object, Name] = {}
+    for image, bits in zip(ordered, hashes, strict=True):
+        size = os.path.getsize(root / image.path)
+        # A copy is sorted next to the first image of its content.
+        name = names.setdefault(image.path if bits is None else (bits, size), split_name(image))
+        entries.append((name, bits, image))
+    entries.sort(key=lambda entry: entry[0])
     groups: list[list[LabelledImage]] = []
-    last_prefix, last_hash = None, np.zeros(0)
-    for image in show_progress(sorted(images, key=split_name)):
-        prefix, difference_hash = split_name(image)[0], compute_hash(root / image.path)
-        follows = prefix == last_prefix
-        if follows and np.count_nonzero(difference_hash != last_hash) <= MAX_DISTANCE:
+    last_name, last_bits = None, None
+    for name, bits, image in entries:
+        if name == last_name or (last_name and is_series(last_name, last_bits, name, bits)):
             groups[-1].append(image)
         else:
             groups.append([image])
-        last_prefix, last_hash = prefix, difference_hash
+        last_name, last_bits = name, bits
     return groups
 
 
-def split_name(image: LabelledImage) -> tuple[str, int]:
-    """Split the path of an image into what precedes its last number, and the number.
+def is_series(name: Name, bits: int | None, next_name: Name, next_bits: int | None) -> bool:
+    """Whether two images have names that only differ from their numbers on, and look alike."""
+    if name[0] != next_name[0] or bits is None or next_bits is None:
+        return False
+    return (bits ^ next_bits).bit_count() <= MAX_DISTANCE
+
+
+def split_name(image: LabelledImage) -> Name:
+    """Split the path of an image at its last number, without suffix and without Roboflow's.
+
+    Roboflow appends a hash to the name, of which augmented images have several.
 
     Example:
         >>> split_name(LabelledImage('day 2/frame_0042_left.png', 48, 64, ()))
-        ('day 2/frame_', 42)
+        ('day 2/frame_', 42, '_left')
+        >>> split_name(LabelledImage('7_jpg.rf.06af9.jpg', 48, 64, ()))
+        ('', 7, '_jpg')
     """
-    found = re.fullmatch(r'(.*?)(\d+)[^\d/]*', image.path.rpartition('.')[0])
-    return (found[1], int(found[2])) if found else (image.path, 0)
+    path = re.sub(r'\.rf\.\w+$', '', image.path.rpartition('.')[0])
+    found = re.fullmatch(r'(.*?)(\d+)([^\d/]*)', path)
+    return (found[1], int(found[2]), found[3]) if found else (path, 0, '')
 
 
-def compute_hash(path: Path) -> np.ndarray:
-    """Return 64 bits: where a pixel of the 9 x 8 thumbnail is darker than the next."""
-    with Image.open(path) as image:
-        image.draft('L', (64, 64))  # JPEG files are decoded at a fraction of their size
-        thumbnail = np.asarray(image.convert('L').resize((9, 8), Image.Resampling.BOX))
-    return (thumbnail[:, 1:] > thumbnail[:, :-1]).ravel()
+def compute_hash(path: Path) -> int | None:
+    """Return 64 bits: where a pixel of the 9 x 8 thumbnail is darker than the next.
+
+    None for a corrupt image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.draft('L', (64, 64))  # JPEG files are decoded at a fraction of their size
+            thumbnail = np.asarray(image.convert('L').resize((9, 8), Image.Resampling.BOX))
+    # What a decoder raises depends on the format.
+    except Exception:
+        return None
+    bits = np.packbits(thumbnail[:, 1:] > thumbnail[:, :-1])
+    return int.from_bytes(bits.tobytes(), 'big')

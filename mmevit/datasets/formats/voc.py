@@ -1,36 +1,45 @@
 """Pascal VOC: an XML file for each image, and lists of the images of each split."""
 
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
 from mmevit.datasets.faults import Faults
 
 from .files import ORDER, Files
-from .labels import MISSING_IMAGE, LabelledData, Shape, sorted_classes
+from .labels import LabelledData, Shape, Size, check_size, sorted_classes
+from .matching import read_list
 from .reading import read_label_files
 
-
-def is_found(files: Files) -> bool:
-    """Whether there are XML files."""
-    return bool(files.ending('.xml'))
+CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
-def read(files: Files) -> LabelledData:
+def find(files: Files) -> list[PurePosixPath]:
+    """List the XML files."""
+    return files.ending('.xml')
+
+
+def read(files: Files, label_files: Sequence[PurePosixPath]) -> LabelledData:
     """Read the data, with splits from ``ImageSets/Main``, else by folder."""
     faults = Faults()
-    splits = read_split_lists(files, faults)
-    images = read_label_files(files, files.ending('.xml'), parse_xml, faults, splits)
+    splits = read_splits(files, faults)
+    parse = partial(parse_xml, faults=faults)
+    images = read_label_files(files, label_files, parse, faults, splits)
     return LabelledData(files.root, sorted_classes(images), images, faults)
 
 
-def parse_xml(path: Path, size: tuple[int, int]) -> Iterator[Shape]:
+def parse_xml(content: bytes, size: Size, place: str, faults: Faults) -> Iterator[Shape]:
     """Parse the objects of an XML file.
 
     Corners are pixels counted from 1. Like mmdet's ``XMLDataset``, 1 is subtracted from all four;
     unlike there, fractions are kept. Difficult objects are ignored.
     """
-    for item in ElementTree.parse(path).getroot().iterfind('object'):
+    root = ElementTree.fromstring(content)
+    annotated = [float(root.findtext(f'size/{side}') or 0) for side in ('height', 'width')]
+    check_size(annotated, size, place, faults)
+    for item in root.iterfind('object'):
         sides = [float(item.findtext(f'bndbox/{side}', '')) - 1 for side in CORNERS]
         is_difficult = int(item.findtext('difficult') or 0) > 0
         label = item.findtext('name', '').strip()
@@ -39,20 +48,17 @@ def parse_xml(path: Path, size: tuple[int, int]) -> Iterator[Shape]:
         yield Shape(label, (sides[0], sides[1], sides[2], sides[3]), is_ignored=is_difficult)
 
 
-CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
-
-
-def read_split_lists(files: Files, faults: Faults) -> dict[str, list[PurePosixPath]] | None:
+def read_splits(files: Files, faults: Faults) -> dict[str, list[PurePosixPath]] | None:
     """Read the lists of images in ``ImageSets/Main``, None if there are none."""
-    lists = {path.stem: path for path in files.ending('.txt') if path.match('ImageSets/Main/*.txt')}
+    lists: defaultdict[str, list[PurePosixPath]] = defaultdict(list)
+    for path in files.ending('.txt'):
+        if path.match('ImageSets/Main/*.txt'):
+            lists[path.stem].append(path)
     if 'train' not in lists and 'trainval' in lists:
         lists['train'] = lists['trainval']
-    splits: dict[str, list[PurePosixPath]] = {}
-    for split in [split for split in ORDER if split in lists]:
-        for name in Path(files.root, lists[split]).read_text(encoding='utf-8').splitlines():
-            found = files.find_images(name.strip(), lists[split])
-            if len(found) == 1:
-                splits.setdefault(split, []).append(found[0])
-            elif name.strip():
-                faults.add(MISSING_IMAGE, f'{lists[split]}: {name.strip()}')
-    return splits or None
+    splits = {
+        split: [image for path in lists[split] for image in read_list(files, path, split, faults)]
+        for split in ORDER
+        if split in lists
+    }
+    return {split: images for split, images in splits.items() if images} or None

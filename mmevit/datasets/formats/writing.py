@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pycocotools import mask as coco_masks
-
 from mmevit.utils.files import atomic_write
 
 from .labels import LabelledData, LabelledImage, Shape
+from .masks import measure_mask
 
 
 def write_coco(data: LabelledData, folder: str | Path) -> dict[str, Path]:
@@ -20,8 +19,7 @@ def write_coco(data: LabelledData, folder: str | Path) -> dict[str, Path]:
     for split in data.splits:
         written[split] = Path(folder, f'instances_{split}.json')
         with atomic_write(written[split]) as path:
-            content = make_coco(data, split)
-            path.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
+            path.write_text(json.dumps(make_coco(data, split)))
     return written
 
 
@@ -53,8 +51,7 @@ def make_coco(data: LabelledData, split: str) -> dict[str, Any]:
 
 def measure_area(shape: Shape, image: LabelledImage) -> float:
     """Measure the area of an object in pixels: of its mask, or of its box without one."""
-    if shape.segmentation is None:
-        left, top, right, bottom = shape.box
-        return round((right - left) * (bottom - top), 3)
-    codes: Any = coco_masks.frPyObjects(shape.segmentation, image.height, image.width)
-    return int(coco_masks.area(coco_masks.merge(codes) if isinstance(codes, list) else codes))
+    if shape.segmentation is not None:
+        return measure_mask(shape.segmentation, (image.height, image.width))[0]
+    left, top, right, bottom = shape.box
+    return round((right - left) * (bottom - top), 3)

@@ -1,5 +1,6 @@
 """YOLO as Ultralytics has it: ``data.yaml``, and a text file for each image."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -8,72 +9,96 @@ from typing import Any
 import yaml
 
 from mmevit.datasets.faults import Faults
-from mmevit.utils.errors import ConfigError, one_line
+from mmevit.utils.errors import ConfigError, one_line, shorten
 
 from .files import ORDER, Files
-from .labels import MISSING_IMAGE, LabelledData, Shape, outline
+from .labels import MISSING_IMAGE, LabelledData, Shape, Size, outline
+from .matching import read_list
 from .reading import read_label_files
 
 # Files of class names, one a line, for data without data.yaml.
 NAME_FILES = ('classes.txt', 'obj.names')
-# Text files that are not labels start with one of these.
-OTHERS = ('classes', 'readme', 'licen', 'requirements', 'train.', 'val.', 'test.')
+# Text files that are not labels, up to the first dot.
+OTHERS = re.compile(r'(autosplit_.*|classes|licen[cs]e|readme|requirements|test|train|val)\.', re.I)
 
 
-def is_found(files: Files) -> bool:
-    """Whether there are class names: ``data.yaml``, ``classes.txt`` or ``obj.names``."""
-    return find_data_yaml(files) is not None or find_name_file(files) is not None
-
-
-def read(files: Files) -> LabelledData:
-    """Read the data, with splits from ``data.yaml``, else by folder."""
-    faults = Faults()
-    data_yaml = find_data_yaml(files)
-    content = {} if data_yaml is None else read_yaml(files.root / data_yaml)
-    classes = read_names(files, content)
-    splits = None if data_yaml is None else find_splits(files, data_yaml, content, faults)
-    label_files = [
-        path for path in files.ending('.txt') if not path.name.lower().startswith(OTHERS)
-    ]
-    parse = partial(parse_labels, classes=classes, has_keypoints='kpt_shape' in content)
-    images = read_label_files(files, label_files, parse, faults, splits, keep_unlabelled=True)
-    return LabelledData(files.root, tuple(classes.values()), images, faults)
+def find(files: Files) -> list[PurePosixPath]:
+    """Find the file of class names: ``data.yaml``, or ``classes.txt`` next to labels."""
+    if path := find_data_yaml(files):
+        return [path]
+    if not any(map(files.has_image, files.ending('.txt'))):
+        return []
+    return [path for path in files.paths if path.name in NAME_FILES][:1]
 
 
 def find_data_yaml(files: Files) -> PurePosixPath | None:
     """Find the highest YAML file with class names."""
-    paths = sorted(files.ending('.yaml', '.yml'), key=lambda path: len(path.parts))
-    return next((path for path in paths if 'names' in read_yaml(files.root / path)), None)
-
-
-def find_name_file(files: Files) -> PurePosixPath | None:
-    """Find the first text file of class names."""
-    return next((path for path in files.paths if path.name in NAME_FILES), None)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file, as an empty dict if it has other content."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f'{path} is not valid YAML ({one_line(error)}). Correct it.') from error
-    return content if isinstance(content, dict) else {}
-
-
-def read_names(files: Files, content: Mapping[str, Any]) -> dict[int, str]:
-    """Read the class names by number, which need not be consecutive."""
-    names = content.get('names')
-    if names is None and (path := find_name_file(files)):
-        names = (files.root / path).read_text(encoding='utf-8').split('\n')
-        names = [name.strip() for name in names if name.strip()]
-    pairs = names.items() if isinstance(names, dict) else enumerate(names or ())
-    classes = {int(number): str(name) for number, name in sorted(pairs)}
-    if len(set(classes.values())) < max(len(classes), 1):
+    paths = [
+        path
+        for path in files.ending('.yaml', '.yml')
+        if re.search(rb'^[\'"]?names[\'"]?\s*:', (files.root / path).read_bytes(), re.MULTILINE)
+    ]
+    depth = min((len(path.parts) for path in paths), default=0)
+    highest = [path for path in paths if len(path.parts) == depth]
+    named = [path for path in highest if path.stem == 'data'] or highest
+    if len(named) > 1:
         raise ConfigError(
-            f'The class names of {files.root} are {list(classes.values())}. Give each class a name '
-            'of its own in names of data.yaml.'
+            f'{files.root} has several files with class names: {shorten(named)}. Name one of them '
+            'data.yaml.'
         )
-    return classes
+    return named[0] if named else None
+
+
+def read(files: Files, label_files: Sequence[PurePosixPath]) -> LabelledData:
+    """Read the data, with splits from ``data.yaml``, else by folder."""
+    faults = Faults()
+    (name_file,) = label_files
+    splits, has_keypoints = None, False
+    if name_file.name in NAME_FILES:
+        names = [name.strip() for name in files.read_text(name_file).splitlines()]
+        classes = number_names(files, name_file, [name for name in names if name])
+    else:
+        content = read_yaml(files, name_file)
+        classes = number_names(files, name_file, content['names'])
+        splits = find_splits(files, name_file, content, faults)
+        has_keypoints = 'kpt_shape' in content
+    texts = [path for path in files.ending('.txt') if files.has_image(path) or not is_other(path)]
+    parse = partial(parse_labels, classes=classes, has_keypoints=has_keypoints)
+    images = read_label_files(files, texts, parse, faults, splits, keep_unlabelled=True)
+    return LabelledData(files.root, tuple(classes.values()), images, faults)
+
+
+def is_other(path: PurePosixPath) -> bool:
+    """Whether a text file is not for labels, by its name."""
+    return OTHERS.match(path.name) is not None
+
+
+def read_yaml(files: Files, path: PurePosixPath) -> dict[str, Any]:
+    """Read a YAML file with class names; all values are strings, such as a class named no."""
+    try:
+        content = yaml.load(files.read_text(path), yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f'{files.root / path} is not valid YAML ({one_line(error)}). Correct it.'
+        ) from error
+    return content
+
+
+def number_names(files: Files, path: PurePosixPath, names: Any) -> dict[int, str]:
+    """Return the class names by number, which need not be consecutive."""
+    pairs = names.items() if isinstance(names, dict) else enumerate(names)
+    try:
+        if isinstance(names, str):
+            raise ValueError
+        classes = {int(number): str(name) for number, name in pairs}
+    except ValueError:
+        classes = {}
+    if not classes or len(set(classes.values())) < len(classes):
+        raise ConfigError(
+            f'The class names in {files.root / path} are {names}. Write a list of different names, '
+            'or a dict of numbers and names.'
+        )
+    return dict(sorted(classes.items()))
 
 
 def find_splits(
@@ -81,13 +106,14 @@ def find_splits(
 ) -> dict[str, list[PurePosixPath]] | None:
     """Find the images of the folders and lists that ``data.yaml`` names, None if it names none."""
     splits: dict[str, list[PurePosixPath]] = {}
+    parent, base = str(data_yaml.parent), str(content.get('path') or '')
+    folders = (parent, f'{parent}/{base}', base, '')
     for split in ORDER:
         entries = content.get(split) or content.get('valid' if split == 'val' else split) or ()
         for entry in [entries] if isinstance(entries, str) else entries:
-            folders = (str(data_yaml.parent), str(content.get('path') or ''), '')
             place = find_place(files, str(entry), folders)
             if place is not None:
-                splits.setdefault(split, []).extend(find_listed(files, place, faults))
+                splits.setdefault(split, []).extend(list_images(files, place, split, faults))
             elif split == 'train':
                 raise ConfigError(
                     f'{files.root / data_yaml} has {entry!r} as training images, which is not in '
@@ -110,21 +136,17 @@ def find_place(files: Files, entry: str, folders: Sequence[str]) -> PurePosixPat
     return None
 
 
-def find_listed(files: Files, place: PurePosixPath, faults: Faults) -> Iterator[PurePosixPath]:
-    """Find the images below a folder, or those in a text file."""
-    if place.suffix != '.txt':
-        yield from (path for path in files.images if path.is_relative_to(place))
-        return
-    for line in (files.root / place).read_text(encoding='utf-8').splitlines():
-        found = files.find_images(line.strip(), place)
-        if len(found) == 1:
-            yield found[0]
-        elif line.strip():
-            faults.add(MISSING_IMAGE, f'{place}: {line.strip()}')
+def list_images(
+    files: Files, place: PurePosixPath, split: str, faults: Faults
+) -> Sequence[PurePosixPath]:
+    """List the images below a folder, or those in a text file."""
+    if (files.root / place).is_file():
+        return read_list(files, place, split, faults)
+    return [path for path in files.images if path.is_relative_to(place)]
 
 
 def parse_labels(
-    path: Path, size: tuple[int, int], classes: Mapping[int, str], has_keypoints: bool
+    content: bytes, size: Size, place: str, classes: Mapping[int, str], has_keypoints: bool
 ) -> Iterator[Shape]:
     """Parse a label file: a class number and a box or a polygon a line, in fractions of the image.
 
@@ -132,20 +154,23 @@ def parse_labels(
     three points or more.
     """
     height, width = size
-    for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), start=1):
+    for number, line in enumerate(content.decode('utf-8-sig').splitlines(), start=1):
         if not line.strip():
             continue
-        index, *values = map(float, line.split())
-        if int(index) not in classes:
+        try:
+            index, *values = map(float, line.split())
+        except ValueError:
+            raise ValueError(f'line {number} is {line.strip()!r}') from None
+        if index not in classes:
             raise ConfigError(
-                f'{path}, line {number}, has class {index:g}, but the names are '
-                f'{dict(classes)}. Complete names in data.yaml.'
+                f'{place}, line {number}, has the class {index:g}, but names has the classes '
+                f'{shorten(classes)}. Complete names.'
             )
         if has_keypoints:
             values = values[:4]
         if len(values) % 2 or len(values) < 4:
             raise ValueError(f'line {number} has {len(values)} values after the class')
-        if max(map(abs, values)) > 2:
+        if any(abs(value) > 2 for value in values):
             raise ValueError(f'line {number} is in pixels, not in fractions of the image')
         label = classes[int(index)]
         if len(values) > 4:

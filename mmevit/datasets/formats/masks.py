@@ -1,0 +1,35 @@
+"""Masks in COCO's forms: polygons, run lengths as a list or compressed."""
+
+from typing import Any
+
+import numpy as np
+
+from .labels import Size
+
+Box = tuple[float, float, float, float]
+
+
+def encode_pixels(pixels: np.ndarray) -> dict[str, Any]:
+    """Encode a mask of height x width as compressed run lengths."""
+    from pycocotools import mask as coco_masks
+
+    code: Any = coco_masks.encode(np.asfortranarray(pixels, dtype=np.uint8))
+    return dict(size=list(pixels.shape), counts=code['counts'].decode('ascii'))
+
+
+def measure_mask(segmentation: Any, size: Size) -> tuple[int, Box]:
+    """Measure the area of a mask in pixels, and its box: left, top, right and bottom.
+
+    Args:
+        segmentation: As in COCO.
+        size: Height and width of the image.
+    """
+    from pycocotools import mask as coco_masks
+
+    code: Any = segmentation
+    if isinstance(segmentation, list):
+        code = coco_masks.merge(coco_masks.frPyObjects(segmentation, *size))  # type: ignore[arg-type]
+    elif isinstance(segmentation['counts'], list):
+        code = coco_masks.frPyObjects(segmentation, *size)
+    left, top, width, height = coco_masks.toBbox(code).tolist()
+    return int(coco_masks.area(code)), (left, top, left + width, top + height)
