@@ -18,7 +18,7 @@ from mmevit.utils.tables import format_table
 
 # How labelled data are read; shared with the command finetune.
 add_format_arguments = group(
-    argument('--format', 'format of the labels (default: recognised)', choices=FORMATS),
+    argument('--format', 'format of the labels (default: recognized)', choices=FORMATS),
     argument(
         '--val-fraction',
         'fraction of the training images for validation, without a split of its own (default: 0.2)',

@@ -71,7 +71,7 @@ class FullCocoFile(msgspec.Struct):
 
 
 class Parts(msgspec.Struct):
-    """The lists by which annotation files are recognised."""
+    """The lists by which annotation files are recognized."""
 
     images: list[msgspec.Raw]
     categories: list[msgspec.Raw]

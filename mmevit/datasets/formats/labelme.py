@@ -49,7 +49,7 @@ class LabelMeFile(msgspec.Struct, rename='camel'):
 
 
 class Parts(msgspec.Struct):
-    """The list by which label files are recognised."""
+    """The list by which label files are recognized."""
 
     shapes: list[msgspec.Raw]
 
