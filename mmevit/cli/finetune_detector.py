@@ -272,21 +272,24 @@ def evaluate(runner: Runner) -> None:
     scores = runner.test()
     if runner.rank:
         return
-    detections = Path(runner.work_dir, f'{DETECTIONS}.bbox.json')
-    if 'coco/bbox_mAP' in scores:  # something was detected
-        draw(runner, detections)
-    config = Path(runner.work_dir, Path(runner.cfg.filename).name)
-    model = f'{shlex.quote(str(config))} {shlex.quote(checkpoint)}'
+    ann_file = Path(runner.cfg.test_evaluator.ann_file)
+    print(f'The checkpoint: {checkpoint}')
+    if 'coco/bbox_mAP' in scores:
+        draw(runner, ann_file)
+        print(
+            f'The results:    {describe(scores)} on {ann_file.name}; each class is above\n'
+            f'The pictures:   {", ".join(PICTURES)} in {runner.work_dir}'
+        )
+    else:
+        print(f'The results:    nothing is detected on {ann_file.name}. Train longer.')
+    config = shlex.quote(str(Path(runner.work_dir, Path(runner.cfg.filename).name)))
+    model = f'{config} {shlex.quote(checkpoint)}'
     print(
         f"""\
-The checkpoint: {checkpoint}
-The results:    {describe(scores)} on {Path(runner.cfg.test_evaluator.ann_file).name}; those of \
-each class are above
-The pictures:   {', '.join(PICTURES)} in {runner.work_dir}
 To predict:     mmevit infer {model} IMAGE_OR_FOLDER
 To export:      mmevit export {model} --to onnx
-To go on:       mmevit train {shlex.quote(str(config))} --resume \
---cfg-options train_cfg.max_epochs={2 * runner.max_epochs}"""
+To go on:       mmevit train {config} --resume --cfg-options \
+train_cfg.max_epochs={2 * runner.max_epochs}"""
     )
 
 
@@ -297,12 +300,12 @@ def describe(scores: Mapping[str, float]) -> str:
         for key, name in (('bbox', 'box'), ('segm', 'mask'))
         if f'coco/{key}_mAP' in scores
     ]
-    return ', '.join(parts) or 'nothing is detected'
+    return ', '.join(parts)
 
 
-def draw(runner: Runner, detections: Path) -> None:
-    """Draw precision, recall and confused classes of detections in COCO's format."""
-    evaluated = evaluate_boxes(runner.cfg.test_evaluator.ann_file, detections)
+def draw(runner: Runner, ann_file: Path) -> None:
+    """Draw precision, recall and confused classes of the detections that were written."""
+    evaluated = evaluate_boxes(ann_file, Path(runner.work_dir, f'{DETECTIONS}.bbox.json'))
     classes = runner.cfg.test_dataloader.dataset.metainfo.classes
     figures = (
         plot_precision_recall(evaluated, classes),

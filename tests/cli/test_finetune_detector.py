@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from mmengine.config import Config
 from mmpretrain import get_model
 
@@ -40,7 +41,7 @@ def scenes(digits, tmp_path_factory):
             (root / 'labels' / split / name).write_text('\n'.join(lines))
     names = [category['name'] for category in content['categories']]
     settings = dict(train='images/train', val='images/val', names=names)
-    (root / 'data.yaml').write_text(json.dumps(settings))
+    (root / 'data.yaml').write_text(yaml.safe_dump(settings))
     return root
 
 
@@ -83,7 +84,7 @@ def test_backbone_starts_from_the_weights(finetuned, weights):
 
 def test_best_checkpoint_is_evaluated_drawn_and_named_with_the_next_commands(finetuned, run_tool):
     work_dir, output = finetuned
-    assert '| train | 12 |' in output and '| val | 4 |' in output
+    assert '| images | 12 | 4 |' in output
     for name in ('precision_recall.png', 'confusions.png', 'curves.png', 'detections.bbox.json'):
         assert (work_dir / name).stat().st_size > 100
     (checkpoint,) = work_dir.glob('best_*.pth')
@@ -106,6 +107,34 @@ def test_training_goes_on_as_printed(finetuned, run_tool, tmp_path):
     result = run_tool('tools/train.py', *command[2:], '--work-dir', copy)
     assert result.returncode == 0, result.stdout
     assert 'Epoch(val) [2]' in result.stdout and 'Epoch(val) [1]' not in result.stdout
+
+
+def test_outlines_train_masks(scenes, weights, run_tool, tmp_path):
+    data = shutil.copytree(scenes, tmp_path / 'outlined')
+    for path in data.glob('labels/*/*.txt'):
+        lines = [line.split() for line in path.read_text().splitlines()]
+        outlines = [
+            f'{label} {x} {y - h / 2} {x + w / 2} {y + h / 2} {x - w / 2} {y + h / 2}'
+            for label, *box in lines
+            for x, y, w, h in [map(float, box)]
+        ]
+        path.write_text('\n'.join(outlines))
+    result = run_tool(
+        *('tools/finetune.py', data, '--weights', weights, '--work-dir', tmp_path / 'work'),
+        *('--image-size', '96', '--epochs', '1', '--batch-size', '4', '--cfg-options'),
+        'model.test_cfg.score_thr=0.001',
+    )
+    assert result.returncode == 0, result.stdout
+    assert 'Task: instance-segmentation' in result.stdout
+    assert ' mask AP 0.' in result.stdout.split('The results:')[1]
+    cfg = Config.fromfile(tmp_path / 'work/rtmdet-ins_evit_m0_finetune.py')
+    assert (cfg.model.backbone.arch, cfg.model.neck.in_channels) == ('m0', [32, 64, 128, 192])
+    assert all(
+        step.with_mask
+        for split in ('train', 'val', 'test')
+        for step in cfg[f'{split}_dataloader'].dataset.pipeline
+        if step.type == 'LoadAnnotations'
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,4 +176,7 @@ def test_wrong_requests_are_refused_in_one_sentence(digits, scenes, refuse, tmp_
     assert 'rtmdet_evit_m9 is missing' in refused(scenes, '--model', 'rtmdet_evit_m9')
     assert 'neither a file nor one of the names' in refused(scenes, '--weights', 'm9.pth')
     assert 'is inside the data' in refused(scenes, '--work-dir', scenes / 'work')
+    task = ('--task', 'instance-segmentation')
+    assert 'has objects without masks' in refused(scenes, *task)
+    assert 'for a single process' in refused(scenes, '--minutes', '3', '--launcher', 'slurm')
     assert not list((tmp_path / 'work').glob('*.p*'))
