@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pycocotools import mask as coco_masks
 
 from .plots import new_figure
 
@@ -42,28 +41,35 @@ def count_confusions(
         group_by_image(dataset, order) for dataset in (evaluated.cocoGt, evaluated.cocoDt)
     )
     for image in evaluated.params.imgIds:
-        truths = objects[image]
         detections = [one for one in found[image] if one['score'] >= score_threshold]
-        detections.sort(key=lambda one: -one['score'])
-        crowds = [truth['iscrowd'] for truth in truths]
-        overlaps = np.zeros((len(detections), len(truths)))
-        if truths and detections:
-            found_boxes, boxes = ([one['bbox'] for one in each] for each in (detections, truths))
-            overlaps = coco_masks.iou(found_boxes, boxes, crowds)
-        is_free = np.ones(len(truths), bool)
-        for detection, row in zip(detections, overlaps, strict=True):
-            available = np.where(is_free, row, 0)
-            label = order[detection['category_id']]
-            if not truths or available.max() < iou_threshold:
-                counts[-1, label] += 1
-                continue
-            best = available.argmax()
-            if not crowds[best]:
-                is_free[best] = False
-                counts[order[truths[best]['category_id']], label] += 1
-        for truth, free, crowd in zip(truths, is_free, crowds, strict=True):
-            counts[order[truth['category_id']], -1] += int(free and not crowd)
+        for pair in match(objects[image], detections, iou_threshold):
+            row, column = (-1 if one is None else order[one['category_id']] for one in pair)
+            counts[row, column] += 1
     return counts
+
+
+def match(
+    objects: Sequence[dict], detections: Sequence[dict], iou_threshold: float
+) -> Iterator[tuple[dict | None, dict | None]]:
+    """Yield the objects and detections of an image in pairs, None for those without a partner."""
+    # Not at the top: only mmdet needs pycocotools.
+    from pycocotools import mask as coco_masks
+
+    detections = sorted(detections, key=lambda one: -one['score'])
+    crowds = [one['iscrowd'] for one in objects]
+    overlaps = np.zeros((len(detections), len(objects)))
+    if objects and detections:
+        boxes = [[one['bbox'] for one in each] for each in (detections, objects)]
+        overlaps = np.array(coco_masks.iou(boxes[0], boxes[1], crowds))
+    for detection, row in zip(detections, overlaps, strict=True):
+        if row.max(initial=0) < iou_threshold:
+            yield None, detection
+        elif not crowds[best := int(row.argmax())]:
+            yield objects[best], detection
+            overlaps[:, best] = -1  # taken
+    for index, one in enumerate(objects):
+        if not (crowds[index] or (overlaps[:, index] == -1).any()):
+            yield one, None
 
 
 def group_by_image(dataset: Any, categories: Any) -> defaultdict[int, list[dict]]:

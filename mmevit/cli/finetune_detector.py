@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 
-from mmevit.analysis.detections import (
+from mmevit.analysis import (
     count_confusions,
     evaluate_boxes,
     plot_confusions,
