@@ -2,6 +2,7 @@ import functools
 import io
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,6 +82,16 @@ def digits(tmp_path_factory):
     root = tmp_path_factory.mktemp('data') / 'digits'
     prepare_digits(root, num_train=16, num_val=8)
     return root
+
+
+@pytest.fixture(scope='session')
+def bccd():
+    """Photographs with boxes, next to the checkout or one of its parents."""
+    places = [parent / 'shared/data/bccd' for parent in Path(__file__).resolve().parents[2:]]
+    for place in places:
+        if place.is_dir():
+            return place
+    pytest.skip(f'BCCD is not there: {places[0]}')
 
 
 @pytest.fixture(scope='session', name='run_tool')

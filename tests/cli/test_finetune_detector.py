@@ -109,6 +109,16 @@ def test_training_goes_on_as_printed(finetuned, run_tool, tmp_path):
     assert 'Epoch(val) [2]' in result.stdout and 'Epoch(val) [1]' not in result.stdout
 
 
+def test_photographs_are_trained_on_and_tested(bccd, run_tool, tmp_path):
+    result = run_tool(
+        *('tools/finetune.py', bccd, '--model', 'rtmdet_evit_m0', '--weights', 'none'),
+        *('--epochs', '1', '--image-size', '96', '128', '--work-dir', tmp_path),
+    )
+    assert result.returncode == 0, result.stdout
+    assert '| images | 205 | 87 | 72 |' in result.stdout
+    assert 'on instances_test.json; each class is above' in result.stdout
+
+
 def test_outlines_train_masks(scenes, weights, run_tool, tmp_path):
     data = shutil.copytree(scenes, tmp_path / 'outlined')
     for path in data.glob('labels/*/*.txt'):

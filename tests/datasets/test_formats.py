@@ -40,11 +40,6 @@ from mmevit.datasets.formats import write_coco as save_coco
 from mmevit.datasets.formats.splits import hold_out
 from mmevit.utils.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
-# A checkout may be in a folder of checkouts.
-BCCD = next(
-    (p / 'shared/data/bccd' for p in ROOT.parents if (p / 'shared/data/bccd').is_dir()), None
-)
 PIPELINE = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
@@ -116,13 +111,6 @@ def test_every_format_gives_the_same_coco_files_and_training_batches(tmp_path):
             np.testing.assert_allclose(boxes, other[1], atol=0.01)
 
 
-@pytest.fixture(scope='module')
-def bccd():
-    if BCCD is None:
-        pytest.skip('BCCD is not there: shared/data/bccd next to the checkout or its parents')
-    return BCCD
-
-
 def list_state(root):
     return [(p, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(root.rglob('*'))]
 
@@ -133,6 +121,15 @@ def clip(boxes):
     clipped = np.clip(boxes, 0, [640, 480, 640, 480])
     kept = (clipped[:, 2:] - clipped[:, :2] >= 1).all(1)
     return sorted(clipped[kept].tolist()), len(boxes) - kept.sum()
+
+
+def test_digits_are_read_beside_segments_of_the_same_names(digits):
+    data = read_labels(digits)
+    for split, images in data.splits.items():
+        content = json.loads((digits / f'annotations/instances_{split}.json').read_text())
+        names = [f'{split}/{image["file_name"]}' for image in content['images']]
+        assert [image.path for image in images] == names
+        assert sum(len(image.shapes) for image in images) == len(content['annotations'])
 
 
 def test_boxes_of_bccd_are_those_of_mmdet_and_supervision(bccd, tmp_path):

@@ -19,7 +19,10 @@ NO_SCORE = (0, False, False, 0)
 # The folders in a name, the folder of the file with it, and the split.
 Target = tuple[tuple[str, ...], PurePosixPath, str | None]
 # Usual names of folders of labels, also of masks, which have the names of images.
-LABEL_FOLDERS = ('annotations', 'labels', 'masks', 'segmentationclass', 'segmentationobject')
+LABEL_FOLDERS = (
+    *('ann_dir', 'annotations', 'gt', 'labels', 'mask', 'masks'),
+    *('segmentation', 'segmentationclass', 'segmentationobject', 'segments'),
+)
 # Those of images in their place.
 COUNTERPARTS = dict(labels='images', annotations='images', Annotations='JPEGImages')
 # All of these are the same in comparisons of folders.
