@@ -26,6 +26,7 @@ from mmevit.checkpoint.matching import infer_arch, select_weights
 from mmevit.cli.arguments import load_config
 from mmevit.cli.convert_dataset import summarise, write_outside
 from mmevit.datasets.formats import LabelledData
+from mmevit.datasets.loading import load_readable_images
 from mmevit.models import EfficientViT
 from mmevit.utils.configs import MIM_FOLDER, build_model, default_scope, read_config, type_name
 from mmevit.utils.errors import ConfigError
@@ -247,6 +248,7 @@ def time_training_image(cfg: Config, num_warm_up: int = 2, num_steps: int = 4) -
     """Return the seconds that training takes for an image on this machine."""
     cfg = Config(cfg.to_dict())
     cfg.model.backbone.init_cfg = None
+    load_readable_images(cfg.train_dataloader.dataset, on_error='skip')
     with default_scope(cfg):
         model: Any = build_model(cfg).to(get_device()).train()
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
