@@ -3,21 +3,20 @@
 _base_ = ['mmdet::_base_/datasets/coco_detection.py', 'mmdet::_base_/default_runtime.py']
 custom_imports = dict(imports=['mmevit'], allow_failed_imports=False)
 
-size = (640, 480)  # width and height
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='RandomResize', scale=size, ratio_range=(0.6, 1.6), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=size[::-1], allow_negative_crop=True),
+    dict(type='RandomResize', scale=(640, 480), ratio_range=(0.6, 1.6), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(480, 640), allow_negative_crop=True),
     dict(type='YOLOXHSVRandomAug'),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='Pad', size=size, pad_val=dict(img=(114, 114, 114))),
+    dict(type='Pad', size=(640, 480), pad_val=dict(img=(114, 114, 114))),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=size, keep_ratio=True),
-    dict(type='Pad', size=size, pad_val=dict(img=(114, 114, 114))),
+    dict(type='Resize', scale=(640, 480), keep_ratio=True),
+    dict(type='Pad', size=(640, 480), pad_val=dict(img=(114, 114, 114))),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
         type='PackDetInputs',
@@ -32,9 +31,9 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Resize', scale=size, keep_ratio=True)],
+            [dict(type='Resize', scale=(640, 480), keep_ratio=True)],
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-            [dict(type='Pad', size=size, pad_val=dict(img=(114, 114, 114)))],
+            [dict(type='Pad', size=(640, 480), pad_val=dict(img=(114, 114, 114)))],
             [dict(type='LoadAnnotations', with_bbox=True)],
             [dict(type='PackDetInputs')],
         ],

@@ -43,7 +43,7 @@ PLANNED = 0.85
 # Number of evaluations, and the time of one relative to training on the same images.
 NUM_EVALUATIONS, EVALUATION = 10, 0.4
 # Variables of the config that would not change with what is made of them.
-VARIABLES = ('backend_args', 'data_root', 'dataset_type', 'size', 'test_pipeline', 'train_pipeline')
+VARIABLES = ('backend_args', 'data_root', 'dataset_type', 'test_pipeline', 'train_pipeline')
 # Files in the work directory.
 DETECTIONS = 'detections'
 PICTURES = ('precision_recall.png', 'confusions.png')
