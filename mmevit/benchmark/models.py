@@ -75,7 +75,7 @@ PAPER_MODELS = [
 ]
 # Detectors for real time, with the average precision that mmdet publishes (of YOLOX-nano, its
 # authors), and RetinaNet, whose average precisions are for larger images. SSDLite is missing, since
-# prediction fails in the SSD head of mmdet 3.3 to 3.5.
+# prediction fails in the SSD head of mmdet 3.5.1.
 DETECTORS = [
     Model('RTMDet EfficientViT-M0', 'mmevit::efficientvit/rtmdet_evit_m0.py', {}, 640),
     Model('RTMDet EfficientViT-M1', 'mmevit::efficientvit/rtmdet_evit_m1.py', {}, 640),
