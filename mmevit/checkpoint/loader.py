@@ -75,6 +75,11 @@ def load_from_evit(filename: str, map_location: MapLocation = None) -> dict:
     return read_weights(path, map_location)
 
 
+def locate(weights: str) -> str:
+    """Return weights as ``evit://NAME`` or, for a file, ``evit://`` and its absolute path."""
+    return weights if '://' in weights else f'evit://{Path(weights).expanduser().resolve()}'
+
+
 def convert_checkpoint(source: str | Path, destination: str | Path, target: str) -> dict:
     """Convert a checkpoint file. The tensors stay bit-exact.
 

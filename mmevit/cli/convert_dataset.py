@@ -36,7 +36,8 @@ add_format_arguments = group(
 )
 def main(args: Namespace) -> None:
     """Write the annotation files, and print what is in them and what was left out."""
-    check_outside(args.data, args.out)
+    if Path(args.out).resolve().is_relative_to(Path(args.data).resolve()):
+        raise ConfigError(f'{args.out} is inside the data {args.data}. Choose another folder.')
     data = read_labels(args.data, args.format)
     if data is None:
         raise ConfigError(
@@ -44,25 +45,13 @@ def main(args: Namespace) -> None:
             'with images and label files; YOLO needs data.yaml or classes.txt too.'
         )
     data = complete_splits(data, args.val_fraction)
-    paths = write_outside(data, args.out)
+    paths = write_coco(data, args.out)
     print(summarise(data))
     print(
         f'\nIn a config, with data_root={str(data.root.resolve())!r} and data_prefix=dict(img=""):'
     )
     for split, path in paths.items():
         print(f'    {split}: ann_file={str(path.resolve())!r}')
-
-
-def write_outside(data: LabelledData, folder: str | Path) -> dict[str, Path]:
-    """Write annotation files to a folder outside the data."""
-    check_outside(data.root, folder)
-    return write_coco(data, folder)
-
-
-def check_outside(root: str | Path, folder: str | Path) -> None:
-    """Raise ConfigError if a folder to write to is inside the data."""
-    if Path(folder).resolve().is_relative_to(Path(root).resolve()):
-        raise ConfigError(f'{folder} is inside the data {root}. Choose another folder.')
 
 
 def summarise(data: LabelledData) -> str:

@@ -58,7 +58,13 @@ def positive_int(text: str) -> int:
 )
 def main(args: Namespace) -> None:
     """Complete the config, check it, train, and evaluate the best checkpoint."""
-    args.work_dir = args.work_dir or f'work_dirs/{Path(args.data).resolve().name}'
+    root = Path(args.data).resolve()
+    args.work_dir = args.work_dir or f'work_dirs/{root.name}'
+    work_dir = Path(args.work_dir).resolve()
+    if work_dir.is_relative_to(root):
+        raise ConfigError(
+            f'The work directory {work_dir} is inside the data {root}. Set another with --work-dir.'
+        )
     labels = None if args.task == 'classification' else read_labels(args.data, args.format)
     if labels is None:
         finetune_classes(args)

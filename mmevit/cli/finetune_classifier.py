@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from mmevit.checkpoint import load_from_evit
+from mmevit.checkpoint.loader import load_from_evit, locate
 from mmevit.checkpoint.matching import infer_arch, infer_window_sizes, select_weights
 from mmevit.cli.arguments import load_config
 from mmevit.datasets import split_class_folders
@@ -44,10 +44,6 @@ def prepare(args: Namespace) -> Config:
 def set_data(cfg: Config, args: Namespace) -> Sequence[str]:
     """Write lists of images to the work directory, set them in the config; return the classes."""
     root, work_dir = Path(args.data).resolve(), Path(cfg.work_dir).resolve()
-    if work_dir.is_relative_to(root):
-        raise ConfigError(
-            f'The work directory {work_dir} is inside the data {root}. Set another with --work-dir.'
-        )
     classes, train, val = split_class_folders(root, args.val_fraction)
     # The saved config is also used for inference. Its test data are the validation data.
     for name, images, splits in (('train', train, ['train']), ('val', val, ['val', 'test'])):
@@ -100,8 +96,7 @@ def set_batch_size(dataloader: ConfigDict, args: Namespace, num_images: int) -> 
 
 def set_model(cfg: Config, weights: str, num_classes: int) -> None:
     """Set the arch and the windows that weights are of, and the number of classes."""
-    if '://' not in weights:
-        weights = f'evit://{Path(weights).expanduser().resolve()}'
+    weights = locate(weights)
     backbone = select_weights(load_from_evit(weights, 'cpu')['state_dict'], 'backbone.')
     arch, windows = infer_arch(backbone), infer_window_sizes(backbone)
     if arch is None or windows is None:

@@ -21,11 +21,11 @@ from mmevit.analysis import (
     plot_confusions,
     plot_precision_recall,
 )
-from mmevit.checkpoint import load_from_evit
+from mmevit.checkpoint.loader import load_from_evit, locate
 from mmevit.checkpoint.matching import infer_arch, select_weights
 from mmevit.cli.arguments import load_config
-from mmevit.cli.convert_dataset import summarise, write_outside
-from mmevit.datasets.formats import LabelledData
+from mmevit.cli.convert_dataset import summarise
+from mmevit.datasets.formats import LabelledData, write_coco
 from mmevit.datasets.loading import load_readable_images
 from mmevit.models import EfficientViT
 from mmevit.utils.configs import MIM_FOLDER, build_model, default_scope, read_config, type_name
@@ -42,7 +42,7 @@ NUM_SEEN, MIN_EPOCHS, MAX_EPOCHS = 12_000, 12, 200
 PLANNED = 0.85
 # Number of evaluations, and the time of one relative to training on the same images.
 NUM_EVALUATIONS, EVALUATION = 10, 0.4
-# Variables of the config that would not change with what is made of them.
+# Variables of the base config. Settings hold copies of them, which change here.
 VARIABLES = ('backend_args', 'data_root', 'dataset_type', 'test_pipeline', 'train_pipeline')
 # Files in the work directory.
 DETECTIONS = 'detections'
@@ -57,7 +57,7 @@ def prepare(args: Namespace, data: LabelledData, with_masks: bool) -> Config:
         data: The labelled images, split.
         with_masks: Whether to train instance segmentation.
     """
-    paths = write_outside(data, Path(args.work_dir, 'annotations'))
+    paths = write_coco(data, Path(args.work_dir, 'annotations'))
     print(summarise(data), flush=True)
     name, model = choose_model(args.model, args.weights, with_masks)
     cfg = read_config(CONFIGS / '_base_/finetune_detection.py', None)
@@ -114,11 +114,6 @@ def find_arch(weights: str | None) -> str | None:
     return arch
 
 
-def locate(weights: str) -> str:
-    """Return weights as ``evit://NAME`` or ``evit://`` with an absolute path."""
-    return weights if '://' in weights else f'evit://{Path(weights).expanduser().resolve()}'
-
-
 def set_weights(model: Any, weights: str | None) -> None:
     """Set the weights of the backbone: those of the model, of a checkpoint, or random ones."""
     if weights is None:
@@ -126,7 +121,7 @@ def set_weights(model: Any, weights: str | None) -> None:
     backbone = model.backbone
     backbone.init_cfg = None
     if weights == 'none':
-        # Without weights there are no layers and statistics to keep.
+        # Random layers are trained, and so are their statistics.
         kept = dict(norm_eval=False, frozen_stages=-1)
         backbone.update({key: value for key, value in kept.items() if key in backbone})
     else:

@@ -45,8 +45,8 @@ def read_label_files(
     Args:
         files: The data.
         label_files: The label files, which have the names of their images.
-        parse: Reads one; what it raises, except ConfigError, leaves the image out.
-        faults: Is extended by what is left out or repaired.
+        parse: Parses one. After an error other than ConfigError, the image is left out.
+        faults: Receives what is left out or repaired.
         splits: The images by split, by default by folder.
         keep_unlabelled: Whether an image without a label file has no objects, or is left out.
     """
