@@ -20,17 +20,27 @@ def list_candidates(level: Tensor, num_columns: int) -> Tensor:
 
 def select_best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the best of scores (M,) and their indices; padding has score 0 and any index."""
+    if is_fixed(scores.shape[0]) and scores.shape[0] >= count:
+        best, index = scores.topk(count)
+        return best, index
     best, index = pad(scores, (0, count)).topk(count)
     return best, index.clamp(max=scores.shape[0] - 1)
+
+
+def is_fixed(size: Any) -> bool:
+    """Whether the size of an axis is a constant of the exported network."""
+    return isinstance(size, int)
 
 
 def filter_scores_and_topk(
     scores: Tensor, score_thr: float, topk: int, results: Any = None
 ) -> tuple[Tensor, Tensor, Tensor, Any]:
     """Return the best candidates of a level, see the function of mmdet."""
-    num_classes, rows = scores.shape[1], None
+    num_locations, num_classes = scores.shape
+    rows = None
     scores = torch.where(scores > score_thr, scores, 0)
-    if num_classes > 1 and topk <= MAX_LOCATIONS:
+    keeps_all = is_fixed(num_locations) and num_locations <= topk
+    if num_classes > 1 and topk <= MAX_LOCATIONS and not keeps_all:
         best, rows = select_best(scores.amax(dim=1), topk)
         scores = torch.where(best[:, None] > 0, scores[rows], 0)
     scores, index = select_best(scores.flatten(), topk)
