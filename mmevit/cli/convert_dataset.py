@@ -1,8 +1,9 @@
-"""Convert labelled images to COCO annotation files; the images stay where they are."""
+"""Convert labels to COCO annotation files or segmentation maps; the images stay where they are."""
 
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from mmevit.cli.arguments import argument, command, group
 from mmevit.cli.check_dataset import COLUMNS, make_rows
@@ -12,6 +13,7 @@ from mmevit.datasets.formats import (
     complete_splits,
     read_labels,
     write_coco,
+    write_seg_maps,
 )
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.tables import format_table
@@ -30,12 +32,17 @@ add_format_arguments = group(
 
 @command(
     argument('data', 'folder with images and labels; it is not changed', metavar='IN'),
-    argument('out', 'folder for the annotation files', metavar='OUT'),
-    argument('--to', 'format to write', choices=['coco'], default='coco'),
+    argument('out', 'folder for the converted labels', metavar='OUT'),
+    argument(
+        '--to',
+        'COCO annotation files, or masks: segmentation maps for semantic segmentation',
+        choices=['coco', 'masks'],
+        default='coco',
+    ),
     add_format_arguments,
 )
 def main(args: Namespace) -> None:
-    """Write the annotation files, and print what is in them and what was left out."""
+    """Write the labels, and print what is in them and what was left out."""
     if Path(args.out).resolve().is_relative_to(Path(args.data).resolve()):
         raise ConfigError(f'{args.out} is inside the data {args.data}. Choose another folder.')
     data = read_labels(args.data, args.format)
@@ -45,17 +52,24 @@ def main(args: Namespace) -> None:
             'with images and label files; YOLO needs data.yaml or classes.txt too.'
         )
     data = complete_splits(data, args.val_fraction)
-    paths = write_coco(data, args.out)
+    settings: dict[str, Any] = dict(data_root=str(data.root.resolve()))
+    if args.to == 'coco':
+        paths = write_coco(data, args.out)
+        settings['data_prefix'] = dict(img='')
+    else:
+        classes, paths = write_seg_maps(data, args.out)
+        settings['data_prefix'] = dict(img_path='', seg_map_path=str(Path(args.out).resolve()))
+        settings |= dict(img_suffix='', seg_map_suffix='.png', metainfo=dict(classes=classes))
     print(summarise(data))
-    print(
-        f'\nIn a config, with data_root={str(data.root.resolve())!r} and data_prefix=dict(img=""):'
-    )
+    print('\nIn a config, with')
+    for name, value in settings.items():
+        print(f'    {name}={value!r}')
     for split, path in paths.items():
         print(f'    {split}: ann_file={str(path.resolve())!r}')
 
 
 def summarise(data: LabelledData) -> str:
-    """Format the numbers of images and objects, and what was left out or changed."""
+    """Format the numbers of images, and of objects or of images with a class, and the faults."""
     columns = dict(name=('', '{}')) | {split: (split, '{:d}') for split in data.splits}
     rows: list[dict] = [
         dict(name='images') | {split: len(images) for split, images in data.splits.items()}
@@ -64,10 +78,9 @@ def summarise(data: LabelledData) -> str:
         split: Counter(shape.label for image in images for shape in image.shapes)
         for split, images in data.splits.items()
     }
+    what = 'images with' if data.is_semantic else 'objects'
     for name in data.classes:
-        rows.append(
-            dict(name=f'objects: {name}') | {split: counts[split][name] for split in counts}
-        )
+        rows.append(dict(name=f'{what}: {name}') | {split: counts[split][name] for split in counts})
     faults = make_rows('labels', data.faults)
     return f'{format_table(rows, columns)}\n\n{format_table(faults, FAULT_COLUMNS)}'
 

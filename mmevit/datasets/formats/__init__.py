@@ -1,15 +1,15 @@
-"""Labelled data of the usual formats, and their conversion to COCO annotation files."""
+"""Labelled data of the usual formats, and their conversion to those that are trained on."""
 
 from pathlib import Path
 from types import ModuleType
 
 from mmevit.utils.errors import ConfigError
 
-from . import coco, labelme, voc, yolo
+from . import coco, labelme, mask_images, voc, yolo
 from .files import Files
 from .labels import LabelledData, LabelledImage, Shape
 from .splits import complete_splits
-from .writing import write_coco
+from .writing import write_coco, write_seg_maps
 
 __all__ = [
     'FORMATS',
@@ -19,10 +19,13 @@ __all__ = [
     'complete_splits',
     'read_labels',
     'write_coco',
+    'write_seg_maps',
 ]
 
 # Modules with find(files), which lists the label files, and read(files, label_files).
-FORMATS: dict[str, ModuleType] = dict(coco=coco, voc=voc, yolo=yolo, labelme=labelme)
+FORMATS: dict[str, ModuleType] = dict(
+    coco=coco, voc=voc, yolo=yolo, labelme=labelme, masks=mask_images
+)
 
 
 def read_labels(root: str | Path, format: str | None = None) -> LabelledData | None:
@@ -50,6 +53,9 @@ box=(16.0, 12.0, 48.0, 36.0), segmentation=None, is_ignored=False),))]
     files = Files(root)
     names = FORMATS if format is None else [format]
     found = {name: label_files for name in names if (label_files := FORMATS[name].find(files))}
+    # Data with objects often have maps of them too, as VOC's have.
+    if len(found) > 1:
+        found.pop('masks', None)
     if not found and format is None:
         return None
     if not found:

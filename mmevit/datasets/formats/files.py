@@ -4,7 +4,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -29,16 +29,17 @@ class Files:
 
     Args:
         root: The folder.
+        excluded: Files that are left out.
 
     Raises:
         ConfigError: If it is missing or contains no image.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, excluded: Iterable[PurePosixPath] = ()) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
             raise ConfigError(f'The folder {root} is missing. Pass the folder of a data set.')
-        self.paths = sorted(list_files(self.root))
+        self.paths = sorted(set(list_files(self.root)) - set(excluded))
         self.images = self.ending(*IMAGE_SUFFIXES)
         if not self.images:
             raise ConfigError(

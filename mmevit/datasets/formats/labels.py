@@ -62,13 +62,15 @@ class LabelledImage:
 class LabelledData:
     """Labelled images by split (``'train'``, ``'val'``, ``'test'``), and what was left out.
 
-    The only split of data that are not split is ``''``.
+    The only split of data that are not split is ``''``. If ``is_semantic``, a shape is not an
+    object, but all pixels of a class in an image, also those of a background.
     """
 
     root: Path
     classes: tuple[str, ...]
     splits: dict[str, list[LabelledImage]]
     faults: Faults = field(default_factory=Faults)
+    is_semantic: bool = False
 
     @property
     def has_masks(self) -> bool:

@@ -26,10 +26,24 @@ def measure_mask(segmentation: Any, size: Size) -> tuple[int, Box]:
     """
     from pycocotools import mask as coco_masks
 
-    code: Any = segmentation
-    if isinstance(segmentation, list):
-        code = coco_masks.merge(coco_masks.frPyObjects(segmentation, *size))  # type: ignore[arg-type]
-    elif isinstance(segmentation['counts'], list):
-        code = coco_masks.frPyObjects(segmentation, *size)
+    code = compress(segmentation, size)
     left, top, width, height = coco_masks.toBbox(code).tolist()
     return int(coco_masks.area(code)), (left, top, left + width, top + height)
+
+
+def decode_mask(segmentation: Any, size: Size) -> np.ndarray:
+    """Decode a mask of COCO's forms to booleans of height x width."""
+    from pycocotools import mask as coco_masks
+
+    return coco_masks.decode(compress(segmentation, size)).astype(bool)
+
+
+def compress(segmentation: Any, size: Size) -> Any:
+    """Convert a mask to compressed run lengths."""
+    from pycocotools import mask as coco_masks
+
+    if isinstance(segmentation, list):
+        return coco_masks.merge(coco_masks.frPyObjects(segmentation, *size))  # type: ignore[arg-type]
+    if isinstance(segmentation['counts'], list):
+        return coco_masks.frPyObjects(segmentation, *size)
+    return segmentation

@@ -20,8 +20,8 @@ NO_SCORE = (0, False, False, 0)
 Target = tuple[tuple[str, ...], PurePosixPath, str | None]
 # Usual names of folders of labels, also of masks, which have the names of images.
 LABEL_FOLDERS = (
-    *('ann_dir', 'annotations', 'gt', 'labels', 'mask', 'masks'),
-    *('segmentation', 'segmentationclass', 'segmentationobject', 'segments'),
+    *('ann_dir', 'annotations', 'gt', 'labels', 'mask', 'masks', 'segmentation', 'segments'),
+    *('segmentationclass', 'segmentationclasspng', 'segmentationobject'),
 )
 # Those of images in their place.
 COUNTERPARTS = dict(labels='images', annotations='images', Annotations='JPEGImages')

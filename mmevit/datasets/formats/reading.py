@@ -1,6 +1,7 @@
 """Reading of formats that have a label file for each image."""
 
 from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -39,18 +40,20 @@ def read_label_files(
     faults: Faults,
     splits: Mapping[str, Paths] | None = None,
     keep_unlabelled: bool = False,
+    name_of: Callable[[PurePosixPath], str] = attrgetter('stem'),
 ) -> dict[str, list[LabelledImage]]:
     """Read the label file of each image, and return the labelled images by split.
 
     Args:
         files: The data.
-        label_files: The label files, which have the names of their images.
+        label_files: The label files.
         parse: Parses one. After an error other than ConfigError, the image is left out.
         faults: Receives what is left out or repaired.
         splits: The images by split, by default by folder.
         keep_unlabelled: Whether an image without a label file has no objects, or is left out.
+        name_of: Returns the name of the image of a label file, without its suffix.
     """
-    references = [Reference(path.stem, path) for path in label_files]
+    references = [Reference(name_of(path), path) for path in label_files]
     indices, unclear = assign_images(files, references, faults, NO_IMAGE)
     splits = split_by_folder(files.images) if splits is None else splits
     # Lists may have an image twice.

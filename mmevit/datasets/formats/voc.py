@@ -48,11 +48,13 @@ def parse_xml(content: bytes, size: Size, place: str, faults: Faults) -> Iterato
         yield Shape(label, (sides[0], sides[1], sides[2], sides[3]), is_ignored=is_difficult)
 
 
-def read_splits(files: Files, faults: Faults) -> dict[str, list[PurePosixPath]] | None:
-    """Read the lists of images in ``ImageSets/Main``, None if there are none."""
+def read_splits(
+    files: Files, faults: Faults, task: str = 'Main'
+) -> dict[str, list[PurePosixPath]] | None:
+    """Read the lists of images in ``ImageSets/Main`` or of another task, None if there are none."""
     lists: defaultdict[str, list[PurePosixPath]] = defaultdict(list)
     for path in files.ending('.txt'):
-        if path.match('ImageSets/Main/*.txt'):
+        if path.match(f'ImageSets/{task}/*.txt'):
             lists[path.stem].append(path)
     if 'train' not in lists and 'trainval' in lists:
         lists['train'] = lists['trainval']

@@ -1,13 +1,22 @@
-"""Write labelled data as COCO annotation files."""
+"""Write labelled data as COCO annotation files, or as segmentation maps."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write
 
 from .labels import LabelledData, LabelledImage, Shape
-from .masks import measure_mask
+from .masks import decode_mask, measure_mask
+from .reading import show_progress
+
+# The value of pixels that count neither in training nor in evaluation.
+IGNORED = 255
 
 
 def write_coco(data: LabelledData, folder: str | Path) -> dict[str, Path]:
@@ -55,3 +64,48 @@ def measure_area(shape: Shape, image: LabelledImage) -> float:
         return measure_mask(shape.segmentation, (image.height, image.width))[0]
     left, top, right, bottom = shape.box
     return round((right - left) * (bottom - top), 3)
+
+
+def write_seg_maps(
+    data: LabelledData, folder: str | Path
+) -> tuple[tuple[str, ...], dict[str, Path]]:
+    """Write the classes of all pixels to ``IMAGE_PATH.png``, and lists of the images.
+
+    Objects become classes after the background; where they overlap, the smaller one is written.
+    Ignored objects and pixels without a class have the value 255.
+
+    Returns:
+        The names of the classes by value, and the paths of the lists by split, ``SPLIT.txt``.
+
+    Raises:
+        ConfigError: If an object has no mask, or there are more than 255 classes.
+    """
+    if not data.has_masks:
+        raise ConfigError(
+            f'{data.root} has objects without masks, such as boxes, but segmentation maps need the '
+            'class of every pixel. Outline them too.'
+        )
+    background = () if data.is_semantic else ('background',)
+    classes = tuple(dict.fromkeys((*background, *data.classes)))
+    if len(classes) > IGNORED:
+        raise ConfigError(f'{len(classes)} classes do not fit in a segmentation map of bytes.')
+    lists = {split: Path(folder, f'{split}.txt') for split in data.splits}
+    pairs = [(split, image) for split, images in data.splits.items() for image in images]
+    for _, image in show_progress(pairs, 'Writing segmentation maps'):
+        pixels = paint(image, classes, IGNORED if data.is_semantic else 0)
+        with atomic_write(Path(folder, f'{image.path}.png')) as path:
+            Image.fromarray(pixels).save(path, 'png')
+    for split, images in data.splits.items():
+        with atomic_write(lists[split]) as path:
+            path.write_text(''.join(f'{image.path}\n' for image in images), encoding='utf-8')
+    return classes, lists
+
+
+def paint(image: LabelledImage, classes: Sequence[str], unlabelled: int) -> np.ndarray:
+    """Return the number of the class of each pixel of an image."""
+    size = image.height, image.width
+    pixels = np.full(size, unlabelled, np.uint8)
+    masks = [(decode_mask(shape.segmentation, size), shape) for shape in image.shapes]
+    for mask, shape in sorted(masks, key=lambda pair: -pair[0].sum()):
+        pixels[mask] = IGNORED if shape.is_ignored else classes.index(shape.label)
+    return pixels
