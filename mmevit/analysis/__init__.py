@@ -4,6 +4,7 @@ from .detections import (
     count_confusions,
     evaluate_boxes,
     plot_confusions,
+    plot_pixel_confusions,
     plot_precision_recall,
 )
 from .grad_cam import grad_cam
@@ -23,6 +24,7 @@ __all__ = [
     'plot_confusions',
     'plot_grad_cams',
     'plot_kept',
+    'plot_pixel_confusions',
     'plot_precision_recall',
     'plot_shares',
     'plot_similarity',

@@ -1,4 +1,4 @@
-"""Detections compared with annotations: precision and recall, and confused classes."""
+"""Predictions compared with annotations: precision and recall, and confused classes."""
 
 from __future__ import annotations
 
@@ -123,19 +123,42 @@ def plot_confusions(counts: np.ndarray, classes: Sequence[str]) -> Figure:
         counts: By class of the object and of the detection.
         classes: Names in the order of the category ids.
     """
-    side = 1.2 + 0.5 * len(counts)
-    figure, axes = new_figure(max(side + 1, 4.5), max(side, 3.8))
     objects = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(objects, 1)
     # The background has no number of objects.
     shares[-1] = 0
-    axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
-    if len(counts) <= 30:
-        for (row, column), count in np.ndenumerate(counts):
-            if (row, column) != (len(classes), len(classes)):
-                color = 'white' if shares[row, column] > 0.6 else 'black'
-                axes.text(column, row, count, ha='center', va='center', color=color, fontsize=8)
-    axes.set_xticks(range(len(counts)), [*classes, 'not detected'], rotation=45, ha='right')
-    axes.set_yticks(range(len(counts)), [*classes, 'background'])
+    texts = counts.astype(str)
+    texts[-1, -1] = ''
+    figure, axes = draw_matrix(shares, texts, [*classes, 'background'], [*classes, 'not detected'])
     axes.set(xlabel='detected as', ylabel='object')
     return figure
+
+
+def plot_pixel_confusions(counts: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Draw the percentage of the pixels of each class that are predicted as each class.
+
+    Args:
+        counts: Numbers of pixels, by class and by predicted class.
+        classes: Names in the order of the counts.
+    """
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    texts = np.char.mod('%.1f', 100 * shares)
+    figure, axes = draw_matrix(shares, texts, classes, classes)
+    axes.set(xlabel='predicted as', ylabel='class of the pixels (%)')
+    return figure
+
+
+def draw_matrix(
+    shares: np.ndarray, texts: np.ndarray, rows: Sequence[str], columns: Sequence[str]
+) -> tuple[Figure, Any]:
+    """Draw values from 0 to 1 as colours, with texts in the cells if they are at most 30 x 30."""
+    side = 1.2 + 0.5 * len(shares)
+    figure, axes = new_figure(max(side + 1, 4.5), max(side, 3.8))
+    axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+    if len(shares) <= 30:
+        for (row, column), text in np.ndenumerate(texts):
+            color = 'white' if shares[row, column] > 0.6 else 'black'
+            axes.text(column, row, text, ha='center', va='center', color=color, fontsize=8)
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha='right')
+    axes.set_yticks(range(len(rows)), rows)
+    return figure, axes

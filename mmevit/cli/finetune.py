@@ -1,21 +1,23 @@
-"""Fine-tune a classifier or a detector on your own images.
+"""Fine-tune a classifier, a detector or a segmentor on your own images.
 
 For a classifier, put the images of each class into a folder. For a detector, pass a folder with
-images and labels in COCO, Pascal VOC, YOLO or LabelMe format. The folder is not changed.
+images and labels in COCO, Pascal VOC, YOLO or LabelMe format, for a segmentor one with images and
+masks. The folder is not changed.
 """
 
 from argparse import ArgumentError, ArgumentTypeError, Namespace
 from pathlib import Path
 
 from mmevit.checks import check_config
-from mmevit.cli import finetune_classifier, finetune_detector
+from mmevit.cli import finetune_classifier, finetune_detector, finetune_segmentor
 from mmevit.cli.arguments import SizeAction, add_run_arguments, argument, command, flag
 from mmevit.cli.convert_dataset import add_format_arguments
+from mmevit.cli.finetune_recipe import SPLITS
 from mmevit.datasets.formats import LabelledData, complete_splits, read_labels
 from mmevit.engine.runner import build_trainer
 from mmevit.utils.errors import ConfigError
 
-TASKS = ('classification', 'detection', 'instance-segmentation')
+TASKS = ('classification', 'detection', 'instance-segmentation', 'semantic-segmentation')
 
 
 def positive_int(text: str) -> int:
@@ -31,26 +33,28 @@ def positive_int(text: str) -> int:
     argument('--task', 'what to train (default: what the labels are for)', choices=TASKS),
     argument(
         '--model',
-        'detector, such as rtmdet_evit_m4, a config of your own or '
-        'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py (default: rtmdet_evit_ and the arch of '
+        'detector or segmentor, such as rtmdet_evit_m4, a config of your own or '
+        'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py (default: for the task and the arch of '
         '--weights, else m1 on a CPU and m4 on a GPU)',
     ),
     argument(
         '--weights',
         'evit://m0 to evit://m5, or a checkpoint, from which the arch is inferred; none for random '
-        'weights of a detector (default: evit://m5 for classifiers, else those of --model)',
+        'weights, except of classifiers (default: evit://m5 for classifiers, else those of '
+        '--model)',
     ),
     argument('--epochs', 'number of epochs', type=positive_int),
     argument(
         '--minutes',
-        'choose image size and epochs of a detector so that it takes about as long on this machine',
+        'choose image size and epochs so that training takes about as long on this machine, except '
+        'for classifiers',
         type=positive_int,
     ),
     argument('--batch-size', 'images per step and process', type=positive_int),
     argument(
         '--image-size',
-        'side of the images, or height and width, in pixels (default: 224 for classifiers; for '
-        'detectors that of the data, at most 640)',
+        'side of the images, or height and width, in pixels (default: 224 for classifiers, else '
+        'that of the data, at most 640)',
         action=SizeAction,
     ),
     flag('--no-flip', 'do not flip images, for classes that a flip changes, such as text'),
@@ -69,7 +73,7 @@ def main(args: Namespace) -> None:
     if labels is None:
         finetune_classes(args)
     else:
-        finetune_objects(args, labels)
+        finetune_labelled(args, labels)
 
 
 def finetune_classes(args: Namespace) -> None:
@@ -78,7 +82,7 @@ def finetune_classes(args: Namespace) -> None:
         raise ConfigError(f'{args.data} contains no labels of objects. Pass images with labels.')
     for option in ('model', 'minutes', 'format'):
         if getattr(args, option) is not None:
-            raise ArgumentError(None, f'--{option} is for detectors, and this is a classifier.')
+            raise ArgumentError(None, f'--{option} is not for class folders.')
     cfg = finetune_classifier.prepare(args)
     check_config(cfg, ('train', 'val'))
     runner = build_trainer(cfg)
@@ -87,20 +91,36 @@ def finetune_classes(args: Namespace) -> None:
         finetune_classifier.report(runner)
 
 
-def finetune_objects(args: Namespace, data: LabelledData) -> None:
-    """Train a detector, for masks if all objects have one."""
+def finetune_labelled(args: Namespace, data: LabelledData) -> None:
+    """Train a detector or a segmentor, by default one for all that the labels tell."""
     if args.minutes and args.launcher != 'none':
         raise ArgumentError(None, '--minutes is for a single process. Give --epochs.')
-    task = args.task or ('instance-segmentation' if data.has_masks else 'detection')
+    task = args.task or default_task(data)
     if task == 'instance-segmentation' and not data.has_masks:
         raise ConfigError(
             f'{args.data} has objects without masks, such as boxes. Outline them too, or train '
             'boxes with --task detection.'
         )
+    if data.is_semantic and task != 'semantic-segmentation':
+        raise ConfigError(
+            f'{args.data} has segmentation maps, which do not tell one object from another. Train '
+            'on them with --task semantic-segmentation.'
+        )
     print(f'Task: {task}')
     data = complete_splits(data, args.val_fraction)
-    cfg = finetune_detector.prepare(args, data, with_masks=task != 'detection')
-    check_config(cfg, finetune_detector.SPLITS)
+    if task == 'semantic-segmentation':
+        cfg, evaluate = finetune_segmentor.prepare(args, data), finetune_segmentor.evaluate
+    else:
+        cfg = finetune_detector.prepare(args, data, with_masks=task == 'instance-segmentation')
+        evaluate = finetune_detector.evaluate
+    check_config(cfg, SPLITS)
     runner = build_trainer(cfg)
     runner.train()
-    finetune_detector.evaluate(runner)
+    evaluate(runner)
+
+
+def default_task(data: LabelledData) -> str:
+    """Return the task for which labels are."""
+    if data.is_semantic:
+        return 'semantic-segmentation'
+    return 'instance-segmentation' if data.has_masks else 'detection'

@@ -6,6 +6,7 @@ from .checkpointing import AtomicCheckpointHook, StrictLoadHook, TrainingWeights
 from .cpu_processes import CPUDistributedDataParallel
 from .data_hooks import InvalidLabelsHook, UnreadableImagesHook
 from .hooks import ChannelsLastHook, CompileHook, InvalidLossHook, TrainingCurveHook
+from .metrics import PixelConfusionMetric
 from .optim_wrappers import (
     AdaptiveClipAmpOptimWrapper,
     AdaptiveClipBfloat16OptimWrapper,
@@ -29,6 +30,7 @@ __all__ = [
     'InvalidLabelsHook',
     'InvalidLossHook',
     'LayerDecayOptimWrapperConstructor',
+    'PixelConfusionMetric',
     'ResumableRandomnessHook',
     'StrictLoadHook',
     'TrainingCurveHook',

@@ -10,8 +10,6 @@ from mmengine.config import Config
 from mmpretrain import get_model
 
 from mmevit.checkpoint import read_checkpoint
-from mmevit.cli.finetune_detector import choose_size
-from mmevit.datasets.formats import LabelledData, LabelledImage
 
 
 @pytest.fixture(scope='module')
@@ -147,22 +145,6 @@ def test_outlines_train_masks(scenes, weights, run_tool, tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ('sizes', 'side', 'chosen'),
-    [
-        ([(480, 640)], 640, (480, 640)),
-        ([(480, 640)], 416, (320, 416)),
-        ([(3000, 4000), (3000, 4000), (600, 800)], 640, (480, 640)),
-        ([(640, 480), (480, 640)], 640, (640, 640)),
-        ([(192, 192)], 640, (192, 192)),
-        ([(20, 2000)], 640, (32, 640)),
-    ],
-)
-def test_image_size_follows_the_data(sizes, side, chosen):
-    images = [LabelledImage('', *size, ()) for size in sizes]
-    assert choose_size(LabelledData(Path(), (), dict(train=images)), side) == chosen
-
-
 @pytest.mark.slow
 def test_time_that_is_asked_for_is_kept(scenes, run_tool, tmp_path):
     result = run_tool(
@@ -180,7 +162,7 @@ def test_wrong_requests_are_refused_in_one_sentence(digits, scenes, refuse, tmp_
 
     folders = digits / 'classification'
     assert 'contains no labels of objects' in refused(folders, '--task', 'detection')
-    assert '--model is for detectors' in refused(folders, '--model', 'rtmdet_evit_m0')
+    assert '--model is not for class folders' in refused(folders, '--model', 'rtmdet_evit_m0')
     sentence = refused(scenes, '--model', 'evit_m0_in1k')
     assert 'is a config of mmpretrain' in sentence
     assert 'rtmdet_evit_m9 is missing' in refused(scenes, '--model', 'rtmdet_evit_m9')

@@ -1,0 +1,56 @@
+"""Metrics that mmsegmentation does not have."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
+
+from mmevit.utils.files import atomic_write
+
+
+@METRICS.register_module()
+class PixelConfusionMetric(BaseMetric):
+    """Draw which class is predicted for the pixels of each class.
+
+    Args:
+        out_file: The picture.
+        ignore_index: Label of the pixels that are not counted.
+        **kwargs: Arguments of mmengine's metric.
+    """
+
+    default_prefix = 'pixels'
+
+    def __init__(self, out_file: str, ignore_index: int = 255, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.out_file = out_file
+        self.ignore_index = ignore_index
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names of the classes, which the runner passes to each metric."""
+        return (self.dataset_meta or {})['classes']
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Count the pixels of some images."""
+        count = len(self.classes)
+        for sample in data_samples:
+            labels, predicted = (
+                sample[name]['data'].cpu().numpy().ravel().astype(np.int64)
+                for name in ('gt_sem_seg', 'pred_sem_seg')
+            )
+            kept = labels != self.ignore_index
+            pairs = count * labels[kept] + predicted[kept]
+            self.results.append(np.bincount(pairs, minlength=count**2).reshape(count, count))
+
+    def compute_metrics(self, results: list[np.ndarray]) -> dict[str, float]:
+        """Draw the sum of the counts; there is no score."""
+        # Not at the top: mmengine-lite does not install matplotlib.
+        from mmevit.analysis import plot_pixel_confusions
+
+        figure = plot_pixel_confusions(np.sum(results, axis=0), self.classes)
+        with atomic_write(Path(self.out_file)) as path:
+            figure.savefig(path, dpi=150)
+        return {}
