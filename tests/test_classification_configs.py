@@ -68,8 +68,20 @@ def use_m0(model):
 def test_every_result_of_the_paper_has_a_tested_config():
     found = {path.stem for path in Path('configs').glob('evit_*.py')}
     networks = {f'evit_{arch}_{data}' for arch in WIDTHS for data in NUM_CLASSES}
+    photographs = {f'evit_{arch}_imagenette' for arch in WIDTHS}
     # tools/finetune.py completes evit_m5_finetune; tests/cli trains evit_m0_digits.
-    assert found - {'evit_m5_finetune', 'evit_m0_digits'} == {*networks, *RECIPES}
+    assert found - {'evit_m5_finetune', 'evit_m0_digits', *photographs} == {*networks, *RECIPES}
+
+
+def test_configs_of_photographs_differ_only_in_the_network():
+    first = load('evit_m0_imagenette')
+    for arch in WIDTHS:
+        cfg = load(f'evit_{arch}_imagenette')
+        assert cfg.model.backbone.pop('arch') == arch
+        assert cfg.model.head.in_channels == WIDTHS[arch]
+        cfg.model.head.in_channels = first.model.head.in_channels
+        first.model.backbone.pop('arch', None)
+        assert cfg.to_dict() == first.to_dict()
 
 
 # Data and whole runs

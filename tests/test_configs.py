@@ -14,8 +14,8 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.hub import get_config
-from mmengine.registry import init_default_scope
-from mmengine.structures import PixelData
+from mmengine.registry import DATASETS, METRICS, init_default_scope
+from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
 
@@ -24,11 +24,13 @@ from mmevit.models import EfficientViT
 
 WIDTHS = {arch: list(sizes.embed_dims) for arch, sizes in EfficientViT.arch_zoo.items()}
 FAMILIES = dict.fromkeys(('retinanet', 'mask-rcnn'), (*WIDTHS, 'm4_cosine', 'm4_digits'))
-FAMILIES['rtmdet'] = (*WIDTHS, 'm4_distill', 'm0_digits')
+FAMILIES['retinanet'] += ('m4_bccd',)
+FAMILIES['rtmdet'] = (*WIDTHS, 'm4_distill', 'm0_digits', 'm1_bccd', 'm4_bccd')
 FAMILIES['rtmdet-ins'] = ('m4',)
 FAMILIES['semantic-fpn'] = ('m4', 'm4_digits')
 NAMES = [f'{family}_evit_{name}' for family, names in FAMILIES.items() for name in names]
 DIGITS = [name for name in NAMES if name.endswith('digits')]
+BCCD = [name for name in NAMES if name.endswith('bccd')]
 SEGMENTOR = 'semantic-fpn_evit_m4'
 
 
@@ -50,7 +52,7 @@ def neck_channels(cfg, arch):
 
 # Also set by configs of mmdet, mmpretrain and mmsegmentation.
 KEYS = re.compile(
-    '_base_|auto_scale_lr|custom_(hooks|imports)|data_(preprocessor|root)|dataset_type'
+    '_base_|auto_scale_lr|custom_(hooks|imports)|data_(preprocessor|root|source)|dataset_type'
     '|default_hooks|log_processor|metainfo|model|norm_cfg|optim_wrapper|param_scheduler|sync_bn'
     '|(train|val|test)_(cfg|dataloader|evaluator|pipeline)|train_pipeline_stage2'
     '|tta_(model|pipeline)'
@@ -70,9 +72,26 @@ def test_every_detector_and_segmentor_is_tested():
 
 
 # The other configs on COCO differ from those of M0, which run below, only in their backbone.
-@pytest.mark.parametrize('name', [*DIGITS, SEGMENTOR])
+@pytest.mark.parametrize('name', [*DIGITS, *BCCD, SEGMENTOR])
 def test_parts_fit_each_other(name):
     check_model(load(name).model)
+
+
+def test_true_boxes_of_photographs_have_an_ap_of_one(bccd):
+    cfg = load('rtmdet_evit_m1_bccd')
+    train, test = (cfg[f'{split}_dataloader'].dataset for split in ('train', 'test'))
+    train.data_root = test.data_root = str(bccd)
+    train, test = DATASETS.build(train), DATASETS.build(test)
+    assert (len(train), len(test)) == (292, 72)
+    metric = METRICS.build(cfg.test_evaluator)
+    metric.dataset_meta = test.metainfo
+    for sample in test:
+        found = sample['data_samples']
+        found.pred_instances = InstanceData(**found.gt_instances.to_dict())
+        found.pred_instances.scores = torch.ones(len(found.gt_instances))
+        found.pred_instances.bboxes = found.gt_instances.bboxes.tensor
+        metric.process({}, [found.to_dict()])
+    assert metric.evaluate(len(test))['coco/bbox_mAP'] > 0.99
 
 
 def check_losses(model, data, expected):
@@ -245,10 +264,12 @@ def test_ade20k_config_has_the_schedule_and_data_of_poolformer():
     'name',
     [
         'evit_m0_digits',
+        'evit_m0_imagenette',
         'evit_m4_in1k',
         *(f'evit_m5_{data}' for data in ('in1k-384', 'in1k-512', 'cars', 'cifar10', 'finetune')),
         *(f'{family}_evit_m4' for family in FAMILIES if family != 'rtmdet-ins'),
         *DIGITS,
+        *BCCD,
     ],
 )
 def test_every_config_has_views_for_test_time_augmentation_the_first_as_in_its_test(name, tmp_path):

@@ -10,6 +10,8 @@ train_pipeline = [
     dict(type='RandomCrop', crop_size=(480, 640), allow_negative_crop=True),
     dict(type='YOLOXHSVRandomAug'),
     dict(type='RandomFlip', prob=0.5),
+    # An image without objects is trained on too.
+    dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),
     dict(type='Pad', size=(640, 480), pad_val=dict(img=(114, 114, 114))),
     dict(type='PackDetInputs'),
 ]
@@ -41,7 +43,6 @@ tta_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=8,
-    # Training on images without objects, too.
     dataset=dict(filter_cfg=dict(filter_empty_gt=False), pipeline=train_pipeline),
 )
 val_dataloader = dict(batch_size=8, dataset=dict(pipeline=test_pipeline))

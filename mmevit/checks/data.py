@@ -40,6 +40,8 @@ def check_data(cfg: Config, split: str) -> None:
             for evaluator in as_list(cfg.get(f'{split}_evaluator') or []):
                 check_evaluator(evaluator, datasets, split)
     except MissingFilesError as error:
+        if source := cfg.get('data_source'):
+            raise ConfigError(f'{error} Download the data from {source}.') from error
         digits_config = DIGITS_CONFIGS.get(cfg.get('default_scope'), DIGITS_CONFIGS['mmdet'])
         raise ConfigError(
             f'{error} To try mmevit without data, run tools/prepare_digits.py and use '

@@ -72,8 +72,8 @@ def add_masks(cfg: Config) -> None:
         for step in steps:
             if type_name(step) == 'LoadAnnotations':
                 step.with_mask = True
-    steps = cfg.train_dataloader.dataset.pipeline
-    steps.insert(-1, dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), by_mask=True))
+            elif type_name(step) == 'FilterAnnotations':
+                step.by_mask = True
     for split in ('val', 'test'):
         cfg[f'{split}_evaluator'].metric = ['bbox', 'segm']
     cfg.default_hooks.checkpoint.save_best = 'coco/segm_mAP'

@@ -29,6 +29,14 @@ def test_missing_coco_is_reported_with_the_expected_files_and_the_digits():
         check_data(cfg, 'train')
 
 
+@pytest.mark.parametrize('name', ['rtmdet_evit_m1_bccd', 'evit_m0_imagenette'])
+def test_missing_photographs_are_reported_with_their_source(name, monkeypatch, tmp_path):
+    cfg = load(f'configs/{name}.py')
+    monkeypatch.chdir(tmp_path)
+    with expect_error('is missing', f'Download the data from {cfg.data_source}.'):
+        check_data(cfg, 'train')
+
+
 def test_a_truncated_annotation_file_is_reported(cfg, val_json):
     val_json.write_bytes(val_json.read_bytes()[:-100])
     check_data(cfg, 'train')

@@ -1,0 +1,3 @@
+_base_ = 'evit_m0_imagenette.py'
+
+model = dict(backbone=dict(arch='m2'), head=dict(in_channels=224))

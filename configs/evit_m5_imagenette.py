@@ -1,0 +1,3 @@
+_base_ = 'evit_m0_imagenette.py'
+
+model = dict(backbone=dict(arch='m5'), head=dict(in_channels=384))

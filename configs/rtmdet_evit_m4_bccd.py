@@ -1,0 +1,4 @@
+# RTMDet with EfficientViT-M4 on BCCD, from random weights, for two CPU cores.
+_base_ = ['_base_/rtmdet_evit_m4.py', '_base_/bccd_detection.py']
+
+model = dict(backbone=dict(init_cfg=None), bbox_head=dict(num_classes=3))
