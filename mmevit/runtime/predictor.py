@@ -80,7 +80,8 @@ class Predictor:
         if height > padded[0] or width > padded[1]:
             raise UserError(
                 f'{names[0]} has {height}x{width} pixels after the test pipeline, but the file is '
-                f'for {fixed[0]}x{fixed[1]}. Export it with --dynamic batch size.'
+                f'for {fixed[0]}x{fixed[1]}. Export it with --dynamic batch size, or with a test '
+                'pipeline that resizes to this size.'
             )
         batch = np.stack([pad(image, padded, self.options['pad_value']) for image in inputs])
         # Files with a fixed batch size are filled up with repeated images.

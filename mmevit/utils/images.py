@@ -64,6 +64,9 @@ def resize(image: np.ndarray, size: Size, backend: str, interpolation: str) -> n
     (rows, row_weights), (columns, weights) = (
         find_taps(old, new, interpolation) for old, new in zip(image.shape, size, strict=False)
     )
+    # The other rows of a much larger image are not resized along the columns.
+    used, inverse = np.unique(rows, return_inverse=True)
+    image, rows = image[used], inverse.reshape(rows.shape)
     if not is_fixed:
         wide = add(image[:, i] * w[:, None] for i, w in zip(columns, weights, strict=True))
         result = add(wide[i] * w[:, None, None] for i, w in zip(rows, row_weights, strict=True))
