@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mmengine.config import Config, DictAction
 
 from mmevit.datasets.loading import load_readable_images
-from mmevit.utils.configs import find_datasets, read_config
+from mmevit.utils.configs import find_datasets, read_config, type_name
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import PICTURES, atomic_write, check_ending
 from mmevit.utils.tables import TABLES, write_table
@@ -87,6 +87,7 @@ add_run_arguments = group(
     argument('--local-rank', argparse.SUPPRESS, type=int, default=0),
     flag('--no-pin-memory', 'do not use pinned memory in data loaders'),
 )
+add_amp_argument = flag('--amp', 'train with automatic mixed precision')
 add_output_arguments = group(
     argument('--out', 'file for the table: .md, .csv or .json'),
     argument('--plot', 'file for the plot'),
@@ -129,6 +130,13 @@ def load_config(args: Namespace, splits: Sequence[str], needs: Sequence[str]) ->
         if args.no_pin_memory:
             dataloader.pin_memory = False
     return cfg
+
+
+def use_mixed_precision(cfg: Config) -> None:
+    """Apply :data:`add_amp_argument`."""
+    is_adaptive = type_name(cfg.optim_wrapper).startswith('AdaptiveClip')
+    cfg.optim_wrapper.type = 'AdaptiveClipAmpOptimWrapper' if is_adaptive else 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def check_outputs(args: Namespace) -> None:

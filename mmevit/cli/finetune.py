@@ -10,7 +10,14 @@ from pathlib import Path
 
 from mmevit.checks import check_config
 from mmevit.cli import finetune_classifier, finetune_detector, finetune_segmentor
-from mmevit.cli.arguments import SizeAction, add_run_arguments, argument, command, flag
+from mmevit.cli.arguments import (
+    SizeAction,
+    add_amp_argument,
+    add_run_arguments,
+    argument,
+    command,
+    flag,
+)
 from mmevit.cli.convert_dataset import add_format_arguments
 from mmevit.cli.finetune_recipe import SPLITS
 from mmevit.datasets.formats import LabelledData, complete_splits, read_labels
@@ -57,6 +64,7 @@ def positive_int(text: str) -> int:
         'that of the data, at most 640)',
         action=SizeAction,
     ),
+    add_amp_argument,
     flag('--no-flip', 'do not flip images, for classes that a flip changes, such as text'),
     add_format_arguments,
 )

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from mmevit.checkpoint.loader import load_from_evit, locate
 from mmevit.checkpoint.matching import infer_arch, infer_window_sizes, select_weights
-from mmevit.cli.arguments import load_config
+from mmevit.cli.arguments import load_config, use_mixed_precision
 from mmevit.datasets import split_class_folders
 from mmevit.models import EfficientViT
 from mmevit.utils.configs import MIM_FOLDER, type_name
@@ -30,6 +30,8 @@ def prepare(args: Namespace) -> Config:
     cfg = load_config(args, ('train', 'val'), needs=())
     classes = set_data(cfg, args)
     set_model(cfg, args.weights or 'evit://m5', len(classes))
+    if args.amp:
+        use_mixed_precision(cfg)
     if args.epochs:
         cfg.train_cfg.max_epochs = args.epochs
         # With a single epoch there is only warm-up.

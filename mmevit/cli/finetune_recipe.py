@@ -17,9 +17,10 @@ from mmengine.runner import Runner
 
 from mmevit.checkpoint.loader import load_from_evit, locate
 from mmevit.checkpoint.matching import infer_arch, select_weights
-from mmevit.cli.arguments import load_config
+from mmevit.cli.arguments import load_config, use_mixed_precision
 from mmevit.datasets.formats import LabelledData
 from mmevit.datasets.loading import load_readable_images
+from mmevit.engine.optim_wrappers import train_in_bfloat16
 from mmevit.models import EfficientViT
 from mmevit.utils.configs import MIM_FOLDER, build_model, default_scope, read_config, type_name
 from mmevit.utils.errors import ConfigError
@@ -66,6 +67,8 @@ def finish_config(cfg: Config, name: str, args: Namespace, data: LabelledData) -
     set_batch_size(cfg, args.batch_size, len(data.splits['train']))
     if args.no_flip:
         remove_flips(cfg)
+    if args.amp:
+        use_mixed_precision(cfg)
     set_schedule(cfg, args, data)
     path = Path(args.work_dir, f'{name}_finetune.py')
     with atomic_write(path) as unfinished:
@@ -218,6 +221,8 @@ def time_training_image(cfg: Config, num_warm_up: int = 2, num_steps: int = 4) -
     cfg = Config(cfg.to_dict())
     cfg.model.backbone.init_cfg = None
     load_readable_images(cfg.train_dataloader.dataset, on_error='skip')
+    if get_device() == 'cpu':
+        train_in_bfloat16(cfg)
     with default_scope(cfg):
         model: Any = build_model(cfg).to(get_device()).train()
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)

@@ -6,10 +6,17 @@ from mmengine.config import Config
 
 from mmevit.checkpoint.loader import check_checkpoint
 from mmevit.checks import check_config
-from mmevit.cli.arguments import add_run_arguments, argument, command, flag, load_config
+from mmevit.cli.arguments import (
+    add_amp_argument,
+    add_run_arguments,
+    argument,
+    command,
+    flag,
+    load_config,
+    use_mixed_precision,
+)
 from mmevit.engine.checkpointing import resume_from
 from mmevit.engine.runner import build_trainer
-from mmevit.utils.configs import type_name
 from mmevit.utils.errors import ConfigError
 
 
@@ -22,7 +29,7 @@ from mmevit.utils.errors import ConfigError
         nargs='?',
         const='auto',
     ),
-    flag('--amp', 'train with automatic mixed precision'),
+    add_amp_argument,
     flag(
         '--auto-scale-lr',
         'scale the learning rate by the batch size / auto_scale_lr.base_batch_size',
@@ -43,9 +50,7 @@ def main(args: Namespace) -> None:
 def apply_flags(cfg: Config, args: Namespace) -> None:
     """Apply the arguments of this command to the config."""
     if args.amp:
-        is_adaptive = type_name(cfg.optim_wrapper).startswith('AdaptiveClip')
-        cfg.optim_wrapper.type = 'AdaptiveClipAmpOptimWrapper' if is_adaptive else 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        use_mixed_precision(cfg)
     if args.resume is not None:
         resume_from(cfg, None if args.resume == 'auto' else args.resume)
     if args.auto_scale_lr:

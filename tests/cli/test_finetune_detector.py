@@ -110,7 +110,7 @@ def test_training_goes_on_as_printed(finetuned, run_tool, tmp_path):
 def test_photographs_are_trained_on_and_tested(bccd, run_tool, tmp_path):
     result = run_tool(
         *('tools/finetune.py', bccd, '--model', 'rtmdet_evit_m0', '--weights', 'none'),
-        *('--epochs', '1', '--image-size', '96', '128', '--work-dir', tmp_path),
+        *('--epochs', '1', '--image-size', '96', '128', '--work-dir', tmp_path, '--amp'),
     )
     assert result.returncode == 0, result.stdout
     assert '| images | 205 | 87 | 72 |' in result.stdout

@@ -55,7 +55,7 @@ FLAGS = {
         --to --trust-checkpoint
     """,
     'finetune': """
-        --batch-size --cfg-options --epochs --format --image-size --launcher --minutes --model
+        --amp --batch-size --cfg-options --epochs --format --image-size --launcher --minutes --model
         --no-flip --no-pin-memory --task --trust-checkpoint --val-fraction --weights --work-dir
     """,
     'infer': """
