@@ -3,7 +3,7 @@ _base_ = 'finetune_detection.py'
 
 dataset_type = 'XMLDataset'
 data_root = 'data/bccd/'
-data_source = 'https://github.com/Shenggan/BCCD_Dataset'
+data_source = 'https://github.com/Shenggan/BCCD_Dataset (its folder BCCD)'
 metainfo = dict(classes=('Platelets', 'RBC', 'WBC'))
 
 test_pipeline = [
@@ -22,13 +22,26 @@ train_dataloader = dict(
         _delete_=True,
         type=dataset_type,
         data_root=data_root,
-        ann_file='ImageSets/Main/trainval.txt',
+        ann_file='ImageSets/Main/train.txt',
         data_prefix=dict(sub_data_root=''),
         metainfo=metainfo,
         pipeline=_base_.train_pipeline,
     ),
 )
 val_dataloader = dict(
+    num_workers=1,
+    dataset=dict(
+        _delete_=True,
+        type=dataset_type,
+        data_root=data_root,
+        ann_file='ImageSets/Main/val.txt',
+        data_prefix=dict(sub_data_root=''),
+        metainfo=metainfo,
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = dict(
     num_workers=1,
     dataset=dict(
         _delete_=True,
@@ -41,6 +54,5 @@ val_dataloader = dict(
         pipeline=test_pipeline,
     ),
 )
-test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=None)
 test_evaluator = val_evaluator

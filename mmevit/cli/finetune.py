@@ -77,7 +77,10 @@ def main(args: Namespace) -> None:
         raise ConfigError(
             f'The work directory {work_dir} is inside the data {root}. Set another with --work-dir.'
         )
-    labels = None if args.task == 'classification' else read_labels(args.data, args.format)
+    labels = None
+    if args.task != 'classification':
+        prefers_maps = args.task == 'semantic-segmentation'
+        labels = read_labels(args.data, args.format, prefers_maps)
     if labels is None:
         finetune_classes(args)
     else:
@@ -87,7 +90,9 @@ def main(args: Namespace) -> None:
 def finetune_classes(args: Namespace) -> None:
     """Train a classifier."""
     if args.task not in ('classification', None):
-        raise ConfigError(f'{args.data} contains no labels of objects. Pass images with labels.')
+        raise ConfigError(
+            f'{args.data} contains no labels for {args.task}. Pass images with labels.'
+        )
     for option in ('model', 'minutes', 'format'):
         if getattr(args, option) is not None:
             raise ArgumentError(None, f'--{option} is not for class folders.')

@@ -1,11 +1,9 @@
 """Fine-tuning of classifiers, for the command finetune."""
 
 import json
-import os
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
@@ -13,15 +11,13 @@ from mmengine.runner import Runner
 from mmevit.checkpoint.loader import load_from_evit, locate
 from mmevit.checkpoint.matching import infer_arch, infer_window_sizes, select_weights
 from mmevit.cli.arguments import load_config, use_mixed_precision
+from mmevit.cli.finetune_recipe import set_batch_size
 from mmevit.datasets import split_class_folders
+from mmevit.datasets.formats import FOLDERS_OF_DATA
 from mmevit.models import EfficientViT
 from mmevit.utils.configs import MIM_FOLDER, type_name
-from mmevit.utils.errors import ConfigError
+from mmevit.utils.errors import ConfigError, shorten
 from mmevit.utils.files import atomic_write
-
-# Variables with the number of processes, of launchers other than torchrun. mmengine sets up the
-# process group later.
-WORLD_SIZES = dict(slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
 
 
 def prepare(args: Namespace) -> Config:
@@ -47,6 +43,8 @@ def set_data(cfg: Config, args: Namespace) -> Sequence[str]:
     """Write lists of images to the work directory, set them in the config; return the classes."""
     root, work_dir = Path(args.data).resolve(), Path(cfg.work_dir).resolve()
     classes, train, val = split_class_folders(root, args.val_fraction)
+    if args.task is None:
+        check_classes(root, classes)
     # The saved config is also used for inference. Its test data are the validation data.
     for name, images, splits in (('train', train, ['train']), ('val', val, ['val', 'test'])):
         ann_file = work_dir / f'{name}_images.json'
@@ -61,8 +59,19 @@ def set_data(cfg: Config, args: Namespace) -> Sequence[str]:
     views = cfg.tta_pipeline[-1]
     adapted = [adapt_pipeline(steps, args) for steps in views.transforms]
     views.transforms = [steps for steps in adapted if steps]
-    set_batch_size(cfg.train_dataloader, args, len(train))
+    # Batch norm cannot train on one image.
+    set_batch_size(cfg.train_dataloader, args, len(train), minimum=2)
     return classes
+
+
+def check_classes(root: Path, classes: Sequence[str]) -> None:
+    """Raise ConfigError if folders are probably not classes, by their names."""
+    if FOLDERS_OF_DATA.intersection(map(str.lower, classes)):
+        raise ConfigError(
+            f'{root} has no labels that are known, and its folders {shorten(classes)} do not look '
+            'like classes. Segmentation maps are PNG files of few values with the names of their '
+            'images. If the folders are classes, pass --task classification.'
+        )
 
 
 def adapt_pipeline(pipeline: list[ConfigDict], args: Namespace) -> list[ConfigDict]:
@@ -76,24 +85,6 @@ def adapt_pipeline(pipeline: list[ConfigDict], args: Namespace) -> list[ConfigDi
         elif size and type_name(step) == 'Resize':
             step.scale = (size, size)
     return [step for step in pipeline if not (args.no_flip and type_name(step) == 'RandomFlip')]
-
-
-def set_batch_size(dataloader: ConfigDict, args: Namespace, num_images: int) -> None:
-    """Limit the batch size to the number of images, since incomplete batches are dropped.
-
-    Raises:
-        ConfigError: If a batch would have one image, on which batch norm cannot train.
-    """
-    num_processes = int(os.environ.get(WORLD_SIZES.get(args.launcher, 'WORLD_SIZE'), 1))
-    requested: Any = args.batch_size or dataloader.batch_size
-    batch_size = min(requested, num_images // num_processes)
-    if batch_size < 2:
-        raise ConfigError(
-            f'{num_images} training images make batches of {batch_size} for each of '
-            f'{num_processes} processes, but batch norm needs two or more. Use more images, fewer '
-            'processes, or a larger --batch-size.'
-        )
-    dataloader.batch_size = batch_size
 
 
 def set_model(cfg: Config, weights: str, num_classes: int) -> None:

@@ -1,15 +1,18 @@
 """What the fine-tuning of detectors and segmentors shares: model, data, size, schedule."""
 
 import math
+import os
 import shlex
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.config import Config
+import torch
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.optim import build_optim_wrapper
@@ -34,8 +37,9 @@ SIDES = (640, 512, 416, 320)
 NUM_SEEN, MIN_EPOCHS, MAX_EPOCHS = 12_000, 12, 200
 # Share of --minutes that is planned for: the machine may become slower.
 PLANNED = 0.85
-# Number of evaluations, and the time of one relative to training on the same images.
-NUM_EVALUATIONS, EVALUATION = 10, 0.4
+NUM_EVALUATIONS = 10
+# Variables with the number of processes, of launchers other than torchrun.
+WORLD_SIZES = dict(slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
 # Variables of the base config. Settings hold copies of them, which change here.
 VARIABLES = ('backend_args', 'data_root', 'dataset_type', 'test_pipeline', 'train_pipeline')
 
@@ -63,8 +67,9 @@ def start_config(
 
 
 def finish_config(cfg: Config, name: str, args: Namespace, data: LabelledData) -> Config:
-    """Set batches, flips, sizes and schedule, write the whole config, and load it."""
-    set_batch_size(cfg, args.batch_size, len(data.splits['train']))
+    """Set batches, flips, precision, sizes and schedule, write the whole config, and load it."""
+    set_batch_size(cfg.train_dataloader, args, len(data.splits['train']))
+    cfg.auto_scale_lr.enable = True
     if args.no_flip:
         remove_flips(cfg)
     if args.amp:
@@ -119,6 +124,8 @@ def set_weights(model: Any, weights: str | None) -> None:
     """Set the weights of the backbone: those of the model, of a checkpoint, or random ones."""
     if weights is None:
         return
+    if 'pretrained' in model:
+        model.pretrained = None  # mmsegmentation's way to name weights
     backbone = model.backbone
     backbone.init_cfg = None
     if weights == 'none':
@@ -138,10 +145,28 @@ def set_classes(settings: Any, num_classes: int) -> None:
         settings['num_classes'] = num_classes
 
 
-def set_batch_size(cfg: Config, batch_size: int | None, num_images: int) -> None:
-    """Set the batch size, at most the number of images; the learning rate follows."""
-    cfg.auto_scale_lr.enable = True
-    cfg.train_dataloader.batch_size = min(batch_size or cfg.train_dataloader.batch_size, num_images)
+def set_batch_size(
+    dataloader: ConfigDict, args: Namespace, num_images: int, minimum: int = 1
+) -> None:
+    """Limit the batch size to the number of images, since incomplete batches may be dropped.
+
+    Raises:
+        ConfigError: If it would be below ``minimum``.
+    """
+    requested: Any = args.batch_size or dataloader.batch_size
+    batch_size = min(requested, num_images // count_processes(args))
+    if batch_size < minimum:
+        raise ConfigError(
+            f'{num_images} training images make batches of {batch_size} for each of '
+            f'{count_processes(args)} processes, but {minimum} or more are needed. Use more '
+            'images, fewer processes, or a larger --batch-size.'
+        )
+    dataloader.batch_size = batch_size
+
+
+def count_processes(args: Namespace) -> int:
+    """Return the number of processes of a run; mmengine sets up the process group later."""
+    return int(os.environ.get(WORLD_SIZES.get(args.launcher, 'WORLD_SIZE'), 1))
 
 
 def pipelines(cfg: Config) -> Iterator[list[Any]]:
@@ -199,9 +224,10 @@ def set_schedule(cfg: Config, args: Namespace, data: LabelledData) -> None:
         set_size(cfg, size)
         if args.minutes is None:
             break
-        seconds = time_training_image(cfg)
-        evaluation = EVALUATION * seconds * (NUM_EVALUATIONS + 1) * num_val
-        possible = (60 * PLANNED * args.minutes - evaluation) / (seconds * num_train)
+        seconds, evaluation = time_images(cfg)
+        # The best checkpoint is evaluated at the end.
+        left = 60 * PLANNED * args.minutes - evaluation * (NUM_EVALUATIONS + 1) * num_val
+        possible = left / (seconds * num_train)
         print_log(
             f'{size[0]} x {size[1]} pixels: {1000 * seconds:.0f} ms for a training image, '
             f'{max(possible, 0):.1f} epochs in {args.minutes} minutes.',
@@ -210,14 +236,14 @@ def set_schedule(cfg: Config, args: Namespace, data: LabelledData) -> None:
         if possible >= epochs or size == sizes[-1]:
             epochs = args.epochs or max(int(possible), 1)
             break
-    steps = math.ceil(num_train / cfg.train_dataloader.batch_size)
+    steps = math.ceil(num_train / cfg.train_dataloader.batch_size / count_processes(args))
     cfg.train_cfg.update(max_epochs=epochs, val_interval=math.ceil(epochs / NUM_EVALUATIONS))
     warm_up = cfg.param_scheduler[0]
     warm_up.end = min(warm_up.end, math.ceil(steps * epochs / 5))
 
 
-def time_training_image(cfg: Config, num_warm_up: int = 2, num_steps: int = 4) -> float:
-    """Return the seconds that training takes for an image on this machine."""
+def time_images(cfg: Config) -> tuple[float, float]:
+    """Return the seconds that training and evaluation of an image take on this machine."""
     cfg = Config(cfg.to_dict())
     cfg.model.backbone.init_cfg = None
     load_readable_images(cfg.train_dataloader.dataset, on_error='skip')
@@ -226,18 +252,24 @@ def time_training_image(cfg: Config, num_warm_up: int = 2, num_steps: int = 4) -
     with default_scope(cfg):
         model: Any = build_model(cfg).to(get_device()).train()
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
-        loader = Runner.build_dataloader(dict(cfg.train_dataloader, persistent_workers=False))
-        start, count = 0.0, 0
-        while True:
-            for batch in loader:
-                model.train_step(batch, optimizer)
-                count += 1
-                if count == num_warm_up:
-                    start = time.perf_counter()
-                elif count == num_warm_up + num_steps:
-                    return (
-                        (time.perf_counter() - start) / num_steps / cfg.train_dataloader.batch_size
-                    )
+        training = time_steps(cfg.train_dataloader, lambda data: model.train_step(data, optimizer))
+        with torch.no_grad():
+            return training, time_steps(cfg.val_dataloader, model.eval().val_step)
+
+
+def time_steps(
+    dataloader: ConfigDict, step: Callable[[Any], Any], num_warm_up: int = 2, num_steps: int = 4
+) -> float:
+    """Return the seconds that a step takes for an image, on average after some steps."""
+    loader = Runner.build_dataloader(dict(dataloader, persistent_workers=False))
+    batches = chain.from_iterable(repeat(loader))
+    for data in islice(batches, num_warm_up):
+        step(data)
+    start = time.perf_counter()
+    for data in islice(batches, num_steps):
+        step(data)
+    batch_size: Any = dataloader.batch_size
+    return (time.perf_counter() - start) / (num_steps * batch_size)
 
 
 def test_best(runner: Runner) -> tuple[str, dict[str, float]]:

@@ -35,7 +35,7 @@ def prepare(args: Namespace, data: LabelledData) -> Config:
         args, 'finetune_segmentation.py', 'semantic-fpn_evit_', 'mmseg', num_classes=len(classes)
     )
     set_data(cfg, data.root, folder, classes, lists)
-    cfg.test_evaluator[1].out_file = str(Path(args.work_dir, PICTURE))
+    cfg.test_evaluator[1].out_file = str(Path(args.work_dir, PICTURE).resolve())
     return finish_config(cfg, name, args, data)
 
 

@@ -161,7 +161,7 @@ def test_wrong_requests_are_refused_in_one_sentence(digits, scenes, refuse, tmp_
         return refuse('finetune', '--work-dir', tmp_path / 'work', *command)
 
     folders = digits / 'classification'
-    assert 'contains no labels of objects' in refused(folders, '--task', 'detection')
+    assert 'contains no labels for detection' in refused(folders, '--task', 'detection')
     assert '--model is not for class folders' in refused(folders, '--model', 'rtmdet_evit_m0')
     sentence = refused(scenes, '--model', 'evit_m0_in1k')
     assert 'is a config of mmpretrain' in sentence

@@ -73,3 +73,14 @@ def test_other_tasks_are_refused(scenes, refuse, tmp_path):
     assert 'do not tell one object from another' in refused(scenes, '--task', 'detection')
     sentence = refused(scenes, '--model', 'rtmdet_evit_m0')
     assert 'is a config of mmdet. This task needs one of mmseg.' in sentence
+
+
+def test_maps_that_are_not_recognized_do_not_train_a_classifier(scenes, refuse, tmp_path):
+    data = tmp_path / 'data'
+    for path in scenes.glob('*/train/*.png'):
+        # Compression changes the values.
+        folder = data / path.parts[-3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.open(path).convert('RGB').save(folder / f'{path.stem}.jpg')
+    sentence = refuse('finetune', data, '--work-dir', tmp_path / 'work')
+    assert 'images, masks do not look like classes' in sentence

@@ -124,7 +124,7 @@ def test_usual_layouts_give_the_same_maps(write, maps, tmp_path):
     assert classes == CLASSES
     for number, pixels in enumerate(maps):
         np.testing.assert_array_equal(loaded[str(number)], pixels)
-    assert not data.faults.counts
+    assert [fault.name for fault in data.faults.counts] == ['map with white or outlines']
 
 
 def test_values_are_classes_without_names(maps, tmp_path):
@@ -159,9 +159,10 @@ def test_maps_next_to_boxes_are_read_on_request(tmp_path):
     photos = plain_photos(2)
     write_voc(tmp_path, photos)
     for photo in photos['']:
-        save(tmp_path / 'SegmentationClass' / photo.name, np.ones((48, 64), np.uint8))
+        save(tmp_path / 'SegmentationClass' / photo.name, np.eye(48, 64, dtype=np.uint8))
     assert not read_labels(tmp_path).is_semantic
-    assert read_labels(tmp_path, 'masks').classes == ('1',)
+    assert read_labels(tmp_path, 'masks').classes == ('background', 'foreground')
+    assert read_labels(tmp_path, prefers_maps=True).is_semantic
 
 
 def test_photographs_in_folders_named_after_masks_are_not_maps(tmp_path):
@@ -193,17 +194,95 @@ def test_blurred_masks_are_refused(maps, tmp_path):
 
 
 def test_faulty_maps_are_counted(maps, tmp_path):
-    write_folders(tmp_path / 'data', maps)
+    write_folders(tmp_path / 'data', [pixels.clip(0, 2) for pixels in maps])
     save_images(tmp_path / 'data/images/train', ['unlabelled'])
     save(tmp_path / 'data/masks/train/0.png', maps[0][:, :20])
     (tmp_path / 'data/masks/train/1.png').write_bytes(b'no image')
+    save(tmp_path / 'data/masks/train/alone.png', maps[0])
+    transparent = np.dstack([maps[0]] * 4)
+    save(tmp_path / 'data/masks/val/3.png', transparent)
     data = read_labels(tmp_path / 'data')
     assert {fault.name: count for fault, count in data.faults.counts.items()} == {
         'image without a label file': 1,
-        'mask of another size than its image': 4,
-        'image without objects': 1,
-        'label file that cannot be read': 1,
+        'label file without an image': 1,
+        'label file that cannot be read': 3,
     }
+    assert {split: len(own) for split, own in data.splits.items()} == dict(train=1, val=1)
+
+
+def test_palettes_of_different_maps_may_differ(maps, tmp_path):
+    write_folders(tmp_path / 'data', maps)
+    (tmp_path / 'data/classes.txt').unlink()
+    colors = np.array([*COLORS, (9, 9, 9)], np.uint8)
+    for number, pixels in enumerate(maps):
+        split = 'train' if number < 3 else 'val'
+        order = np.roll(np.arange(4), number)
+        indices = np.argsort(order)[pixels.clip(0, 3)].astype(np.uint8)
+        palette = colors[order].ravel().tolist()
+        save(tmp_path / 'data/masks' / split / f'{number}.png', indices, palette)
+    classes, loaded = load(read_labels(tmp_path / 'data'), tmp_path / 'out')
+    assert classes == ('0', '9', '#0cc807', '#804080')
+    for number, pixels in enumerate(maps):
+        np.testing.assert_array_equal(
+            loaded[str(number)], np.array([0, 2, 3, 1])[pixels.clip(0, 3)]
+        )
+
+
+@pytest.mark.parametrize(
+    ('image', 'label'),
+    [
+        ('train/image/{}.png', 'train/label/{}.png'),
+        ('images/{}_L.png', 'ground_truth/{}_L.png'),
+        ('photos_segmentation/images/{}.png', 'photos_segmentation/masks/{}.png'),
+        ('train/{}.png', 'trainannot/{}.png'),
+        ('JPEGImages/{}.jpg', 'SegmentationClassPNG/{}.png'),
+        ('a/{} ü.jpg', 'a/{} ü_mask.png'),
+    ],
+)
+def test_maps_are_found(image, label, maps, tmp_path):
+    # What labelme2voc writes too.
+    if 'PNG' in label:
+        (tmp_path / 'class_names.txt').write_text('background\nlow\nhigh')
+        for number in range(5):
+            save_images(tmp_path / 'SegmentationClassVisualization', [number])
+            save(tmp_path / f'SegmentationObjectPNG/{number}.png', maps[number])
+    for number, pixels in enumerate(maps):
+        path = tmp_path / image.format(number)
+        save_images(path.parent, [path.stem])
+        path.with_suffix('.jpg').rename(path)
+        save(tmp_path / label.format(number), pixels)
+    # Kaggle's images of a competition.
+    save_images(tmp_path / 'test', ['unlabelled'])
+    data = read_labels(tmp_path)
+    assert sum(map(len, data.splits.values())) == 5 and len(data.classes) == 3
+    assert data.faults.counts.total() == 6
+
+
+@pytest.mark.parametrize(
+    ('names', 'values', 'classes'),
+    [
+        ({'classes.txt': 'cell'}, (0, 255), ('background', 'cell')),
+        ({'classes.txt': 'a\nb'}, (0, 255), ('a', 'b')),
+        ({'classes.txt': '1 a\n2 b'}, (1, 2), ('a', 'b')),
+        ({'classes.txt': 'a\nb\nc'}, (0, 255), ('a', 'b', 'c')),
+        ({'class_dict.csv': 'name,r,g,b\na,0,0,0\nb,255,255,255'}, (0, 255), ('a', 'b')),
+        ({}, (0, 128, 255), 'can be a class or ignored'),
+        ({}, (5, 255), 'have a single class: 5'),
+        ({'class_dict.csv': '1,a,0,0,0\n2,b,9,9,9'}, (0, 9), "has the line '2,b,9,9,9'"),
+        ({'a/classes.txt': 'a\nb', 'b/classes.txt': 'b\na'}, (0, 1), 'have different classes'),
+    ],
+)
+def test_values_get_their_names_or_are_refused(names, values, classes, tmp_path):
+    write_folders(tmp_path, [np.resize(np.array(values, np.uint8), SIZE)] * 5)
+    (tmp_path / 'classes.txt').unlink()
+    for name, text in names.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    if isinstance(classes, tuple):
+        assert read_labels(tmp_path).classes == classes
+    else:
+        with pytest.raises(ConfigError, match=classes):
+            read_labels(tmp_path)
 
 
 def test_boxes_cannot_become_maps(tmp_path):

@@ -6,12 +6,14 @@ from types import ModuleType
 from mmevit.utils.errors import ConfigError
 
 from . import coco, labelme, mask_images, voc, yolo
-from .files import Files
+from .files import SPLITS, Files
 from .labels import LabelledData, LabelledImage, Shape
+from .matching import IMAGE_FOLDERS, LABEL_FOLDERS
 from .splits import complete_splits
 from .writing import write_coco, write_seg_maps
 
 __all__ = [
+    'FOLDERS_OF_DATA',
     'FORMATS',
     'LabelledData',
     'LabelledImage',
@@ -27,13 +29,19 @@ FORMATS: dict[str, ModuleType] = dict(
     coco=coco, voc=voc, yolo=yolo, labelme=labelme, masks=mask_images
 )
 
+# Usual names of folders that are not classes; there are pictures of a mask.
+FOLDERS_OF_DATA = {*IMAGE_FOLDERS, *LABEL_FOLDERS, *SPLITS} - {'mask'}
 
-def read_labels(root: str | Path, format: str | None = None) -> LabelledData | None:
+
+def read_labels(
+    root: str | Path, format: str | None = None, prefers_maps: bool = False
+) -> LabelledData | None:
     """Read labelled objects of a folder, None if it contains no label files.
 
     Args:
         root: The folder, which is not changed.
         format: A key of ``FORMATS``. Recognised by default.
+        prefers_maps: Whether segmentation maps are read rather than objects, as VOC has both.
 
     Raises:
         ConfigError: If the folder is missing, contains several formats or invalid files, or nothing
@@ -53,9 +61,9 @@ box=(16.0, 12.0, 48.0, 36.0), segmentation=None, is_ignored=False),))]
     files = Files(root)
     names = FORMATS if format is None else [format]
     found = {name: label_files for name in names if (label_files := FORMATS[name].find(files))}
-    # Data with objects often have maps of them too, as VOC's have.
-    if len(found) > 1:
-        found.pop('masks', None)
+    if 'masks' in found and len(found) > 1:
+        names = ['masks'] if prefers_maps else found.keys() - ['masks']
+        found = {name: found[name] for name in names}
     if not found and format is None:
         return None
     if not found:

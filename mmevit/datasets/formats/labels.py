@@ -24,6 +24,7 @@ BOX_ACROSS = FaultType('box partly outside its image', 'clipped')
 FEW_POINTS = FaultType('polygon of fewer than three points', LEFT_OUT)
 NO_AREA = FaultType('point or line', LEFT_OUT)
 OTHER_MASK_SIZE = FaultType('mask of another size than its image', LEFT_OUT)
+IGNORED_PIXELS = FaultType('map with white or outlines', 'these pixels are ignored', 'note')
 BACKGROUND = FaultType('image without objects', 'kept as background', 'note')
 
 # Height and width in pixels.

@@ -20,9 +20,12 @@ NO_SCORE = (0, False, False, 0)
 Target = tuple[tuple[str, ...], PurePosixPath, str | None]
 # Usual names of folders of labels, also of masks, which have the names of images.
 LABEL_FOLDERS = (
-    *('ann_dir', 'annotations', 'gt', 'labels', 'mask', 'masks', 'segmentation', 'segments'),
-    *('segmentationclass', 'segmentationclasspng', 'segmentationobject'),
+    *('ann_dir', 'annotations', 'ground_truth', 'groundtruth', 'gt', 'label', 'labels', 'mask'),
+    *('masks', 'segmentation', 'segmentations', 'segments'),
 )
+# With endings such as PNG, Aug and Visualization.
+LABEL_PREFIXES = ('segmentationclass', 'segmentationobject')
+IMAGE_FOLDERS = ('image', 'images', 'img', 'img_dir', 'imgs', 'jpegimages')
 # Those of images in their place.
 COUNTERPARTS = dict(labels='images', annotations='images', Annotations='JPEGImages')
 # All of these are the same in comparisons of folders.
@@ -196,8 +199,19 @@ def folder_split(folder: PurePosixPath) -> str:
 
 @cache
 def is_label_folder(folder: PurePosixPath) -> bool:
-    """Whether a folder is usually for labels."""
-    return any(part.lower() in LABEL_FOLDERS for part in folder.parts)
+    """Whether a folder is usually for labels; the last name that tells it counts.
+
+    Example:
+        >>> is_label_folder(PurePosixPath('segmentation/images/train'))
+        False
+    """
+    for part in reversed(folder.parts):
+        name = part.lower()
+        if name in LABEL_FOLDERS or name.startswith(LABEL_PREFIXES):
+            return True
+        if name in IMAGE_FOLDERS:
+            return False
+    return False
 
 
 @cache

@@ -55,7 +55,11 @@ def read_label_files(
     """
     references = [Reference(name_of(path), path) for path in label_files]
     indices, unclear = assign_images(files, references, faults, NO_IMAGE)
-    splits = split_by_folder(files.images) if splits is None else splits
+    if splits is None:
+        labelled = [path for path in files.images if path in indices or path in unclear]
+        splits = split_by_folder(files.images if keep_unlabelled else labelled)
+        if not keep_unlabelled:
+            faults.add_all((NO_LABELS, path) for path in sorted(set(files.images) - set(labelled)))
     # Lists may have an image twice.
     splits = {split: list(dict.fromkeys(paths)) for split, paths in splits.items()}
     listed = {path for paths in splits.values() for path in paths}
