@@ -48,18 +48,24 @@ def test_convolutions_with_kernels_for_each_object_return_the_same(size, count):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize('is_fixed', [True, False])
 @pytest.mark.parametrize('topk', [20, 400])
 @pytest.mark.parametrize('num_classes', [1, 7])
 @pytest.mark.parametrize('score_thr', [0.05, 0.97])
-def test_best_candidates_are_those_of_mmdet(score_thr, num_classes, topk):
+def test_best_candidates_are_those_of_mmdet(score_thr, num_classes, topk, is_fixed):
+    def select(scores, priors):
+        *found, others = boxes.filter_scores_and_topk(scores, score_thr, topk, dict(priors=priors))
+        return *found, others['priors']
+
+    if not is_fixed:
+        select = torch.jit.trace(select, (torch.rand(150, num_classes), torch.rand(150, 4)))
     scores, priors = torch.rand(200, num_classes), torch.rand(200, 4)
-    expected = filter_scores_and_topk(scores, score_thr, topk, dict(priors=priors))
-    found = boxes.filter_scores_and_topk(scores, score_thr, topk, dict(priors=priors))
+    *expected, others = filter_scores_and_topk(scores, score_thr, topk, dict(priors=priors))
+    found = select(scores, priors)
     count = len(expected[0])
     assert 0 < count <= topk == len(found[0])
-    for values, wanted in zip(found[:3], expected[:3], strict=True):
+    for values, wanted in zip(found, (*expected, others['priors']), strict=True):
         assert torch.equal(values[:count], wanted)
-    assert torch.equal(found[3]['priors'][:count], expected[3]['priors'])
     assert not found[0][count:].any()
 
 
