@@ -104,12 +104,22 @@ def read(files: Files, label_files: Sequence[PurePosixPath]) -> LabelledData:
         read_splits(images, faults, 'Segmentation'),
         name_of=image_names.__getitem__,
     )
+    return name_classes(files.root, splits, known, faults)
+
+
+def name_classes(
+    root: Path,
+    splits: Mapping[str, Sequence[LabelledImage]],
+    known: Mapping[str, str],
+    faults: Faults,
+) -> LabelledData:
+    """Name the values in images by those that are known, and leave out ignored ones."""
     found = [image for own in splits.values() for image in own]
-    names = name_values(files.root, {shape.label for one in found for shape in one.shapes}, known)
+    names = name_values(root, {shape.label for image in found for shape in image.shapes}, known)
     classes = tuple(dict.fromkeys(names.values()))
     if len(classes) < 2:
         raise ConfigError(
-            f'The segmentation maps in {files.root} have a single class: {shorten(classes)}. '
+            f'The segmentation maps in {root} have a single class: {shorten(classes)}. '
             'Give other pixels another value.'
         )
     faults.add_all(
@@ -118,7 +128,7 @@ def read(files: Files, label_files: Sequence[PurePosixPath]) -> LabelledData:
         if any(shape.label not in names for shape in image.shapes)
     )
     named = {split: [rename(image, names) for image in own] for split, own in splits.items()}
-    return LabelledData(files.root, classes, named, faults, is_semantic=True)
+    return LabelledData(root, classes, named, faults, is_semantic=True)
 
 
 def have_several_palettes(paths: Iterable[Path]) -> bool:
