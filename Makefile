@@ -13,6 +13,8 @@
 # VENV=path shares an environment between checkouts. PYTHON=path selects the interpreter.
 
 PYTHON ?= python3
+# tools/dist_train.sh would use it.
+unexport PYTHON
 VENV ?= .venv
 WORK_DIR ?= work_dirs/$@
 BIN := $(VENV)/bin

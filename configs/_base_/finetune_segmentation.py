@@ -2,7 +2,7 @@
 # images. tools/finetune.py adds the model, and fills in data, sizes and epochs. All values are
 # assumed.
 _base_ = 'mmseg::_base_/default_runtime.py'
-custom_imports = dict(imports=['mmevit'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmevit', 'mmevit.analysis'], allow_failed_imports=False)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

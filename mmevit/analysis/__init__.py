@@ -4,16 +4,17 @@ from .detections import (
     count_confusions,
     evaluate_boxes,
     plot_confusions,
-    plot_pixel_confusions,
     plot_precision_recall,
 )
 from .grad_cam import grad_cam
 from .heads import head_similarity
 from .importance import channel_importance, count_params, prune, shares_kept
+from .pixels import PixelConfusionMetric, plot_pixel_confusions
 from .plots import plot_grad_cams, plot_kept, plot_shares, plot_similarity
 from .runtime import memory_bound_share, profile_runtime, sum_rows
 
 __all__ = [
+    'PixelConfusionMetric',
     'channel_importance',
     'count_confusions',
     'count_params',

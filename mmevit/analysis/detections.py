@@ -1,4 +1,4 @@
-"""Predictions compared with annotations: precision and recall, and confused classes."""
+"""Detections compared with annotations: precision and recall, and confused classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .plots import new_figure
+from .plots import draw_matrix, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,33 +132,3 @@ def plot_confusions(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     figure, axes = draw_matrix(shares, texts, [*classes, 'background'], [*classes, 'not detected'])
     axes.set(xlabel='detected as', ylabel='object')
     return figure
-
-
-def plot_pixel_confusions(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Draw the percentage of the pixels of each class that are predicted as each class.
-
-    Args:
-        counts: Numbers of pixels, by class and by predicted class.
-        classes: Names in the order of the counts.
-    """
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    texts = np.char.mod('%.1f', 100 * shares)
-    figure, axes = draw_matrix(shares, texts, classes, classes)
-    axes.set(xlabel='predicted as', ylabel='class of the pixels (%)')
-    return figure
-
-
-def draw_matrix(
-    shares: np.ndarray, texts: np.ndarray, rows: Sequence[str], columns: Sequence[str]
-) -> tuple[Figure, Any]:
-    """Draw values from 0 to 1 as colours, with texts in the cells if they are at most 30 x 30."""
-    side = 1.2 + 0.5 * len(shares)
-    figure, axes = new_figure(max(side + 1, 4.5), max(side, 3.8))
-    axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
-    if len(shares) <= 30:
-        for (row, column), text in np.ndenumerate(texts):
-            color = 'white' if shares[row, column] > 0.6 else 'black'
-            axes.text(column, row, text, ha='center', va='center', color=color, fontsize=8)
-    axes.set_xticks(range(len(columns)), columns, rotation=45, ha='right')
-    axes.set_yticks(range(len(rows)), rows)
-    return figure, axes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from .runtime import COMPUTE_BOUND, MEMORY_BOUND, Row, kind_shares
@@ -149,3 +150,20 @@ def plot_speeds(rows: Sequence[dict[str, Any]]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlabel('speed, relative to the first, with quartiles')
     return figure
+
+
+def draw_matrix(
+    shares: np.ndarray, texts: np.ndarray, rows: Sequence[str], columns: Sequence[str]
+) -> tuple[Figure, Any]:
+    """Draw values from 0 to 1 as colors, with texts in the cells if they are at most 30 x 30."""
+    side = 1.2 + 0.5 * len(shares)
+    figure, axes = new_figure(max(side + 1, 4.5), max(side, 3.8))
+    axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+    if len(shares) <= 30:
+        for row, column in np.argwhere(texts != ''):
+            color = 'white' if shares[row, column] > 0.6 else 'black'
+            text = texts[row, column]
+            axes.text(column, row, text, ha='center', va='center', color=color, fontsize=8)
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha='right')
+    axes.set_yticks(range(len(rows)), rows)
+    return figure, axes

@@ -6,7 +6,6 @@ from .checkpointing import AtomicCheckpointHook, StrictLoadHook, TrainingWeights
 from .cpu_processes import CPUDistributedDataParallel
 from .data_hooks import InvalidLabelsHook, UnreadableImagesHook
 from .hooks import ChannelsLastHook, CompileHook, InvalidLossHook, TrainingCurveHook
-from .metrics import PixelConfusionMetric
 from .optim_wrappers import (
     AdaptiveClipAmpOptimWrapper,
     AdaptiveClipBfloat16OptimWrapper,
@@ -30,7 +29,6 @@ __all__ = [
     'InvalidLabelsHook',
     'InvalidLossHook',
     'LayerDecayOptimWrapperConstructor',
-    'PixelConfusionMetric',
     'ResumableRandomnessHook',
     'StrictLoadHook',
     'TrainingCurveHook',

@@ -1,14 +1,21 @@
-"""Metrics that mmsegmentation does not have."""
+"""Pixels compared with segmentation maps: confused classes."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
 from mmevit.utils.files import atomic_write
+
+from .plots import draw_matrix
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @METRICS.register_module()
@@ -47,10 +54,21 @@ class PixelConfusionMetric(BaseMetric):
 
     def compute_metrics(self, results: list[np.ndarray]) -> dict[str, float]:
         """Draw the sum of the counts; there is no score."""
-        # Not at the top: mmengine-lite does not install matplotlib.
-        from mmevit.analysis import plot_pixel_confusions
-
         figure = plot_pixel_confusions(np.sum(results, axis=0), self.classes)
         with atomic_write(Path(self.out_file)) as path:
             figure.savefig(path, dpi=150)
         return {}
+
+
+def plot_pixel_confusions(counts: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Draw the percentage of the pixels of each class that are predicted as each class.
+
+    Args:
+        counts: Numbers of pixels, by class and by predicted class.
+        classes: Names in the order of the counts.
+    """
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    texts = np.char.mod('%.1f', 100 * shares)
+    figure, axes = draw_matrix(shares, texts, classes, classes)
+    axes.set(xlabel='predicted as', ylabel='class of the pixels (%)')
+    return figure
