@@ -246,6 +246,7 @@ def time_images(cfg: Config) -> tuple[float, float]:
     """Return the seconds that training and evaluation of an image take on this machine."""
     cfg = Config(cfg.to_dict())
     cfg.model.backbone.init_cfg = None
+    cfg.optim_wrapper.pop('paramwise_cfg', None)  # logs a line for each parameter
     load_readable_images(cfg.train_dataloader.dataset, on_error='skip')
     if get_device() == 'cpu':
         train_in_bfloat16(cfg)
