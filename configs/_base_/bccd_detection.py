@@ -42,17 +42,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    num_workers=1,
-    dataset=dict(
-        _delete_=True,
-        type=dataset_type,
-        data_root=data_root,
-        ann_file='ImageSets/Main/test.txt',
-        data_prefix=dict(sub_data_root=''),
-        metainfo=metainfo,
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
+    num_workers=1, dataset=dict(val_dataloader['dataset'], ann_file='ImageSets/Main/test.txt')
 )
 val_evaluator = dict(ann_file=None)
 test_evaluator = val_evaluator

@@ -41,13 +41,13 @@ VALUE_FIRST = re.compile(VALUES + r'[\s,:]+(?P<name>[^\d,:][^,:]*)')
 NAME_FIRST = re.compile(r'(?P<name>[^,:\t]+?)\s*[,:\t]\s*' + VALUES + '(?::.*)?')
 
 
-def find(files: Files) -> list[PurePosixPath]:
-    """List the maps, if there are any of images; they have the names of images."""
+def find(files: Files) -> dict[PurePosixPath, str]:
+    """Find the maps, if there are any of images, with the names of their images."""
     maps = match_maps(files)
     names = {normalize(path.stem) for path in set(files.images) - set(maps)}
     matched = [path for path, name in maps.items() if normalize(name) in names]
     is_data = bool(matched) and all(is_map(files.root / path) for path in matched[:3])
-    return list(maps) if is_data else []
+    return maps if is_data else {}
 
 
 def match_maps(files: Files) -> dict[PurePosixPath, str]:
@@ -86,23 +86,23 @@ def is_map(path: Path) -> bool:
         return True
 
 
-def read(files: Files, label_files: Sequence[PurePosixPath]) -> LabelledData:
+def read(files: Files, maps: Mapping[PurePosixPath, str]) -> LabelledData:
     """Read the data, with splits from ``ImageSets/Segmentation``, else by folder."""
     faults = Faults()
-    known, image_names = read_names(files), match_maps(files)
+    known = read_names(files)
     # Pictures of labels are not images either.
     others = [path for path in files.images if is_label_folder(path.parent)]
-    images = Files(files.root, excluded=[*label_files, *others])
+    images = Files(files.root, excluded=[*maps, *others])
     by_color = any(key.startswith('#') for key in known) or have_several_palettes(
-        files.root / path for path in label_files
+        files.root / path for path in maps
     )
     splits = read_label_files(
         images,
-        label_files,
+        list(maps),
         partial(parse_map, by_color=by_color),
         faults,
         read_splits(images, faults, 'Segmentation'),
-        name_of=image_names.__getitem__,
+        name_of=maps.__getitem__,
     )
     return name_classes(files.root, splits, known, faults)
 

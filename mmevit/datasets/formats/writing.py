@@ -89,12 +89,12 @@ def write_seg_maps(
     classes = tuple(dict.fromkeys((*background, *data.classes)))
     if len(classes) > IGNORED:
         raise ConfigError(f'{len(classes)} classes do not fit in a segmentation map of bytes.')
-    lists = {split: Path(folder, f'{split}.txt') for split in data.splits}
-    pairs = [(split, image) for split, images in data.splits.items() for image in images]
-    for _, image in show_progress(pairs, 'Writing segmentation maps'):
+    all_images = [image for images in data.splits.values() for image in images]
+    for image in show_progress(all_images, 'Writing segmentation maps'):
         pixels = paint(image, classes, IGNORED if data.is_semantic else 0)
         with atomic_write(Path(folder, f'{image.path}.png')) as path:
             Image.fromarray(pixels).save(path, 'png')
+    lists = {split: Path(folder, f'{split}.txt') for split in data.splits}
     for split, images in data.splits.items():
         with atomic_write(lists[split]) as path:
             path.write_text(''.join(f'{image.path}\n' for image in images), encoding='utf-8')
