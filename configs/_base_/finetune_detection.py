@@ -7,7 +7,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomResize', scale=(640, 480), ratio_range=(0.6, 1.6), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(480, 640), allow_negative_crop=True),
+    dict(type='RandomCrop', crop_size=(640, 480), allow_negative_crop=True),
     dict(type='YOLOXHSVRandomAug'),
     dict(type='RandomFlip', prob=0.5),
     # An image without objects is trained on too.
