@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import Registry
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmevit.utils.errors import ConfigError
@@ -37,6 +38,7 @@ class HasTeacher:
             teacher = self.registry.build(cfg)
             # Without an init_cfg, init_weights() would overwrite what timm has loaded.
             if teacher.init_cfg:
+                refuse_missing_weights(teacher)
                 teacher.init_weights()
         # Wrong arguments and failed downloads raise different errors in each model.
         except Exception as error:
@@ -74,6 +76,20 @@ def read_settings(teacher: dict | str) -> dict:
         return teacher
     cfg = get_config(teacher, pretrained=True)
     return dict(cfg.model, init_cfg=dict(type='Pretrained', checkpoint=cfg.model_path))
+
+
+def refuse_missing_weights(teacher: Any) -> None:
+    """Raise ConfigError if a checkpoint lacks weights, which mmengine would leave random."""
+    settings = teacher.init_cfg
+    if settings['type'] != 'Pretrained' or settings.get('prefix'):
+        return
+    checkpoint = CheckpointLoader.load_checkpoint(settings['checkpoint'], 'cpu')
+    given = checkpoint.get('state_dict', checkpoint)
+    # Not in old checkpoints, and not used.
+    own = {name for name in teacher.state_dict() if not name.endswith('num_batches_tracked')}
+    missing = sorted(own - {name.removeprefix('module.') for name in given})
+    if missing:
+        raise ConfigError(f'{len(missing)} of {len(own)} weights are missing, such as {missing[0]}')
 
 
 def swaps_channels(preprocessor: nn.Module) -> bool:

@@ -109,6 +109,15 @@ def test_teacher_takes_its_weights_from_init_cfg(tmp_path, images):
     assert all(torch.equal(weights[name], value) for name, value in teacher.state_dict().items())
 
 
+@pytest.mark.parametrize('teacher', [TIMM_TEACHER, MMPRETRAIN_TEACHER], ids=['timm', 'mmpretrain'])
+def test_weights_with_other_names_raise_instead_of_leaving_the_teacher_random(tmp_path, teacher):
+    weights = {f'net.{name}': value for name, value in make(teacher).teacher.state_dict().items()}
+    torch.save(weights, tmp_path / 'teacher.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'teacher.pth'))
+    with pytest.raises(ConfigError, match='weights are missing, such as '):
+        make({**teacher, 'init_cfg': init_cfg}).teacher  # noqa: B018
+
+
 @pytest.mark.parametrize('name', ['resnet10t', 'vit_tiny_patch16_224'])
 def test_teacher_keeps_what_timm_has_loaded(tmp_path, name):
     weights = timm.create_model(name, num_classes=5).state_dict()
