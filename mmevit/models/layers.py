@@ -7,6 +7,7 @@ import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
+from torch.amp.autocast_mode import autocast
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -33,7 +34,8 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         padding = kernel_size // 2
-        self.conv = nn.Conv2d(
+        conv_class = StridedDepthwiseConv2d if stride > 1 and groups > 1 else nn.Conv2d
+        self.conv = conv_class(
             in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=deploy
         )
         self.norm = nn.Identity() if deploy else build_norm_layer(norm_cfg, out_channels)[1]
@@ -54,6 +56,22 @@ class ConvNorm(nn.Module):
         if not self.is_folded:
             fold_norm(self.conv, self.norm)
             self.norm = nn.Identity()
+
+
+class StridedDepthwiseConv2d(nn.Conv2d):
+    """Depthwise convolution that is trained in float32 on CPUs.
+
+    Its gradient in bfloat16 took 208 ms where float32 took 5 ms (64 maps of 768 channels and 10x10
+    pixels, one core with AMX, torch 2.11), half of a training step of M1 with mixed precision.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C, H / stride, W / stride)."""
+        is_mixed = input.dtype != self.weight.dtype
+        if self.training and is_mixed and input.device.type == 'cpu':
+            with autocast('cpu', enabled=False):
+                return super().forward(input.to(self.weight.dtype))
+        return super().forward(input)
 
 
 def fold_norm(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.Module) -> None:

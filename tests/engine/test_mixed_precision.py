@@ -13,6 +13,7 @@ from torch import nn
 from mmevit.engine.hooks import MAX_OVERFLOWS, InvalidLossHook
 from mmevit.engine.optim_wrappers import train_in_bfloat16
 from mmevit.models import EfficientViT
+from mmevit.models.layers import ConvNorm
 from mmevit.utils.errors import UserError
 
 
@@ -72,6 +73,16 @@ def test_losses_in_bfloat16_are_close_to_float32(batches, prefix, settings):
     assert {p.dtype for p in mixed.parameters()} == {torch.float32}
     for before, one, other in zip(*(m.parameters() for m in (model, mixed, exact)), strict=True):
         assert torch.equal(one, before) == torch.equal(other, before)
+
+
+def test_strided_depthwise_convolution_has_gradients_of_float32_on_a_cpu():
+    layer = ConvNorm(16, 16, 3, stride=2, groups=16, norm_cfg=dict(type='GN', num_groups=2))
+    images = torch.randn(2, 16, 32, 32).bfloat16()
+    layer(images.float()).square().sum().backward()
+    wanted, layer.conv.weight.grad = layer.conv.weight.grad, None
+    with make_wrapper(layer, 'Bfloat16OptimWrapper').optim_context(layer):
+        layer(images).square().sum().backward()
+    assert torch.equal(layer.conv.weight.grad, wanted)
 
 
 def test_accumulated_gradients_update_once_in_bfloat16(batches):
