@@ -74,6 +74,7 @@ def finish_config(cfg: Config, name: str, args: Namespace, data: LabelledData) -
         remove_flips(cfg)
     if args.amp:
         use_mixed_precision(cfg)
+        cfg.custom_hooks.append(dict(type='ChannelsLastHook'))
     set_schedule(cfg, args, data)
     path = Path(args.work_dir, f'{name}_finetune.py')
     with atomic_write(path) as unfinished:
@@ -252,6 +253,8 @@ def time_images(cfg: Config) -> tuple[float, float]:
         train_in_bfloat16(cfg)
     with default_scope(cfg):
         model: Any = build_model(cfg).to(get_device()).train()
+        if 'ChannelsLastHook' in map(type_name, cfg.custom_hooks):
+            model.to(memory_format=torch.channels_last)
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
         training = time_steps(cfg.train_dataloader, lambda data: model.train_step(data, optimizer))
         with torch.no_grad():
