@@ -73,9 +73,9 @@ PAPER_MODELS = [
     Model('EfficientViT-M4', 'efficientvit-m4', {}, 224, 74.3, 8.8, 299),
     Model('EfficientViT-M5', 'efficientvit-m5', {}, 224, 77.1, 12.4, 522, 56.8),
 ]
+SSDLITE = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
 # Detectors for real time, with the average precision that mmdet publishes (of YOLOX-nano, its
-# authors), and RetinaNet, whose average precisions are for larger images. SSDLite is missing, since
-# prediction fails in the SSD head of mmdet 3.5.1.
+# authors), and RetinaNet, whose average precisions are for larger images.
 DETECTORS = [
     Model('RTMDet EfficientViT-M0', 'mmevit::efficientvit/rtmdet_evit_m0.py', {}, 640),
     Model('RTMDet EfficientViT-M1', 'mmevit::efficientvit/rtmdet_evit_m1.py', {}, 640),
@@ -89,6 +89,7 @@ DETECTORS = [
     Model('YOLOX-nano', 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py', size=416, box_ap=25.8),
     Model('YOLOX-tiny', 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', size=416, box_ap=32.0),
     Model('YOLOX-s', 'mmdet::yolox/yolox_s_8xb8-300e_coco.py', size=640, box_ap=40.5),
+    Model('SSDLite MobileNetV2', SSDLITE, size=320, box_ap=21.3),
     Model('RetinaNet ResNet-50', 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', {}, 640),
 ]
 

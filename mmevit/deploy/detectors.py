@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from mmdet.models import MaskFormerHead, SSDHead, TOODHead
+from mmdet.models import MaskFormerHead, TOODHead
 from mmdet.models.dense_heads import CondInstMaskHead, SOLOV2Head, YOLACTProtonet
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.structures import DetDataSample
@@ -46,9 +46,6 @@ class Detector(PerImageNetwork):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        for part in model.modules():
-            if isinstance(part, SSDHead):
-                part.loss_cls = None  # missing in mmdet, whose SSD does not predict
         self.features = Features(model)
         self.predict = PredictOne(model, self.features)
         self.output_names = name_outputs(model)

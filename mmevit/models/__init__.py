@@ -13,7 +13,7 @@ if can_import('mmdet') or can_import('mmseg'):
 
     __all__ += ['EfficientViTFPN']
 if can_import('mmdet'):
-    from . import contiguous  # noqa: F401 (patches mmcv)
+    from . import contiguous, ssd_head  # noqa: F401 (patches mmcv and mmdet)
     from .distilled_detector import DistilledSingleStageDetector, DistilledTwoStageDetector
     from .retina_head import SyncedRetinaHead
 
