@@ -14,6 +14,8 @@ def test_files_are_written_and_summarised(run_tool, tmp_path):
     write_voc(root, plain_photos(5))
     write_xml(root / 'Annotations/1.xml', [('cell', (70, 8, 90, 40)), ('big cell', (0, 0, 9, 9))])
     (root / 'Annotations/2.xml').unlink()
+    out.mkdir()
+    (out / 'instances_test.json').write_text('of other data')
     result = run_tool(
         'tools/convert_dataset.py', root, out, '--to', 'coco', '--val-fraction', '0.25'
     )

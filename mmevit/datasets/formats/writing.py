@@ -11,6 +11,7 @@ from PIL import Image
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write
 
+from .files import ORDER
 from .labels import LabelledData, LabelledImage, Shape
 from .masks import decode_mask, measure_mask
 from .reading import show_progress
@@ -22,14 +23,16 @@ IGNORED = 255
 def write_coco(data: LabelledData, folder: str | Path) -> dict[str, Path]:
     """Write ``instances_SPLIT.json`` for each split, and return the paths by split.
 
-    The file names in it are relative to the root of the data.
+    The file names in it are relative to the root of the data. Files of other splits, from data that
+    were written there before, are removed.
     """
-    written = {}
+    paths = {split: Path(folder, f'instances_{split}.json') for split in ORDER}
     for split in data.splits:
-        written[split] = Path(folder, f'instances_{split}.json')
-        with atomic_write(written[split]) as path:
+        with atomic_write(paths[split]) as path:
             path.write_text(json.dumps(make_coco(data, split)))
-    return written
+    for split in paths.keys() - data.splits.keys():
+        paths.pop(split).unlink(missing_ok=True)
+    return paths
 
 
 def make_coco(data: LabelledData, split: str) -> dict[str, Any]:
