@@ -25,15 +25,8 @@ data_preprocessor = dict(num_classes=10)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(
-        type='RandomResizedCrop',
-        scale=160,
-        crop_ratio_range=(0.25, 1.0),
-        backend='pillow',
-        interpolation='bilinear',
-    ),
+    dict(type='RandomResizedCrop', scale=160, crop_ratio_range=(0.25, 1.0), backend='cv2'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='ColorJitter', brightness=0.3, contrast=0.3, saturation=0.3),
     dict(type='PackInputs'),
 ]
 test_pipeline = [
@@ -96,10 +89,11 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, end=3, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min=1e-5, begin=3, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=40, val_interval=5)
+train_cfg = dict(max_epochs=30, val_interval=5)
 auto_scale_lr = dict(base_batch_size=64)
 custom_hooks = [
     dict(type='EMAHook', momentum=0.005, update_buffers=True),
+    dict(type='ChannelsLastHook'),
     dict(type='TrainingCurveHook'),
 ]
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=1))

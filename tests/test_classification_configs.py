@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from mmengine.testing.runner_test_case import ToyModel
 from mmpretrain.datasets import CIFAR10, CIFAR100
 from mmpretrain.registry import DATASETS, MODELS
+from mmpretrain.structures import DataSample
 from PIL import Image
 
 from mmevit.checkpoint import convert_names, read_checkpoint
@@ -68,9 +69,19 @@ def use_m0(model):
 def test_every_result_of_the_paper_has_a_tested_config():
     found = {path.stem for path in Path('configs').glob('evit_*.py')}
     networks = {f'evit_{arch}_{data}' for arch in WIDTHS for data in NUM_CLASSES}
-    photographs = {f'evit_{arch}_imagenette' for arch in WIDTHS}
+    photographs = {f'evit_{arch}_imagenette' for arch in WIDTHS} | {'evit_m0_imagenette_distill'}
     # tools/finetune.py completes evit_m5_finetune; tests/cli trains evit_m0_digits.
     assert found - {'evit_m5_finetune', 'evit_m0_digits', *photographs} == {*networks, *RECIPES}
+
+
+def test_student_of_photographs_learns_from_a_teacher_with_its_classes(tmp_path):
+    teacher = timm.create_model('efficientnet_lite0', num_classes=10)
+    torch.save(teacher.state_dict(), tmp_path / 'teacher.pth')
+    cfg = load('evit_m0_imagenette_distill')
+    cfg.model.teacher.init_cfg.checkpoint = str(tmp_path / 'teacher.pth')
+    samples = [DataSample().set_gt_label(label) for label in (0, 9)]
+    losses = MODELS.build(cfg.model)(torch.rand(2, 3, 160, 160), samples, mode='loss')
+    assert losses.keys() == {'loss_cls', 'loss_distillation'}
 
 
 def test_configs_of_photographs_differ_only_in_the_network():
@@ -260,6 +271,7 @@ def test_optimizer_schedule_and_weights_follow_the_recipe(name):
     lr, decay, batch, epochs = RECIPES[name]
     assert cfg.optim_wrapper == dict(
         type='AdaptiveClipOptimWrapper',
+        constructor='GroupedOptimWrapperConstructor',
         optimizer=dict(type='AdamW', lr=lr, weight_decay=decay),
         clip_grad=dict(clip_factor=0.02),
         paramwise_cfg=imagenet.optim_wrapper.paramwise_cfg,

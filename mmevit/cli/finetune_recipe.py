@@ -231,7 +231,7 @@ def set_schedule(cfg: Config, args: Namespace, data: LabelledData) -> None:
         possible = left / (seconds * num_train)
         print_log(
             f'{size[0]} x {size[1]} pixels: {1000 * seconds:.0f} ms for a training image, '
-            f'{max(possible, 0):.1f} epochs in {args.minutes} minutes.',
+            f'{max(possible, 0):.1f} epochs in {args.minutes} min.',
             'current',
         )
         if possible >= epochs or size == sizes[-1]:
