@@ -96,6 +96,7 @@ tta_pipeline = [
 
 optim_wrapper = dict(
     type='AdaptiveClipOptimWrapper',
+    constructor='GroupedOptimWrapperConstructor',
     # The paper's learning rate. The released script scales it to 4e-3 at a batch size of 2048.
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.025),
     clip_grad=dict(clip_factor=0.02),

@@ -12,6 +12,7 @@ model = dict(data_preprocessor=dict(size=_base_.crop_size), decode_head=dict(num
 sync_bn = 'torch'  # with several GPUs
 
 optim_wrapper = dict(
+    constructor='GroupedOptimWrapperConstructor',
     optimizer=dict(_delete_=True, type='AdamW', lr=2e-4, weight_decay=1e-4),
     paramwise_cfg=dict(custom_keys=dict(attention_biases=dict(decay_mult=0.0))),
 )

@@ -7,6 +7,7 @@ _base_ = [
 custom_imports = dict(imports=['mmevit'], allow_failed_imports=False)
 
 optim_wrapper = dict(
+    constructor='GroupedOptimWrapperConstructor',
     optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=0.05),
     paramwise_cfg=dict(custom_keys=dict(attention_biases=dict(decay_mult=0.0))),
 )

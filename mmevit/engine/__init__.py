@@ -11,6 +11,7 @@ from .optim_wrappers import (
     AdaptiveClipBfloat16OptimWrapper,
     AdaptiveClipOptimWrapper,
     Bfloat16OptimWrapper,
+    GroupedOptimWrapperConstructor,
     LayerDecayOptimWrapperConstructor,
 )
 from .randomness import ResumableRandomnessHook
@@ -26,6 +27,7 @@ __all__ = [
     'ChannelsLastHook',
     'CompileHook',
     'ConfigScheduleHook',
+    'GroupedOptimWrapperConstructor',
     'InvalidLabelsHook',
     'InvalidLossHook',
     'LayerDecayOptimWrapperConstructor',

@@ -40,6 +40,19 @@ def build(config):
     return MODELS.build(cfg.model)
 
 
+@pytest.mark.parametrize('config', ['evit_m0_in1k', 'retinanet_evit_m4_digits'])
+def test_groups_hold_all_parameters_of_the_settings_that_mmengine_gives_them(config):
+    model = build(config)
+    theirs = groups_by_name(model, 'DefaultOptimWrapperConstructor', **NO_DECAY)
+    ours = groups_by_name(model, 'GroupedOptimWrapperConstructor', **NO_DECAY)
+    assert ours == theirs
+    optimizer = dict(type='AdamW', lr=1e-3, weight_decay=0.05)
+    cfg = dict(constructor='GroupedOptimWrapperConstructor', paramwise_cfg=NO_DECAY)
+    groups = build_optim_wrapper(model, dict(cfg, optimizer=optimizer)).param_groups
+    # Of norms, biases and attention biases, and the rest, some with custom keys.
+    assert len(groups) <= 4 < len(theirs)
+
+
 @pytest.mark.parametrize('arch', ['m0', 'm5'])
 def test_layer_depths_follow_the_forward_order(arch):
     backbone = EfficientViT(arch)
