@@ -73,6 +73,24 @@ PAPER_MODELS = [
     Model('EfficientViT-M4', 'efficientvit-m4', {}, 224, 74.3, 8.8, 299),
     Model('EfficientViT-M5', 'efficientvit-m5', {}, 224, 77.1, 12.4, 522, 56.8),
 ]
+# Networks of about M4's accuracy or speed that are newer, with the accuracy that timm publishes (of
+# CPUBone, none) at this size, and ours.
+PEERS = [
+    Model('EfficientFormerV2-S0', 'timm::efficientformerv2_s0', {}, 224, 76.1),
+    Model('FastViT-T8', 'timm::fastvit_t8', {}, 256, 76.2),
+    Model('RepViT-M0.9', 'timm::repvit_m0_9', {}, 224, 78.7),
+    Model('StarNet-S1', 'timm::starnet_s1', {}, 224, 73.5),
+    Model('MobileNetV4-Conv-Small', 'timm::mobilenetv4_conv_small', {}, 224, 73.8),
+    Model('MobileNetV4-Conv-Medium', 'timm::mobilenetv4_conv_medium', {}, 224, 79.1),
+    Model('HGNetV2-B0', 'timm::hgnetv2_b0', {}, 224, 77.4),
+    Model('SHViT-S1', 'timm::shvit_s1', {}, 224, 72.8),
+    Model('SHViT-S2', 'timm::shvit_s2', {}, 224, 75.2),
+    Model('SHViT-S3', 'timm::shvit_s3', {}, 224, 77.4),
+    Model('SHViT-S4', 'timm::shvit_s4', {}, 256, 79.4),
+    Model('CPUBone-nano', 'timm::cpubone_nano'),
+    Model('CPUBone-B0', 'timm::cpubone_b0_bfrobust'),
+    *(model for model in PAPER_MODELS if model.label.startswith(('LeViT', 'EfficientViT'))),
+]
 SSDLITE = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
 # Detectors for real time, with the average precision that mmdet publishes (of YOLOX-nano, its
 # authors), and RetinaNet, whose average precisions are for larger images.
@@ -101,7 +119,7 @@ def by_name(models: Sequence[Model]) -> dict[str, Model]:
     }
 
 
-KNOWN_MODELS = by_name([*PAPER_MODELS, *DETECTORS])
+KNOWN_MODELS = by_name([*PEERS, *PAPER_MODELS, *DETECTORS])
 
 
 def find_model(name: str) -> Model:
@@ -129,7 +147,7 @@ def find_models(names: Sequence[str]) -> list[Model]:
 
 
 def select_models(models: Sequence[Model], names: Sequence[str]) -> list[Model]:
-    """Select networks of a table, ``PAPER_MODELS`` or ``DETECTORS``, in its order.
+    """Select networks of a table, such as ``PAPER_MODELS``, in its order.
 
     Args:
         models: The table.

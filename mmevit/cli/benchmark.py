@@ -12,9 +12,9 @@ from mmevit.benchmark import (
     write_results,
 )
 from mmevit.benchmark.forms import FORMS
-from mmevit.benchmark.models import DETECTORS, PAPER_MODELS
+from mmevit.benchmark.models import DETECTORS, PAPER_MODELS, PEERS
 from mmevit.benchmark.report import describe
-from mmevit.cli.arguments import add_output_arguments, argument, command, flag
+from mmevit.cli.arguments import add_output_arguments, argument, command, exclusive, flag
 from mmevit.cli.benchmark_arguments import benchmark_arguments, make_setting
 
 
@@ -35,14 +35,17 @@ from mmevit.cli.benchmark_arguments import benchmark_arguments, make_setting
     ),
     argument('--seconds', 'duration of a measurement', type=float, default=0.25),
     argument('--baseline', 'what ratios refer to (default: the first)', metavar='MODEL:FORM'),
-    flag(
-        '--paper',
-        'measure all or the given networks of Tables 2 and 3 of the paper, and show the fastest '
-        'form of each',
-    ),
-    flag(
-        '--detectors',
-        'measure all or the given detectors: ours, RTMDet, YOLOX and RetinaNet',
+    exclusive(
+        flag(
+            '--paper',
+            'measure all or the given networks of Tables 2 and 3 of the paper, and show the '
+            'fastest form of each',
+        ),
+        flag('--peers', 'measure all or the given newer classifiers of timm, and ours'),
+        flag(
+            '--detectors',
+            'measure all or the given detectors: ours, RTMDet, YOLOX, SSDLite and RetinaNet',
+        ),
     ),
     add_output_arguments,
 )
@@ -54,7 +57,8 @@ def main(args: Namespace) -> None:
         seconds=args.seconds,
         keep_memory=not args.leave_allocator,
     )
-    table = PAPER_MODELS if args.paper else DETECTORS if args.detectors else None
+    tables = [(args.paper, PAPER_MODELS), (args.peers, PEERS), (args.detectors, DETECTORS)]
+    table = next((models for is_chosen, models in tables if is_chosen), None)
     models = find_models(args.models) if table is None else select_models(table, args.models)
     rows = benchmark(models, args.forms, setting, args.baseline)
     shown = best_forms(rows) if args.paper else rows

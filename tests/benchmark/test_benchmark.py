@@ -8,6 +8,7 @@ import matplotlib.image
 import mmdet
 import mmpretrain
 import pytest
+import timm
 import torch
 import yaml
 from making_models import TINY
@@ -37,6 +38,7 @@ from mmevit.benchmark.measuring import (
 from mmevit.benchmark.models import (
     DETECTORS,
     PAPER_MODELS,
+    PEERS,
     FlatOutputs,
     Model,
     build,
@@ -62,7 +64,7 @@ PUBLISHED = {
     'm5_8xb64_in1k-384px': (12.475, 1485.5),
     'm5_8xb64_in1k-512px': (12.477, 2699.6),
 }
-PEERS = """MobileNetV2 MobileNetV3-Small MobileNetV3-Large ShuffleNetV2_1x ShuffleNetV2_2x
+PAPER_PEERS = """MobileNetV2 MobileNetV3-Small MobileNetV3-Large ShuffleNetV2_1x ShuffleNetV2_2x
 MobileViT-XXS MobileViT-XS MobileViTv2-0.5 MobileViTv2-0.75 MobileOne-S0 MobileOne-S1 GhostNet
 EfficientNet-B0 PVTv2-B0 T2T-ViT-7 DeiT-T PoolFormer-S12 EfficientFormer-L1 Swin-T LeViT-128S"""
 
@@ -312,7 +314,7 @@ def test_invalid_arguments_are_refused(arguments, message):
 
 def test_paper_models_are_complete():
     labels = [model.label for model in PAPER_MODELS]
-    for peer in PEERS.split():
+    for peer in PAPER_PEERS.split():
         assert sum(label.startswith(peer.replace('_', ' ')) for label in labels) == 1, peer
     ours = {model.label: model.top1 for model in PAPER_MODELS if 'efficientvit' in model.name}
     assert ours == {
@@ -320,6 +322,18 @@ def test_paper_models_are_complete():
         for index, top1 in enumerate([63.2, 68.4, 70.8, 73.4, 74.3, 77.1])
     }
     assert len(labels) == len(set(labels)) == 26
+
+
+def test_peers_are_measured_at_the_image_size_of_timms_weights():
+    peers = [model for model in PEERS if model.name.startswith('timm::')]
+    assert len(peers) == 14
+    for model in peers:
+        # Some have further weights, for larger images.
+        sizes = {
+            timm.get_pretrained_cfg(name).input_size[1:]
+            for name in timm.list_pretrained(f'{model.name.removeprefix("timm::")}.*')
+        }
+        assert (model.size, model.size) in sizes, model.label
 
 
 def test_published_precision_of_detectors_is_that_of_mmdet():
