@@ -3,7 +3,10 @@
 Its ``predict()`` reads ``loss_cls``, which other heads have to transform their scores.
 """
 
+from typing import Any
+
 from mmdet.models import SSDHead
 
-if not hasattr(SSDHead, 'loss_cls'):
-    SSDHead.loss_cls = None
+head_class: Any = SSDHead
+if not hasattr(head_class, 'loss_cls'):
+    head_class.loss_cls = None
