@@ -32,7 +32,7 @@ REGISTERED = dict(
         AdaptiveClipAmpOptimWrapper AdaptiveClipBfloat16OptimWrapper AdaptiveClipOptimWrapper
         Bfloat16OptimWrapper
     """,
-    OPTIM_WRAPPER_CONSTRUCTORS='LayerDecayOptimWrapperConstructor',
+    OPTIM_WRAPPER_CONSTRUCTORS='GroupedOptimWrapperConstructor', 'LayerDecayOptimWrapperConstructor',
 )
 
 

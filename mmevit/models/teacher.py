@@ -81,7 +81,8 @@ def read_settings(teacher: dict | str) -> dict:
 def refuse_missing_weights(teacher: Any) -> None:
     """Raise ConfigError if a checkpoint lacks weights, which mmengine would leave random."""
     settings = teacher.init_cfg
-    if settings['type'] != 'Pretrained' or settings.get('prefix'):
+    is_dict = isinstance(settings, dict)  # a list sets initial values by layer
+    if not is_dict or settings['type'] != 'Pretrained' or settings.get('prefix'):
         return
     checkpoint = CheckpointLoader.load_checkpoint(settings['checkpoint'], 'cpu')
     given = checkpoint.get('state_dict', checkpoint)

@@ -128,6 +128,12 @@ def test_teacher_keeps_what_timm_has_loaded(tmp_path, name):
     assert all(torch.equal(weights[name], value) for name, value in loaded.items())
 
 
+def test_teacher_may_have_initial_values_by_layer():
+    init_cfg = [dict(type='Constant', val=0.5, layer='Linear')]
+    teacher = make({**MMPRETRAIN_TEACHER, 'init_cfg': init_cfg}).teacher
+    assert (teacher.head.fc.weight == 0.5).all()
+
+
 def test_random_teacher_logs_a_warning(log, images, samples):
     make()(images, samples, mode='loss')
     assert 'The teacher has random weights' in log.read_text()
