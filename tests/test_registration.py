@@ -32,7 +32,9 @@ REGISTERED = dict(
         AdaptiveClipAmpOptimWrapper AdaptiveClipBfloat16OptimWrapper AdaptiveClipOptimWrapper
         Bfloat16OptimWrapper
     """,
-    OPTIM_WRAPPER_CONSTRUCTORS='GroupedOptimWrapperConstructor', 'LayerDecayOptimWrapperConstructor',
+    OPTIM_WRAPPER_CONSTRUCTORS="""
+        GroupedOptimWrapperConstructor LayerDecayOptimWrapperConstructor
+    """,
 )
 
 
