@@ -193,6 +193,7 @@ def set_size(cfg: Config, size: tuple[int, int]) -> None:
             if type_name(step) in ('RandomResize', 'Resize'):
                 step.scale = width_first
             elif type_name(step) == 'RandomCrop':
+                # mmdet's takes width and height, mmsegmentation's height and width.
                 step.crop_size = size if cfg.default_scope == 'mmseg' else width_first
             elif type_name(step) == 'Pad':
                 step.size = width_first

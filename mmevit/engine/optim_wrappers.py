@@ -128,7 +128,7 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def add_params(
         self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any
     ) -> None:
-        """Add the parameter groups of a module; merge those of the whole model."""
+        """Append the parameter groups of a module. For the whole model, merge equal settings."""
         super().add_params(params, module, prefix=prefix, **kwargs)
         if not prefix:
             params[:] = merge_groups(params)
@@ -188,7 +188,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def add_params(
         self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any
     ) -> None:
-        """Add the parameter groups of a module; scale and merge those of the whole model."""
+        """Append the parameter groups of a module. For the whole model, scale learning rates."""
         super().add_params(params, module, prefix=prefix, **kwargs)
         if prefix:
             return
