@@ -112,7 +112,7 @@ def prepare(
     By default, the run calls the network, and the setting decides about ``channels_last``.
     """
     if dtype == 'int8':
-        raise ConfigError('int8 is only supported by onnxruntime and openvino.')
+        raise ConfigError('int8 is only supported by onnxruntime, openvino and litert.')
     if channels_last is None:
         channels_last = workload.setting.channels_last
     layout = torch.channels_last if channels_last else torch.preserve_format
@@ -175,6 +175,7 @@ FORMS: dict[str, Callable[[Workload, str], Run]] = dict(
     traced=partial(prepare, make_run=trace, channels_last=False),
     onnxruntime=partial(prepare_exported, 'onnx'),
     openvino=partial(prepare_exported, 'openvino'),
+    litert=partial(prepare_exported, 'litert'),
     torchscript=partial(prepare_exported, 'torchscript'),
     aoti=partial(prepare_exported, 'aoti'),
     training=prepare_training,

@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from mmevit.checkpoint.loader import check_checkpoint, find_dataset_meta, load_into
 from mmevit.checks import check_config
@@ -20,7 +21,7 @@ from mmevit.checks.dataset_info import DatasetInfo
 from mmevit.cli.arguments import SizeAction, add_config_arguments, argument, command
 from mmevit.datasets.sampling import find_test_pipeline, sample_images
 from mmevit.deploy import TARGETS, export, load_exported, try_to_fold
-from mmevit.deploy.exporting import choose_dynamic, compare
+from mmevit.deploy.exporting import choose_dynamic, compare, find_target
 from mmevit.deploy.networks import Exportable, count_input_channels, make_exportable
 from mmevit.deploy.programs import as_tuple
 from mmevit.runtime.sessions import FORMAT
@@ -32,7 +33,7 @@ from mmevit.version import __version__
 # Accepted difference of logits and feature maps in half precision, relative to the largest one.
 TOLERANCES = dict(float16=2e-2, bfloat16=1e-1)
 # Targets that support complete dense models.
-DENSE_TARGETS = ('onnx', 'openvino', 'torchscript')
+DENSE_TARGETS = ('onnx', 'openvino', 'litert', 'torchscript')
 DTYPES = ('float32', *TOLERANCES, 'int8')
 
 
@@ -75,7 +76,7 @@ def main(args: Namespace) -> None:
     check_network(network, inputs)
     axes = [None if 'batch' in dynamic else args.batch_size, num_channels]
     axes += [None, None] if 'size' in dynamic else size
-    batches = calibration_batches(cfg, model, args.calibration_images, network, axes[0] or 1)
+    batches = calibration_batches(cfg, model, args.calibration_images, network, axes)
     metadata = make_metadata(args, cfg, network, checkpoint, axes)
     metadata['input']['pad_size_divisor'] = math.lcm(metadata['input']['pad_size_divisor'], divisor)
     print(f'Exporting to {args.out}; this takes minutes for aoti, about one for other targets.')
@@ -98,17 +99,12 @@ def choose_axes(args: Namespace, network: Exportable) -> set[str]:
     """Return the dynamic axes; raise ConfigError if they or the target do not suit the model."""
     axes = set(args.dynamic) - {'none'} if args.dynamic else None
     if network.task not in ('classification', 'features'):
-        axes = {'batch', 'size'} if axes is None else axes
         if args.to not in DENSE_TARGETS:
             raise ConfigError(
                 f'{args.to} does not support {network.task}. Use {" or ".join(DENSE_TARGETS)}, or '
                 'give --part backbone.'
             )
-        if args.dtype == 'int8' and 'size' not in axes:
-            raise ConfigError(
-                'The calibration images of dense models have several sizes. Give --dynamic batch '
-                'size.'
-            )
+        axes = find_target(args.to).DYNAMIC if axes is None else axes
     return choose_dynamic(args.to, axes)
 
 
@@ -187,13 +183,27 @@ def check_network(network: Exportable, inputs: tuple[Tensor, ...]) -> None:
 
 
 def calibration_batches(
-    cfg: Config, model: nn.Module, num_images: int, network: Exportable, batch_size: int
+    cfg: Config,
+    model: nn.Module,
+    num_images: int,
+    network: Exportable,
+    axes: Sequence[int | None],
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield batches of a training image (N, C, H, W), normalized, and for detectors of its size."""
+    """Yield batches of a training image (N, C, H, W), normalized, and for detectors of its size.
+
+    ``axes`` are those of the batches, None for dynamic ones. If the size is fixed, images are
+    padded or cropped at the bottom and right.
+    """
+    batch_size, _, *fixed = axes
     for batch in sample_images(cfg, model, 'train', num_images):
+        images = batch['inputs']
         sizes = torch.tensor([sample.img_shape[:2] for sample in batch['data_samples']]).float()
-        inputs = (batch['inputs'], sizes)[: len(network.input_names)]
-        yield tuple(torch.cat([part] * batch_size) for part in inputs)
+        if None not in fixed:
+            height, width = fixed
+            images = pad(images, (0, width - images.shape[3], 0, height - images.shape[2]))
+            sizes = sizes.minimum(torch.tensor(fixed))
+        inputs = (images, sizes)[: len(network.input_names)]
+        yield tuple(torch.cat([part] * (batch_size or 1)) for part in inputs)
 
 
 def make_metadata(
@@ -277,6 +287,9 @@ def verify(
     # Python's max() can drop NaN.
     difference = float(torch.tensor(differences).max())
     print(f'Largest difference from PyTorch: {difference:.2e} {network.unit}.')
+    if args.to == 'litert':
+        others = ', '.join(f'{n} {name}' for name, n in session.undelegated.most_common())
+        print(f'Operators that XNNPACK does not run: {others or "none"}.')
     if math.isnan(difference):
         raise ConfigError(
             'The file was not written, since its outputs are NaN. Use float32, or another version '

@@ -19,7 +19,12 @@ from .programs import ExportJob, as_tuple
 
 # Suffix of the files of each target, which the module to_<target>.py writes and loads.
 TARGETS = dict(
-    onnx='.onnx', openvino='.xml', coreml='.mlpackage', torchscript='.torchscript', aoti='.pt2'
+    onnx='.onnx',
+    openvino='.xml',
+    litert='.tflite',
+    coreml='.mlpackage',
+    torchscript='.torchscript',
+    aoti='.pt2',
 )
 
 

@@ -128,21 +128,22 @@ class CascadedGroupAttention(nn.Module):
         for head, split in enumerate(x.chunk(self.num_heads, dim=1)):
             if head > 0 and self.cascade:
                 split = add_output(split, outputs[-1], self.value_padding)
-            query, key, value = self._project(split, head)
-            output = attend(query, key, value, biases[head], self.channels_first)
-            outputs.append(output.unflatten(2, x.shape[2:]))
+            outputs.append(self._attend(split, head, biases[head]))
         return self.proj(self.act(torch.cat(outputs, dim=1)))
 
-    def _project(self, x: Tensor, head: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a head's queries, keys and values, each (N, channels, L)."""
+    def _attend(self, x: Tensor, head: int, bias: Tensor) -> Tensor:
+        """Map the input of a head to its output, both (N, channels, window_size, window_size)."""
         if self.channels_first:
             query, key, value = (conv(x) for conv in self.qkvs[head])
-            return self.query_convs[head](query).flatten(2), key.flatten(2), value.flatten(2)
+            parts = (self.query_convs[head](query), key, value)
+            output = attend_channels_first(*(part.flatten(2) for part in parts), bias)
+            return output.unflatten(2, x.shape[2:])
         qkv = self.qkvs[head](x)
-        query = self.query_convs[head](qkv[:, : self.key_channels]).flatten(2)
-        # Flattened before it is split: flattening the parts makes torch.export() guard on sizes.
-        _, key, value = qkv.flatten(2).split(self._qkv_channels(), dim=1)
-        return (query if self.deploy else query * self.scale), key, value
+        query = to_tokens(self.query_convs[head](qkv[:, : self.key_channels]))
+        # Reordered before it is split: reordering the parts makes torch.export() guard on sizes.
+        _, key, value = to_tokens(qkv).split(self._qkv_channels(), dim=2)
+        output = attend(query if self.deploy else query * self.scale, key, value, bias)
+        return output.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
     def _qkv_channels(self) -> tuple[int, int, int]:
         return self.key_channels, self.key_channels, self.value_channels
@@ -190,19 +191,25 @@ def put_channels_first(module: nn.Module) -> None:
         attention.channels_first = module.channels_first = True
 
 
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, channels_first: bool = False
-) -> Tensor:
-    """Apply softmax(query^T key + bias) to the values of windows of L positions.
+def to_tokens(x: Tensor) -> Tensor:
+    """Reorder maps (N, C, H, W) to (N, H * W, C): a view, if channels are last in memory."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
-    Queries (scaled), keys and values are (N, channels, L), as is the output, and the bias (L, L).
-    ``channels_first`` is the memory layout of the values and the output.
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Apply softmax(query key^T + bias) to the values of windows of L positions.
+
+    Queries (scaled), keys and values are (N, L, channels), as is the output, and the bias (L, L).
     """
     # PyTorch's fused kernels do not support values with other channels than the keys (on CPUs).
+    weights = (torch.bmm(query, key.transpose(1, 2)) + bias).softmax(dim=-1)
+    return torch.bmm(weights, value)
+
+
+def attend_channels_first(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Do the same as :func:`attend`, with tensors (N, channels, L)."""
     weights = (torch.bmm(query.transpose(1, 2), key) + bias).softmax(dim=-1)
-    if channels_first:
-        return torch.bmm(value, weights.transpose(1, 2))
-    return torch.bmm(weights, value.transpose(1, 2)).transpose(1, 2)
+    return torch.bmm(value, weights.transpose(1, 2))
 
 
 def add_output(split: Tensor, output: Tensor, padding: int) -> Tensor:

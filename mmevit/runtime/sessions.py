@@ -1,6 +1,7 @@
-"""Exported files in ONNX Runtime or OpenVINO."""
+"""Exported files in ONNX Runtime, OpenVINO or LiteRT."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from mmevit.version import __version__
 
 # Version of the metadata, which changes when older readers would misread a file.
 FORMAT = 1
+# File in the archive that follows the model in LiteRT files.
+LITERT_METADATA = 'mmevit.json'
 # The outputs of each task.
 OUTPUTS = {
     'classification': {'logits'},
@@ -51,7 +54,44 @@ def open_openvino(path: str, num_threads: int) -> Opened:
     return inputs, outputs, info.get('mmevit'), lambda x: map(np.array, compiled(x).values())
 
 
-OPENERS = {'.onnx': open_onnx, '.xml': open_openvino}
+def open_litert(path: str, num_threads: int) -> Opened:
+    """Open a file with LiteRT. In the file, images and maps have channels last."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(path, num_threads=num_threads or None)
+    interpreter.allocate_tensors()
+    signature = interpreter.get_signature_runner()
+    # Its dicts are ordered by name.
+    inputs = sort_tensors(signature.get_input_details(), interpreter.get_input_details())
+    outputs = sort_tensors(signature.get_output_details(), interpreter.get_output_details())
+
+    def run(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+        for name, index in inputs.items():
+            array = arrays[name]
+            interpreter.set_tensor(index, np.moveaxis(array, 1, -1) if array.ndim == 4 else array)
+        interpreter.invoke()
+        results = map(interpreter.get_tensor, outputs.values())
+        return [np.moveaxis(array, -1, 1) if array.ndim == 4 else array for array in results]
+
+    return [*inputs], [*outputs], read_litert_metadata(path), run
+
+
+def sort_tensors(named: dict[str, Any], ordered: list[dict[str, Any]]) -> dict[str, int]:
+    """Return the names and the indices of the tensors of a LiteRT file, in its order."""
+    names = {tensor['index']: name for name, tensor in named.items()}
+    return {names[tensor['index']]: tensor['index'] for tensor in ordered}
+
+
+def read_litert_metadata(path: str) -> str | None:
+    """Return the metadata that follows the model, if there is any."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(LITERT_METADATA).decode()
+    except (zipfile.BadZipFile, KeyError):
+        return None
+
+
+OPENERS = {'.onnx': open_onnx, '.xml': open_openvino, '.tflite': open_litert}
 
 
 def open_exported(path: str | Path, num_threads: int) -> tuple[dict[str, Any], Run]:

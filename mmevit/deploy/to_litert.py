@@ -1,0 +1,213 @@
+"""LiteRT (TensorFlow Lite) files, run with XNNPACK. Their images and maps have channels last."""
+
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import litert_torch
+import torch
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_quantizer import qtyping
+from ai_edge_quantizer.algorithm_manager import AlgorithmName
+from ai_edge_quantizer.quantizer import Quantizer
+from litert_converter.mlir import ir
+from litert_converter.mlir.dialects import stablehlo
+from litert_torch.backend.lowerings import lower
+from litert_torch.backend.lowerings.utils import node_meta_to_ir_types, splat
+from torch import Tensor, nn
+
+from mmevit.runtime.sessions import LITERT_METADATA, open_litert
+from mmevit.utils.errors import ConfigError, one_line
+
+from .operators import SELECT_BOXES, define, select_boxes
+from .programs import ExportJob, as_tuple, temporarily
+from .replacing import ReplaceFunctions
+
+DTYPES = ('float32', 'float16', 'int8')
+DYNAMIC = frozenset()
+
+
+def write(job: ExportJob) -> None:
+    """Write a .tflite file of one shape; see :func:`mmevit.deploy.export`."""
+    names = getattr(job.network, 'input_names', ['images'])
+    content = convert(ChannelsLast(job.network).eval(), name_inputs(names, job.inputs))
+    if job.dtype == 'float16':
+        content = store_half(content)
+    elif job.dtype == 'int8':
+        content = quantize(content, (name_inputs(names, batch) for batch in job.batches))
+    job.path.write_bytes(content)
+    # Runtimes ignore what follows the model.
+    with zipfile.ZipFile(job.path, 'a') as archive:
+        archive.writestr(LITERT_METADATA, job.metadata)
+
+
+def name_inputs(names: Sequence[str], inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return inputs by name, with channels-last images."""
+    images, *others = inputs
+    return dict(zip(names, (images.permute(0, 2, 3, 1), *others), strict=True))
+
+
+def convert(network: nn.Module, inputs: dict[str, Tensor]) -> bytes:
+    """Convert a network; raise ConfigError if LiteRT has no equivalent of an operator."""
+    config = litert_torch.config
+    try:
+        with temporarily(partial(setattr, config, 'show_progress'), False, config.show_progress):
+            return litert_torch.convert(network, sample_kwargs=inputs, runtime_constant_folding=True).model_content()
+    except RuntimeError as error:
+        reason = one_line(error)
+        if 'Lowering not found' not in reason:
+            raise
+        raise ConfigError(f'LiteRT cannot convert this model ({reason}). Use onnx.') from error
+
+
+class ChannelsLast(nn.Module):
+    """A network with channels-last images and maps, and a dict of outputs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """Run the network."""
+        images, *others = inputs.values()
+        with ReplaceFunctions(FUNCTIONS):
+            outputs = as_tuple(self.network(images.permute(0, 3, 1, 2), *others))
+        names = getattr(self.network, 'output_names', [f'output_{i}' for i in range(len(outputs))])
+        return dict(zip(names, map(put_channels_last, outputs), strict=True))
+
+
+def put_channels_last(x: Tensor) -> Tensor:
+    """Reorder maps (N, C, H, W) to (N, H, W, C), and make labels 32-bit integers."""
+    if x.ndim == 4:
+        return x.permute(0, 2, 3, 1)
+    return x if x.is_floating_point() else x.int()
+
+
+def suppress(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, max_num: int
+) -> tuple[Tensor, Tensor]:
+    """Return what :func:`select_boxes` does, and the number of boxes, as LiteRT's operator does."""
+    kept = select_boxes(boxes, scores, iou_threshold, max_num).int()
+    return kept, (kept >= 0).sum(dtype=torch.int32)
+
+
+SUPPRESS = define(
+    'suppress(Tensor boxes, Tensor scores, float iou_threshold, int max_num) -> (Tensor, Tensor)',
+    suppress,
+    lambda boxes, scores, iou_threshold, max_num: (
+        boxes.new_empty(max_num, dtype=torch.int32),
+        boxes.new_empty((), dtype=torch.int32),
+    ),
+)
+
+
+@lower(SUPPRESS)
+def translate_suppress(
+    context: Any, boxes: Any, scores: Any, iou_threshold: float, max_num: int
+) -> Any:
+    """Translate :func:`suppress` to LiteRT's operator, which the converter knows by its name."""
+    integer, real = ir.IntegerType.get_signless(32), ir.F32Type.get()
+    limits = splat(max_num, integer), splat(iou_threshold, real), splat(0.0, real)
+    return stablehlo.custom_call(
+        node_meta_to_ir_types(context.node),
+        [boxes, scores, *limits],
+        'tfl.non_max_suppression_v4',
+        has_side_effect=False,
+        backend_config=ir.StringAttr.get('{}'),
+    )
+
+
+def select(boxes: Tensor, scores: Tensor, iou_threshold: float, max_num: int) -> Tensor:
+    """Do the same as :func:`select_boxes`."""
+    kept, count = SUPPRESS(boxes, scores, iou_threshold, max_num)
+    return torch.where(torch.arange(max_num) < count, kept, -1).long()
+
+
+FUNCTIONS: dict[Any, Any] = {
+    # For a batch of one, torch.bmm becomes a fully connected layer of variable weights, which
+    # XNNPACK does not support.
+    torch.bmm: torch.ops.tfl.batch_matmul,
+    SELECT_BOXES: select,
+}
+
+
+def store_half(content: bytes) -> bytes:
+    """Store the weights in half precision. XNNPACK computes in float32, GPUs in half precision."""
+    quantizer = Quantizer(content)
+    weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
+    quantizer.update_quantization_recipe(
+        '.*',
+        qtyping.TFLOperationName.ALL_SUPPORTED,
+        qtyping.OpQuantizationConfig(
+            weight_tensor_config=weights, compute_precision=qtyping.ComputePrecision.FLOAT
+        ),
+        AlgorithmName.FLOAT_CASTING,
+    )
+    return quantizer.quantize().quantized_model
+
+
+# XNNPACK has no int8 versions of the first three, and that of the fourth is slower. The classifier's
+# int8 layer predicts other classes for a quarter of the images.
+FLOAT_OPERATORS = (
+    'SOFTMAX',
+    'RELU',
+    'BATCH_MATMUL',
+    'CONCATENATION',
+    'FULLY_CONNECTED',
+    'INPUT',
+    'OUTPUT',
+)
+
+
+def quantize(content: bytes, batches: Iterable[dict[str, Tensor]]) -> bytes:
+    """Quantize a network, but not its attention weights, its classifier and the decoding of boxes."""
+    quantizer = Quantizer(content)
+    operators = qtyping.TFLOperationName
+    quantizer.add_static_config('.*', operators.ALL_SUPPORTED, 8, 8)
+    excluded = [('.*', operators[name]) for name in FLOAT_OPERATORS]
+    # Names of tensors contain those of modules.
+    for scope, operator in [*excluded, ('PredictOne_predict', operators.ALL_SUPPORTED)]:
+        quantizer.update_quantization_recipe(
+            scope, operator, algorithm_key=AlgorithmName.NO_QUANTIZE
+        )
+    arrays = [{name: part.numpy() for name, part in batch.items()} for batch in batches]
+    statistics = quantizer.calibrate(
+        {'serving_default': arrays}, num_threads=torch.get_num_threads()
+    )
+    return quantizer.quantize(statistics).quantized_model
+
+
+class Session:
+    """A LiteRT file on the CPU."""
+
+    def __init__(self, path: str, num_threads: int) -> None:
+        self.path = path
+        self.inputs, _, metadata, self.run = open_litert(path, num_threads)
+        self.metadata = json.loads(metadata or '{}')
+
+    @property
+    def undelegated(self) -> Counter[str]:
+        """The number of operators of each type that XNNPACK does not run."""
+        interpreter = Interpreter(self.path)
+        interpreter.allocate_tensors()
+        # LiteRT has no public function for it. Parts that XNNPACK runs are operators at the end of
+        # the list, which still has the operators in them.
+        operators = interpreter._get_ops_details()
+        producers = {index: operator for operator in operators for index in operator['outputs']}
+        needed = [tensor['index'] for tensor in interpreter.get_output_details()]
+        executed: dict[int, str] = {}
+        while needed:
+            operator = producers.get(needed.pop())
+            if operator is not None and operator['index'] not in executed:
+                executed[operator['index']] = operator['op_name']
+                needed += [*operator['inputs']]
+        return Counter(name for name in executed.values() if name != 'DELEGATE')
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Map input tensors to a tuple of tensors."""
+        arrays = (tensor.numpy() for tensor in inputs)
+        outputs = self.run(dict(zip(self.inputs, arrays, strict=True)))
+        return tuple(map(torch.from_numpy, outputs))

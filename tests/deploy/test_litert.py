@@ -1,0 +1,104 @@
+"""LiteRT files against PyTorch, and the graphs in them."""
+
+from collections import Counter
+
+import pytest
+import torch
+from dense_models import make_model
+from making_models import TINY
+from torch import nn
+
+pytest.importorskip('litert_torch')  # needs a newer PyTorch than the original OpenMMLab
+
+from ai_edge_litert.interpreter import Interpreter, OpResolverType  # noqa: E402
+
+from mmevit.deploy import export, fold, load_exported  # noqa: E402
+from mmevit.deploy.exporting import compare  # noqa: E402
+from mmevit.deploy.networks import make_exportable  # noqa: E402
+from mmevit.deploy.operators import select_boxes  # noqa: E402
+from mmevit.deploy.to_litert import select  # noqa: E402
+
+METADATA = dict(task='features', input=dict(mean=[1.5, 2.0, 3.0]))
+# Three windows and a part of one in each direction of the first stage, and one in the last.
+IMAGES = torch.rand(2, 3, 352, 400, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope='module')
+def network(randomised):
+    torch.manual_seed(0)
+    return make_exportable(nn.ModuleDict(dict(backbone=fold(randomised(TINY)))), 'backbone')
+
+
+@pytest.fixture(scope='module')
+def file(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp('litert') / 'network.tflite'
+    export(network, IMAGES, path, 'litert', metadata=METADATA)
+    return path
+
+
+def count_operators(path):
+    interpreter = Interpreter(
+        str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    )
+    return Counter(operator['op_name'] for operator in interpreter._get_ops_details())
+
+
+def test_maps_metadata_and_names_of_tensors(network, file):
+    session = load_exported(file, num_threads=1)
+    assert session.metadata == METADATA
+    assert compare(network, session, (IMAGES,)) < 1e-5
+    signature = Interpreter(str(file)).get_signature_runner()
+    assert signature.get_input_details()['images']['shape'].tolist() == [2, 352, 400, 3]
+    shapes = {name: x['shape'].tolist() for name, x in signature.get_output_details().items()}
+    assert shapes == dict(
+        stage_0=[2, 22, 25, 16], stage_1=[2, 11, 13, 24], stage_2=[2, 6, 7, 32]
+    )
+
+
+def test_only_windows_are_transposed_and_one_delegate_runs_all(network, file):
+    counts = count_operators(file)
+    num_cut = 2  # stages of more than one window
+    assert counts['TRANSPOSE'] == 2 * num_cut
+    assert counts['BATCH_MATMUL'] == 2 * sum(TINY['num_heads'])
+    num_convs = sum(isinstance(part, nn.Conv2d) for part in network.modules())
+    assert counts['CONV_2D'] + counts['DEPTHWISE_CONV_2D'] == num_convs
+    interpreter = Interpreter(str(file))
+    interpreter.allocate_tensors()
+    names = [operator['op_name'] for operator in interpreter._get_ops_details()]
+    assert names.count('DELEGATE') == 1
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [('float16', 1e-2), ('int8', 0.5)])
+def test_lower_types_are_close_and_smaller(dtype, tolerance, network, file, tmp_path):
+    path = tmp_path / 'network.tflite'
+    export(network, IMAGES, path, 'litert', dtype=dtype, batches=[(IMAGES,)])
+    session = load_exported(path)
+    assert 1e-5 < compare(network, session, (IMAGES,)) < tolerance
+    assert all(map_.dtype == torch.float32 for map_ in session(IMAGES))
+    assert path.stat().st_size < file.stat().st_size
+
+
+def test_suppression_is_that_of_pytorch():
+    torch.manual_seed(0)
+    corners = torch.rand(200, 2) * 50
+    boxes, scores = torch.cat([corners, corners + 20], dim=1), torch.rand(200).round(decimals=2)
+    scores[::3] = 0
+    for max_num in (5, 100):
+        expected = select_boxes(boxes, scores, 0.5, max_num)
+        assert torch.equal(select(boxes, scores, 0.5, max_num), expected)
+    assert (expected == -1).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name', ['evit_m4_in1k', 'rtmdet_evit_m1', 'retinanet_evit_m4', 'semantic-fpn_evit_m4']
+)
+def test_complete_models_equal_pytorch(name, tmp_path):
+    network = make_exportable(make_model(name, tmp_path))
+    images, sizes = torch.rand(1, 3, 192, 224), torch.tensor([[180.0, 224.0]])
+    inputs = (images, sizes)[: len(network.input_names)]
+    export(network, inputs, tmp_path / 'model.tflite', 'litert')
+    session = load_exported(tmp_path / 'model.tflite')
+    for _ in range(20):
+        inputs = (torch.rand(1, 3, 192, 224), sizes)[: len(network.input_names)]
+        assert compare(network, session, inputs) <= (1e-3 if len(inputs) == 1 else 0.02)
