@@ -26,6 +26,9 @@ REQUIREMENTS := $(sort $(wildcard requirements/*.txt $(OPENMMLAB)/*.txt))
 # Named after a checksum of the requirements: installation runs only when they change.
 INSTALLED := $(VENV)/installed-$(shell cat $(REQUIREMENTS) setup.py pyproject.toml | cksum | cut -d ' ' -f 1)
 EXTRAS := analysis coreml digits docs onnx openmmlab openvino runtime tests timm
+ifeq ($(OPENMMLAB),requirements)
+EXTRAS += litert # needs PyTorch 2.4
+endif
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c $(OPENMMLAB)/constraints.txt
 
 .PHONY: env demo demo-classification demo-segmentation demo-retinanet test test-all test-readme \

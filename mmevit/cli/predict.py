@@ -22,7 +22,7 @@ Item = TypeVar('Item')
 
 
 @command(
-    argument('model', 'file written by export, .onnx or .xml'),
+    argument('model', 'file written by export, .onnx, .xml or .tflite'),
     argument('inputs', 'images, videos or directories', nargs='+'),
     argument('--out-dir', 'directory for vis/ and preds/ (default: outputs)', default='outputs'),
     argument('--batch-size', 'batch size (default: 1)', type=int, default=1),

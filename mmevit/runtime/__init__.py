@@ -1,4 +1,4 @@
-"""Prediction with exported files: NumPy, Pillow and ONNX Runtime or OpenVINO, without PyTorch."""
+"""Prediction with exported files: NumPy, Pillow and a runtime, without PyTorch."""
 
 from .predictor import Predictor
 from .results import Prediction

@@ -22,7 +22,7 @@ class Predictor:
     """Predict on the CPU with a complete model that ``tools/export.py`` wrote.
 
     Args:
-        path: An ONNX (``.onnx``) or OpenVINO (``.xml``) file.
+        path: An ONNX (``.onnx``), OpenVINO (``.xml``) or LiteRT (``.tflite``) file.
         num_threads: CPU threads. Default: as many as the runtime chooses.
         batch_size: Maximum number of consecutive images of the same size in a batch.
     """
@@ -80,8 +80,8 @@ class Predictor:
         if height > padded[0] or width > padded[1]:
             raise UserError(
                 f'{names[0]} has {height}x{width} pixels after the test pipeline, but the file is '
-                f'for {fixed[0]}x{fixed[1]}. Export it with --dynamic batch size, or with a test '
-                'pipeline that resizes to this size.'
+                f'for {fixed[0]}x{fixed[1]}. Export it with --dynamic batch size if the target '
+                'supports it, or with a test pipeline that resizes to this size.'
             )
         batch = np.stack([pad(image, padded, self.options['pad_value']) for image in inputs])
         # Files with a fixed batch size are filled up with repeated images.

@@ -70,10 +70,16 @@ def open_litert(path: str, num_threads: int) -> Opened:
             array = arrays[name]
             interpreter.set_tensor(index, np.moveaxis(array, 1, -1) if array.ndim == 4 else array)
         interpreter.invoke()
-        results = map(interpreter.get_tensor, outputs.values())
-        return [np.moveaxis(array, -1, 1) if array.ndim == 4 else array for array in results]
+        return [convert_litert(interpreter.get_tensor(index)) for index in outputs.values()]
 
     return [*inputs], [*outputs], read_litert_metadata(path), run
+
+
+def convert_litert(array: np.ndarray) -> np.ndarray:
+    """Return an output of LiteRT as other runtimes do: channels first, and 64-bit labels."""
+    if array.ndim == 4:
+        return np.moveaxis(array, -1, 1)
+    return array.astype(np.int64) if array.dtype == np.int32 else array
 
 
 def sort_tensors(named: dict[str, Any], ordered: list[dict[str, Any]]) -> dict[str, int]:

@@ -228,7 +228,7 @@ def test_int8_is_supported_by_onnx_runtime_only(tiny):
     rows = benchmark([tiny], ['onnxruntime-int8', 'traced-int8'], QUICK)
     # Much, since random weights separate nothing.
     assert 1e-2 < rows[0]['difference'] < 1 and rows[0]['speed'] > 0 and 'peak' not in rows[0]
-    assert rows[1]['problem'] == 'int8 is only supported by onnxruntime and openvino.'
+    assert rows[1]['problem'] == 'int8 is only supported by onnxruntime, openvino and litert.'
 
 
 def test_bfloat16_and_channels_last(tiny):

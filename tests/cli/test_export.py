@@ -69,7 +69,9 @@ def test_exported_classifier_has_the_predictions_of_its_checkpoint(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('target', 'suffix'), [('onnx', 'onnx'), ('openvino', 'xml')])
+@pytest.mark.parametrize(
+    ('target', 'suffix'), [('onnx', 'onnx'), ('openvino', 'xml'), ('litert', 'tflite')]
+)
 def test_targets_have_the_predictions_of_the_checkpoint(
     target, suffix, classifier, export, evaluate, tmp_path
 ):
@@ -164,7 +166,10 @@ def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--to', 'aoti'], 'aoti does not support detection. Use onnx or openvino or torchscript'),
+        (
+            ['--to', 'aoti'],
+            'aoti does not support detection. Use onnx or openvino or litert or torchscript',
+        ),
         (['--dtype', 'int8'], 'The train data is incomplete'),
         (['--out', 'model.pt'], 'model.pt must end in .onnx'),
         (['--size', '16'], 'The images have 16x16 pixels, but exported files need 32x32 or more'),
@@ -182,6 +187,22 @@ def test_invalid_exports_are_refused_in_one_line(arguments, message, detector, r
     options = ['--cfg-options', 'train_dataloader.dataset.data_root=nowhere']
     options = [] if '--cfg-options' in arguments else options
     assert message in refuse('export', DETECTOR, detector, *arguments, *options)
+
+
+@pytest.mark.slow
+def test_detector_of_a_fixed_size_is_calibrated_and_evaluated_in_int8(
+    detector, digits, export, evaluate, tmp_path
+):
+    file = tmp_path / 'model.tflite'
+    data = [f'{split}_dataloader.dataset.data_root={digits}' for split in ('train', 'test')]
+    options = ['--to', 'litert', '--dtype', 'int8', '--calibration-images', '8']
+    export(DETECTOR, detector, *options, '--out', file, '--cfg-options', *data)
+    evaluator = f'test_evaluator.ann_file={digits}/annotations/instances_val.json'
+    flags = ('--cfg-options', data[1], evaluator)
+    checkpoint, exported = (
+        evaluate(DETECTOR, path, *flags, item='metrics') for path in (detector, file)
+    )
+    assert exported == pytest.approx(checkpoint, abs=0.05)
 
 
 @pytest.mark.slow

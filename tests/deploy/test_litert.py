@@ -10,13 +10,13 @@ from torch import nn
 
 pytest.importorskip('litert_torch')  # needs a newer PyTorch than the original OpenMMLab
 
-from ai_edge_litert.interpreter import Interpreter, OpResolverType  # noqa: E402
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from mmevit.deploy import export, fold, load_exported  # noqa: E402
-from mmevit.deploy.exporting import compare  # noqa: E402
-from mmevit.deploy.networks import make_exportable  # noqa: E402
-from mmevit.deploy.operators import select_boxes  # noqa: E402
-from mmevit.deploy.to_litert import select  # noqa: E402
+from mmevit.deploy import export, fold, load_exported
+from mmevit.deploy.exporting import compare
+from mmevit.deploy.networks import make_exportable
+from mmevit.deploy.operators import select_boxes
+from mmevit.deploy.to_litert import select
 
 METADATA = dict(task='features', input=dict(mean=[1.5, 2.0, 3.0]))
 # Three windows and a part of one in each direction of the first stage, and one in the last.
@@ -50,9 +50,7 @@ def test_maps_metadata_and_names_of_tensors(network, file):
     signature = Interpreter(str(file)).get_signature_runner()
     assert signature.get_input_details()['images']['shape'].tolist() == [2, 352, 400, 3]
     shapes = {name: x['shape'].tolist() for name, x in signature.get_output_details().items()}
-    assert shapes == dict(
-        stage_0=[2, 22, 25, 16], stage_1=[2, 11, 13, 24], stage_2=[2, 6, 7, 32]
-    )
+    assert shapes == dict(stage_0=[2, 22, 25, 16], stage_1=[2, 11, 13, 24], stage_2=[2, 6, 7, 32])
 
 
 def test_only_windows_are_transposed_and_one_delegate_runs_all(network, file):

@@ -379,7 +379,10 @@ def test_unsuitable_array_is_named_by_its_index(tmp_path):
         predictor(images)
 
 
-@pytest.mark.parametrize(('module', 'name'), [('onnxruntime', 'm.onnx'), ('openvino', 'm.xml')])
+@pytest.mark.parametrize(
+    ('module', 'name'),
+    [('onnxruntime', 'm.onnx'), ('openvino', 'm.xml'), ('ai_edge_litert', 'm.tflite')],
+)
 def test_missing_runtimes_are_named(module, name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / name).touch()
