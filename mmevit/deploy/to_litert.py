@@ -9,6 +9,7 @@ from typing import Any
 
 import litert_torch
 import torch
+import torch.nn.functional as F
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import qtyping
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
@@ -128,11 +129,36 @@ def select(boxes: Tensor, scores: Tensor, iou_threshold: float, max_num: int) ->
     return torch.where(torch.arange(max_num) < count, kept, -1).long()
 
 
+def interpolate(x: Tensor, *args: Any, mode: str = 'nearest', **kwargs: Any) -> Tensor:
+    """Do the same as :func:`torch.nn.functional.interpolate`.
+
+    Upsampling to twice the size, or one pixel less, by the nearest pixel repeats pixels: XNNPACK
+    does not run LiteRT's operator, and the converter samples other pixels unless factors are
+    integers.
+    """
+    output = F.interpolate(x, *args, mode=mode, **kwargs)
+    if mode != 'nearest':
+        return output
+    (_, _, height, width), (_, _, rows, columns) = x.shape, output.shape
+    if not {2 * height - rows, 2 * width - columns} <= {0, 1}:
+        if rows % height or columns % width:
+            raise ConfigError(
+                f'LiteRT cannot resize maps from {height}x{width} to {rows}x{columns} by the '
+                'nearest pixel. Use another --size, or onnx.'
+            )
+        return output
+    x = x.permute(0, 2, 3, 1)
+    x = torch.cat([x, x], dim=3).reshape(-1, height, 2 * width, x.shape[3])[:, :, :columns]
+    x = torch.cat([x, x], dim=2).reshape(-1, 2 * height, columns, x.shape[3])[:, :rows]
+    return x.permute(0, 3, 1, 2)
+
+
 FUNCTIONS: dict[Any, Any] = {
     # For a batch of one, torch.bmm becomes a fully connected layer of variable weights, which
     # XNNPACK does not support.
     torch.bmm: torch.ops.tfl.batch_matmul,
     SELECT_BOXES: select,
+    F.interpolate: interpolate,
 }
 
 
@@ -151,7 +177,7 @@ def store_half(content: bytes) -> bytes:
     return quantizer.quantize().quantized_model
 
 
-# XNNPACK has no int8 versions of the first three, and concatenating 8-bit outputs of heads is slower.
+# XNNPACK has no int8 versions of the first three, and concatenating the heads in 8 bits is slower.
 # With a linear layer of 8 bits, M1 predicts other classes for 28 % of Imagenette.
 FLOAT_OPERATORS = (
     'SOFTMAX',
