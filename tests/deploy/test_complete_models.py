@@ -235,7 +235,7 @@ LIMITS = dict(float16=0.8, bfloat16=0.7, int8=0.2)
 
 @contextmanager
 def converting_once():
-    """Let the ONNX and OpenVINO files of a type share a graph, and the LiteRT files of all types."""
+    """Let ONNX and OpenVINO files of a type share a graph, and LiteRT files of all types."""
     to_litert = find_target('litert')
     by_type = remember(to_onnx.convert, lambda job, names: job.dtype)
     once = remember(to_litert.convert, lambda network, inputs: None)
