@@ -47,7 +47,7 @@ DTYPES = ('float32', *TOLERANCES, 'int8')
     argument('--batch-size', 'batch size, if not dynamic', type=int, default=1),
     argument(
         '--dynamic',
-        'dynamic axes (default: the batch, if supported, and the size for dense models)',
+        'dynamic axes (default: the batch, and for dense models the size, if supported)',
         nargs='+',
         choices=['batch', 'size', 'none'],
     ),
@@ -118,7 +118,7 @@ def choose_size(
             f'The images have {size[0]}x{size[1]} pixels, but exported files need 32x32 or more. '
             'Give a larger --size.'
         )
-    if args.dtype == 'int8' and 'size' not in dynamic and size != infer_size(cfg):
+    if args.dtype == 'int8' and 'size' not in dynamic and not fits(size, infer_size(cfg), network):
         raise ConfigError(
             f'--size is {size[0]}x{size[1]}, but the calibration images of the test pipeline have '
             f'{"x".join(map(str, infer_size(cfg)))} pixels. Change the test pipeline too.'
@@ -131,6 +131,13 @@ def choose_size(
             f'{size[0]}x{size[1]} pixels. Give --size {height} {width}.'
         )
     return (height, width), divisor
+
+
+def fits(size: tuple[int, int], images: tuple[int, int], network: Exportable) -> bool:
+    """Whether images of the test pipeline fit a file; those of dense models can be padded."""
+    if network.task in ('classification', 'features'):
+        return size == images
+    return size[0] >= images[0] and size[1] >= images[1]
 
 
 def infer_size(cfg: Config) -> tuple[int, int]:
@@ -288,7 +295,7 @@ def verify(
     difference = float(torch.tensor(differences).max())
     print(f'Largest difference from PyTorch: {difference:.2e} {network.unit}.')
     if args.to == 'litert':
-        others = ', '.join(f'{n} {name}' for name, n in session.undelegated.most_common())
+        others = ', '.join(f'{n} {name}' for name, n in session.count_undelegated().most_common())
         print(f'Operators that XNNPACK does not run: {others or "none"}.')
     if math.isnan(difference):
         raise ConfigError(

@@ -34,6 +34,8 @@ OTHERS = [
         ('onnx',),
         ('onnxruntime', 'onnxruntime-gpu'),
         ('openvino',),
+        ('litert-torch',),
+        ('ai-edge-litert',),
         ('coremltools',),
     )
 ]

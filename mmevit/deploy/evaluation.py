@@ -74,7 +74,8 @@ class ExportedModel(BaseModel):
         if self.size not in ([None, None], [height, width]):
             raise ConfigError(
                 f'The images have {height}x{width} pixels, but the file was exported for '
-                f'{self.size[0]}x{self.size[1]}. Export it with --dynamic batch size, or with a '
+                f'{self.size[0]}x{self.size[1]}. Export it with --dynamic batch size if '
+                'the target supports it, or with a '
                 'test pipeline that resizes to this size.'
             )
         num_images = self.batch_size or len(images)

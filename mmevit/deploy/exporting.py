@@ -59,7 +59,8 @@ def export(
             ``'aoti'``, a compiled library that runs without mmevit.
         dynamic: Dynamic axes, ``'batch'`` and ``'size'`` (height and width). Defaults to the batch,
             if supported.
-        dtype: What the file computes in; inputs and outputs stay float32. ``'float32'``;
+        dtype: What the file computes in, or for float16 of litert stores weights in; inputs and
+            outputs stay float32. ``'float32'``;
             ``'bfloat16'`` for aoti, torchscript and openvino; ``'float16'`` for onnx, openvino,
             litert and coreml; ``'int8'`` for onnx, openvino and litert.
         metadata: Stored in the file as JSON, such as the preprocessing.

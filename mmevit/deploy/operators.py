@@ -102,7 +102,7 @@ def lay_masks(
 LIBRARY = torch.library.Library('mmevit', 'DEF')
 
 
-def define(schema: str, function: Callable[..., Tensor], shape: Callable[..., Tensor]) -> Any:
+def define(schema: str, function: Callable[..., Any], shape: Callable[..., Any]) -> Any:
     """Define an operator, and return it.
 
     ``shape`` returns an uninitialized result, for shape inference.

@@ -5,6 +5,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import litert_torch
@@ -123,7 +124,7 @@ def translate_suppress(
     )
 
 
-def select(boxes: Tensor, scores: Tensor, iou_threshold: float, max_num: int) -> Tensor:
+def select_suppressed(boxes: Tensor, scores: Tensor, iou_threshold: float, max_num: int) -> Tensor:
     """Do the same as :func:`select_boxes`."""
     kept, count = SUPPRESS(boxes, scores, iou_threshold, max_num)
     return torch.where(torch.arange(max_num) < count, kept, -1).long()
@@ -135,9 +136,12 @@ def interpolate(x: Tensor, *args: Any, mode: str = 'nearest', **kwargs: Any) -> 
     Upsampling to twice the size, or one pixel less, by the nearest pixel repeats pixels: XNNPACK
     does not run LiteRT's operator, and the converter samples other pixels unless factors are
     integers.
+
+    Raises:
+        ConfigError: If maps are resized by the nearest pixel, and by other factors.
     """
     output = F.interpolate(x, *args, mode=mode, **kwargs)
-    if mode != 'nearest':
+    if mode != 'nearest' or x.ndim != 4:
         return output
     (_, _, height, width), (_, _, rows, columns) = x.shape, output.shape
     if not {2 * height - rows, 2 * width - columns} <= {0, 1}:
@@ -157,7 +161,7 @@ FUNCTIONS: dict[Any, Any] = {
     # For a batch of one, torch.bmm becomes a fully connected layer of variable weights, which
     # XNNPACK does not support.
     torch.bmm: torch.ops.tfl.batch_matmul,
-    SELECT_BOXES: select,
+    SELECT_BOXES: select_suppressed,
     F.interpolate: interpolate,
 }
 
@@ -178,7 +182,7 @@ def store_half(content: bytes) -> bytes:
 
 
 # XNNPACK has no int8 versions of the first three, and concatenating the heads in 8 bits is slower.
-# With a linear layer of 8 bits, M1 predicts other classes for 28 % of Imagenette.
+# With a classifier of 8 bits, M1 predicts another class for 28 % of the images of Imagenette.
 FLOAT_OPERATORS = (
     'SOFTMAX',
     'RELU',
@@ -191,7 +195,7 @@ FLOAT_OPERATORS = (
 
 
 def quantize(content: bytes, batches: Iterable[dict[str, Tensor]]) -> bytes:
-    """Quantize all but attention weights, linear layers and the decoding of boxes."""
+    """Quantize a network, except for :data:`FLOAT_OPERATORS` and the decoding of boxes."""
     quantizer = Quantizer(content)
     operators = qtyping.TFLOperationName
     quantizer.add_static_config('.*', operators.ALL_SUPPORTED, 8, 8)
@@ -201,10 +205,12 @@ def quantize(content: bytes, batches: Iterable[dict[str, Tensor]]) -> bytes:
         quantizer.update_quantization_recipe(
             scope, operator, algorithm_key=AlgorithmName.NO_QUANTIZE
         )
-    arrays = [{name: part.numpy() for name, part in batch.items()} for batch in batches]
-    statistics = quantizer.calibrate(
-        {'serving_default': arrays}, num_threads=torch.get_num_threads()
-    )
+    arrays = ({name: part.numpy() for name, part in batch.items()} for batch in batches)
+    statistics = None
+    while chunk := list(islice(arrays, 16)):  # Not all images fit into memory.
+        statistics = quantizer.calibrate(
+            {'serving_default': chunk}, statistics, num_threads=torch.get_num_threads()
+        )
     return quantizer.quantize(statistics).quantized_model
 
 
@@ -216,13 +222,12 @@ class Session:
         self.inputs, _, metadata, self.run = open_litert(path, num_threads)
         self.metadata = json.loads(metadata or '{}')
 
-    @property
-    def undelegated(self) -> Counter[str]:
-        """The number of operators of each type that XNNPACK does not run."""
+    def count_undelegated(self) -> Counter[str]:
+        """Return the number of operators of each type that XNNPACK does not run."""
         interpreter = Interpreter(self.path)
         interpreter.allocate_tensors()
-        # LiteRT has no public function for it. Parts that XNNPACK runs are operators at the end of
-        # the list, which still has the operators in them.
+        # LiteRT has no public function for it. Each part that XNNPACK runs is a further operator at
+        # the end of the list; the operators in it stay in the list.
         operators = interpreter._get_ops_details()
         producers = {index: operator for operator in operators for index in operator['outputs']}
         needed = [tensor['index'] for tensor in interpreter.get_output_details()]

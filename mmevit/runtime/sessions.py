@@ -1,6 +1,7 @@
 """Exported files in ONNX Runtime, OpenVINO or LiteRT."""
 
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -58,10 +59,13 @@ def open_litert(path: str, num_threads: int) -> Opened:
     """Open a file with LiteRT. In the file, images and maps have channels last."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(path, num_threads=num_threads or None)
+    interpreter = Interpreter(path, num_threads=num_threads or os.cpu_count())
     interpreter.allocate_tensors()
+    metadata = read_litert_metadata(path)
+    if metadata is None:  # Files of others can have no signature.
+        return [], [], None, dict
     signature = interpreter.get_signature_runner()
-    # Its dicts are ordered by name.
+    # The signature's dicts are ordered by name.
     inputs = sort_tensors(signature.get_input_details(), interpreter.get_input_details())
     outputs = sort_tensors(signature.get_output_details(), interpreter.get_output_details())
 
@@ -70,12 +74,12 @@ def open_litert(path: str, num_threads: int) -> Opened:
             array = arrays[name]
             interpreter.set_tensor(index, np.moveaxis(array, 1, -1) if array.ndim == 4 else array)
         interpreter.invoke()
-        return [convert_litert(interpreter.get_tensor(index)) for index in outputs.values()]
+        return [restore_layout(interpreter.get_tensor(index)) for index in outputs.values()]
 
-    return [*inputs], [*outputs], read_litert_metadata(path), run
+    return [*inputs], [*outputs], metadata, run
 
 
-def convert_litert(array: np.ndarray) -> np.ndarray:
+def restore_layout(array: np.ndarray) -> np.ndarray:
     """Return an output of LiteRT as other runtimes do: channels first, and 64-bit labels."""
     if array.ndim == 4:
         return np.moveaxis(array, -1, 1)

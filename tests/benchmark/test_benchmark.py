@@ -133,7 +133,7 @@ def test_fused_attention_is_counted():
 # Compilers take a minute, and int8 below is exported to ONNX Runtime too.
 FORMS_BY_TIME = [
     ['eager', 'folded', 'traced', 'torchscript', 'openvino', 'training'],
-    pytest.param(['compiled', 'aoti', 'onnxruntime'], marks=pytest.mark.slow),
+    pytest.param(['compiled', 'aoti', 'onnxruntime', 'litert'], marks=pytest.mark.slow),
 ]
 
 
@@ -224,7 +224,7 @@ def test_two_stage_detectors_run_without_annotations():
 
 
 @needs_dim
-def test_int8_is_supported_by_onnx_runtime_only(tiny):
+def test_forms_without_int8_say_so(tiny):
     rows = benchmark([tiny], ['onnxruntime-int8', 'traced-int8'], QUICK)
     # Much, since random weights separate nothing.
     assert 1e-2 < rows[0]['difference'] < 1 and rows[0]['speed'] > 0 and 'peak' not in rows[0]

@@ -103,8 +103,8 @@ def main(args: Namespace) -> None:
     write_outputs(args, rows, COLUMNS, note, lambda: plot_kept(rows))
     if args.export:
         target = {suffix: target for target, suffix in TARGETS.items()}[Path(args.export).suffix]
-        example = torch.cat([images[0]['inputs']] * 2).cpu()
-        export(make_exportable(try_to_fold(pruned.cpu())), example, args.export, target)
+        network = make_exportable(try_to_fold(pruned.cpu()))
+        export(network, images[0]['inputs'].cpu(), args.export, target)
 
 
 def loss(model: Any, batch: dict[str, Any]) -> Tensor:
