@@ -162,6 +162,8 @@ def prepare_exported(target: str, workload: Workload, dtype: str) -> Run:
     if images.is_cuda and target != 'aoti':
         raise ConfigError(f'{target} is only supported on the CPU. Use --device cpu.')
     path = Path(tempfile.mkdtemp(dir=workload.folder), 'network' + TARGETS[target])
+    if target == 'litert':  # as cameras have them, and LiteRT files take them
+        images = images.contiguous(memory_format=torch.channels_last)
     network, inputs = with_inputs(workload.folded, images)
     export(network, inputs, path, target, dynamic=(), dtype=dtype, batches=[inputs])
     return partial(load_exported(path, workload.setting.threads, trust=True), *inputs)
