@@ -133,10 +133,10 @@ def choose_size(
     return (height, width), divisor
 
 
-def fits(size: tuple[int, int], images: tuple[int, int], network: Exportable) -> bool:
+def fits(size: Sequence[int], images: Sequence[int], network: Exportable) -> bool:
     """Whether images of the test pipeline fit a file; those of dense models can be padded."""
     if network.task in ('classification', 'features'):
-        return size == images
+        return tuple(size) == tuple(images)
     return size[0] >= images[0] and size[1] >= images[1]
 
 

@@ -15,7 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import qtyping
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from ai_edge_quantizer.quantizer import Quantizer
-from litert_converter.mlir import ir
+from litert_converter.mlir import ir as mlir_ir
 from litert_converter.mlir.dialects import stablehlo
 from litert_torch.backend.lowerings import lower
 from litert_torch.backend.lowerings.utils import node_meta_to_ir_types, splat
@@ -30,6 +30,7 @@ from .replacing import ReplaceFunctions
 
 DTYPES = ('float32', 'float16', 'int8')
 DYNAMIC = frozenset()
+ir: Any = mlir_ir  # It has no type hints.
 
 
 def write(job: ExportJob) -> None:
@@ -108,7 +109,7 @@ SUPPRESS = define(
 )
 
 
-@lower(SUPPRESS)
+@lower(SUPPRESS)  # pyright: ignore[reportArgumentType]
 def translate_suppress(
     context: Any, boxes: Any, scores: Any, iou_threshold: float, max_num: int
 ) -> Any:
@@ -168,7 +169,7 @@ FUNCTIONS: dict[Any, Any] = {
 
 def store_half(content: bytes) -> bytes:
     """Store the weights in half precision. XNNPACK computes in float32, GPUs in half precision."""
-    quantizer = Quantizer(content)
+    quantizer: Any = Quantizer(content)
     weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
     quantizer.update_quantization_recipe(
         '.*',
@@ -196,7 +197,7 @@ FLOAT_OPERATORS = (
 
 def quantize(content: bytes, batches: Iterable[dict[str, Tensor]]) -> bytes:
     """Quantize a network, except for :data:`FLOAT_OPERATORS` and the decoding of boxes."""
-    quantizer = Quantizer(content)
+    quantizer: Any = Quantizer(content)
     operators = qtyping.TFLOperationName
     quantizer.add_static_config('.*', operators.ALL_SUPPORTED, 8, 8)
     excluded = [('.*', operators[name]) for name in FLOAT_OPERATORS]

@@ -135,8 +135,8 @@ class CascadedGroupAttention(nn.Module):
         """Map the input of a head to its output, both (N, channels, window_size, window_size)."""
         if self.channels_first:
             query, key, value = (conv(x) for conv in self.qkvs[head])
-            parts = (self.query_convs[head](query), key, value)
-            output = attend_channels_first(*(part.flatten(2) for part in parts), bias)
+            query = self.query_convs[head](query).flatten(2)
+            output = attend_channels_first(query, key.flatten(2), value.flatten(2), bias)
             return output.unflatten(2, x.shape[2:])
         qkv = self.qkvs[head](x)
         query = to_tokens(self.query_convs[head](qkv[:, : self.key_channels]))
