@@ -385,6 +385,7 @@ def test_unsuitable_array_is_named_by_its_index(tmp_path):
 )
 def test_missing_runtimes_are_named(module, name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, f'{module}.interpreter', raising=False)
     (tmp_path / name).touch()
     with pytest.raises(ConfigError, match=f'{module}, which is not installed. Run pip install'):
         Predictor(tmp_path / name)
