@@ -113,8 +113,9 @@ def open_exported(path: str | Path, num_threads: int) -> tuple[dict[str, Any], R
     try:
         inputs, outputs, text, run = OPENERS[Path(path).suffix](str(path), num_threads)
     except ModuleNotFoundError as error:
+        name = str(error.name).partition('.')[0]
         raise ConfigError(
-            f'{path} needs {error.name}, which is not installed. Run pip install {error.name}.'
+            f'{path} needs {name}, which is not installed. Run pip install {name}.'
         ) from error
     # Each runtime raises errors of its own.
     except Exception as error:
