@@ -22,7 +22,6 @@ from marking import slow_but
 from plug_in_table import NECKS
 
 from mmevit.deploy import TARGETS, export, load_exported, to_onnx
-from mmevit.deploy.exporting import find_target
 from mmevit.deploy.networks import make_exportable
 from mmevit.deploy.programs import as_tuple
 from mmevit.utils.errors import ConfigError
@@ -224,7 +223,6 @@ def test_network_matches_the_librarys_predictions(name, tmp_path):
 COLUMNS = dict(
     onnx=('float32', 'float16', 'int8'),
     openvino=('float32', 'float16', 'bfloat16', 'int8'),
-    litert=('float32', 'float16', 'int8'),
     torchscript=('float32', 'bfloat16'),
 )
 CELLS = [(target, dtype) for target, dtypes in COLUMNS.items() for dtype in dtypes]
@@ -235,38 +233,26 @@ LIMITS = dict(float16=0.8, bfloat16=0.7, int8=0.2)
 
 @contextmanager
 def converting_once():
-    """Let ONNX and OpenVINO files of a type share a graph, and LiteRT files of all types."""
-    to_litert = find_target('litert')
-    by_type = remember(to_onnx.convert, lambda job, names: job.dtype)
-    once = remember(to_litert.convert, lambda network, inputs: None)
-    with patch.object(to_onnx, 'convert', by_type), patch.object(to_litert, 'convert', once):
+    """Let ONNX and OpenVINO files of a network share the graph of each type."""
+    convert, graphs = to_onnx.convert, {}
+
+    def convert_once(job, names):
+        if job.dtype not in graphs:
+            graphs[job.dtype] = convert(job, names)
+        return graphs[job.dtype]
+
+    with patch.object(to_onnx, 'convert', convert_once):
         yield
 
 
-def remember(function, make_key):
-    """Return a function that computes each result once."""
-    results = {}
-
-    def call(*args):
-        key = make_key(*args)
-        if key not in results:
-            results[key] = function(*args)
-        return results[key]
-
-    return call
-
-
 def check_file(network, batches, target, dtype, folder):
-    """Export a network, and compare the file. If shapes are fixed, only the first batch fits."""
+    """Export a network, and compare the file."""
     path = folder / f'{dtype}{TARGETS[target]}'
     images, sizes, _ = batches[0]
-    dynamic = {'batch', 'size'} & find_target(target).DYNAMIC
-    batches = batches if dynamic else batches[:1]
     example, calibration = (
-        (images[:count], sizes[:count])[: len(network.input_names)]
-        for count in (1 if dynamic else len(images), 2)
+        (images[:count], sizes[:count])[: len(network.input_names)] for count in (1, 2)
     )
-    export(network, example, path, target, dynamic, dtype, batches=[calibration])
+    export(network, example, path, target, ('batch', 'size'), dtype, batches=[calibration])
     session = load_exported(path)
     if target == 'torchscript':  # runs without mmevit
         assert 'mmevit::' not in str(session.module.inlined_graph)

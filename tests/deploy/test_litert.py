@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from making_models import TINY, build_model
 from mmengine.config import Config
+from test_complete_models import check_all, make_case
 from torch import nn
 
 pytest.importorskip('litert_torch')  # needs a newer PyTorch than the original OpenMMLab
@@ -136,3 +137,23 @@ def test_classifiers_have_the_logits_of_pytorch(arch, tmp_path):
     export(network, images[:1], tmp_path / 'model.tflite', 'litert')
     session = load_exported(tmp_path / 'model.tflite')
     assert max(compare(network, session, (image[None],)) for image in images) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['retinanet_evit_m0', 'rtmdet_evit_m0', 'semantic-fpn_evit_m4'])
+def test_complete_models_match_the_librarys_predictions(name, tmp_path):
+    model, batches = make_case(name, tmp_path)
+    network = make_exportable(model)
+    images, sizes, _ = batches[0]
+    inputs = (images, sizes)[: len(network.input_names)]
+    export(network, inputs, tmp_path / 'model.tflite', 'litert')
+    check_all(load_exported(tmp_path / 'model.tflite'), network, batches[:1])
+
+
+@pytest.mark.slow
+def test_two_stage_detectors_are_refused(tmp_path):
+    model, batches = make_case('mask-rcnn_evit_m0', tmp_path)
+    images, sizes, _ = batches[0]
+    inputs = images[:1], sizes[:1]
+    with pytest.raises(ConfigError, match='LiteRT cannot convert this model'):
+        export(make_exportable(model), inputs, tmp_path / 'model.tflite', 'litert')
