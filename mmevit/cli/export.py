@@ -98,7 +98,7 @@ def load_model(cfg: Config, path: str) -> tuple[nn.Module, dict[str, Any]]:
 def choose_axes(args: Namespace, network: Exportable) -> set[str]:
     """Return the dynamic axes; raise ConfigError if they or the target do not suit the model."""
     axes = set(args.dynamic) - {'none'} if args.dynamic else None
-    if network.task not in ('classification', 'features'):
+    if is_dense(network):
         if args.to not in DENSE_TARGETS:
             raise ConfigError(
                 f'{args.to} does not support {network.task}. Use {" or ".join(DENSE_TARGETS)}, or '
@@ -106,6 +106,11 @@ def choose_axes(args: Namespace, network: Exportable) -> set[str]:
             )
         axes = find_target(args.to).DYNAMIC if axes is None else axes
     return choose_dynamic(args.to, axes)
+
+
+def is_dense(network: Exportable) -> bool:
+    """Whether a network predicts boxes, masks or segments."""
+    return network.task not in ('classification', 'features')
 
 
 def choose_size(
@@ -135,9 +140,9 @@ def choose_size(
 
 def fits(size: Sequence[int], images: Sequence[int], network: Exportable) -> bool:
     """Whether images of the test pipeline fit a file; those of dense models can be padded."""
-    if network.task in ('classification', 'features'):
-        return tuple(size) == tuple(images)
-    return size[0] >= images[0] and size[1] >= images[1]
+    if is_dense(network):
+        return size[0] >= images[0] and size[1] >= images[1]
+    return tuple(size) == tuple(images)
 
 
 def infer_size(cfg: Config) -> tuple[int, int]:
@@ -302,8 +307,7 @@ def verify(
             'The file was not written, since its outputs are NaN. Use float32, or another version '
             'of the runtime.'
         )
-    is_dense = network.task not in ('classification', 'features')
-    if args.dtype == 'int8' or (is_dense and args.dtype != 'float32'):
+    if args.dtype == 'int8' or (is_dense(network) and args.dtype != 'float32'):
         print(f'Evaluate its accuracy with: tools/test.py {args.config} {args.out}')
         return
     tolerance = TOLERANCES.get(args.dtype, network.tolerance)

@@ -128,7 +128,7 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def add_params(
         self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any
     ) -> None:
-        """Append the parameter groups of a module. For the whole model, merge equal settings."""
+        """Append the parameter groups of a module, and merge all groups after the last module."""
         super().add_params(params, module, prefix=prefix, **kwargs)
         if not prefix:
             params[:] = merge_groups(params)
@@ -188,7 +188,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def add_params(
         self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any
     ) -> None:
-        """Append the parameter groups of a module. For the whole model, scale learning rates."""
+        """Append the parameter groups of a module, and scale all rates after the last module."""
         super().add_params(params, module, prefix=prefix, **kwargs)
         if prefix:
             return
