@@ -27,7 +27,8 @@ REQUIREMENTS := $(sort $(wildcard requirements/*.txt $(OPENMMLAB)/*.txt))
 INSTALLED := $(VENV)/installed-$(shell cat $(REQUIREMENTS) setup.py pyproject.toml | cksum | cut -d ' ' -f 1)
 EXTRAS := analysis coreml digits docs onnx openmmlab openvino runtime tests timm
 ifeq ($(OPENMMLAB),requirements)
-EXTRAS += litert # needs PyTorch 2.4
+# need a newer PyTorch
+EXTRAS += executorch litert ncnn
 endif
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c $(OPENMMLAB)/constraints.txt
 

@@ -112,7 +112,7 @@ def prepare(
     By default, the run calls the network, and the setting decides about ``channels_last``.
     """
     if dtype == 'int8':
-        raise ConfigError('int8 is only supported by onnxruntime, openvino and litert.')
+        raise ConfigError('int8 is only supported by onnxruntime, openvino, litert and executorch.')
     if channels_last is None:
         channels_last = workload.setting.channels_last
     layout = torch.channels_last if channels_last else torch.preserve_format
@@ -178,6 +178,8 @@ FORMS: dict[str, Callable[[Workload, str], Run]] = dict(
     onnxruntime=partial(prepare_exported, 'onnx'),
     openvino=partial(prepare_exported, 'openvino'),
     litert=partial(prepare_exported, 'litert'),
+    executorch=partial(prepare_exported, 'executorch'),
+    ncnn=partial(prepare_exported, 'ncnn'),
     torchscript=partial(prepare_exported, 'torchscript'),
     aoti=partial(prepare_exported, 'aoti'),
     training=prepare_training,

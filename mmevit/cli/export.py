@@ -33,7 +33,7 @@ from mmevit.version import __version__
 # Accepted difference of logits and feature maps in half precision, relative to the largest one.
 TOLERANCES = dict(float16=2e-2, bfloat16=1e-1)
 # Targets that support complete dense models.
-DENSE_TARGETS = ('onnx', 'openvino', 'litert', 'torchscript')
+DENSE_TARGETS = ('onnx', 'openvino', 'litert', 'executorch', 'torchscript')
 DTYPES = ('float32', *TOLERANCES, 'int8')
 
 
@@ -299,7 +299,7 @@ def verify(
     # Python's max() can drop NaN.
     difference = float(torch.tensor(differences).max())
     print(f'Largest difference from PyTorch: {difference:.2e} {network.unit}.')
-    if args.to == 'litert':
+    if args.to in ('litert', 'executorch'):
         others = ', '.join(f'{n} {name}' for name, n in session.count_undelegated().most_common())
         print(f'Operators that XNNPACK does not run: {others or "none"}.')
     if math.isnan(difference):

@@ -36,6 +36,9 @@ OTHERS = [
         ('openvino',),
         ('litert-torch',),
         ('ai-edge-litert',),
+        ('executorch',),
+        ('pnnx',),
+        ('ncnn',),
         ('coremltools',),
     )
 ]

@@ -1,12 +1,13 @@
 """Complete detectors of mmdet: a network for the batch, and ``predict()`` for each image."""
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
 import torch
-from mmdet.models import MaskFormerHead, TOODHead
+from mmdet.models import MaskFormerHead, SingleStageDetector, TOODHead
 from mmdet.models.dense_heads import CondInstMaskHead, SOLOV2Head, YOLACTProtonet
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.structures import DetDataSample
@@ -227,6 +228,34 @@ def set_limits(test_cfg: Any) -> Any:
         nms.update(max_num=max_num, min_bbox_size=test_cfg.get('min_bbox_size', -1))
         test_cfg.update(max_per_img=max_num, min_bbox_size=-1)
     return test_cfg
+
+
+def leave_candidates(detector: Detector) -> dict[str, Any] | None:
+    """Let a detector return all candidates, for runtimes without non-maximum suppression.
+
+    Returns:
+        The arguments of :func:`mmevit.runtime.suppression.suppress`, None if the model needs none.
+
+    Raises:
+        ConfigError: If the model does more with the boxes that are left, such as predict masks.
+    """
+    model = detector.predict.model
+    has_boxes_only = detector.task == 'detection' and isinstance(model, SingleStageDetector)
+    if not has_boxes_only or getattr(model.bbox_head, 'with_score_voting', False):
+        raise ConfigError(
+            f'The target has no non-maximum suppression, and {type(model).__name__} needs it before '
+            'its last step. Use onnx or openvino, or give --part backbone.'
+        )
+    test_cfg = model.bbox_head.test_cfg
+    if not (nms := test_cfg.get('nms')):
+        return None
+    nms.suppress = False
+    test_cfg.max_per_img = sys.maxsize
+    return dict(
+        iou_threshold=nms.iou_threshold,
+        max_num=nms.max_num,
+        class_agnostic=nms.get('class_agnostic', False),
+    )
 
 
 def flatten(structure: Any) -> list[Tensor]:

@@ -1,7 +1,6 @@
 """LiteRT (TensorFlow Lite) files, run with XNNPACK. Their images and maps have channels last."""
 
 import json
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -21,7 +20,7 @@ from litert_torch.backend.lowerings import lower
 from litert_torch.backend.lowerings.utils import node_meta_to_ir_types, splat
 from torch import Tensor, nn
 
-from mmevit.runtime.sessions import LITERT_METADATA, open_litert
+from mmevit.runtime.sessions import append_metadata, open_litert
 from mmevit.utils.errors import ConfigError, one_line
 
 from .operators import SELECT_BOXES, define, select_boxes
@@ -42,9 +41,7 @@ def write(job: ExportJob) -> None:
     elif job.dtype == 'int8':
         content = quantize(content, (name_inputs(names, batch) for batch in job.batches))
     job.path.write_bytes(content)
-    # Runtimes ignore what follows the model.
-    with zipfile.ZipFile(job.path, 'a') as archive:
-        archive.writestr(LITERT_METADATA, job.metadata)
+    append_metadata(job.path, job.metadata)
 
 
 def name_inputs(names: Sequence[str], inputs: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -151,7 +151,7 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale each channel of ``x`` (N, C, H, W) by a gate from its mean."""
-        gate = self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True))))
+        gate = self.expand(self.act(self.reduce(x.mean((-2, -1), keepdim=True))))
         return x * gate.sigmoid()
 
 

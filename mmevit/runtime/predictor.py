@@ -22,7 +22,8 @@ class Predictor:
     """Predict on the CPU with a complete model that ``tools/export.py`` wrote.
 
     Args:
-        path: An ONNX (``.onnx``), OpenVINO (``.xml``) or LiteRT (``.tflite``) file.
+        path: An ONNX (``.onnx``), OpenVINO (``.xml``), LiteRT (``.tflite``), ExecuTorch (``.pte``)
+            or ncnn (``.param``) file.
         num_threads: CPU threads. Default: as many as the runtime chooses.
         batch_size: Maximum number of consecutive images of the same size in a batch.
     """

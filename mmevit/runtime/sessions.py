@@ -1,4 +1,4 @@
-"""Exported files in ONNX Runtime, OpenVINO or LiteRT."""
+"""Exported files in ONNX Runtime, OpenVINO, LiteRT, ExecuTorch or ncnn."""
 
 import json
 import os
@@ -6,16 +6,19 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
 from mmevit.utils.errors import ConfigError, one_line
 from mmevit.version import __version__
 
+from .suppression import suppress
+
 # Version of the metadata, which changes when older readers would misread a file.
 FORMAT = 1
-# File in the archive that follows the model in LiteRT files.
-LITERT_METADATA = 'mmevit.json'
+# File in the archive that follows the model in LiteRT's, ExecuTorch's and ncnn's files.
+APPENDED_NAME = 'mmevit.json'
 # The outputs of each task.
 OUTPUTS = {
     'classification': {'logits'},
@@ -61,7 +64,7 @@ def open_litert(path: str, num_threads: int) -> Opened:
 
     interpreter = Interpreter(path, num_threads=num_threads or os.cpu_count())
     interpreter.allocate_tensors()
-    metadata = read_litert_metadata(path)
+    metadata = read_metadata(path)
     if metadata is None:  # Files of others can have no signature.
         return [], [], None, dict
     signature = interpreter.get_signature_runner()
@@ -92,16 +95,100 @@ def sort_tensors(named: dict[str, Any], ordered: list[dict[str, Any]]) -> dict[s
     return {names[tensor['index']]: tensor['index'] for tensor in ordered}
 
 
-def read_litert_metadata(path: str) -> str | None:
+# Methods of ExecuTorch that are in use.
+LOADED = WeakSet()
+
+
+def open_executorch(path: str, num_threads: int) -> Opened:
+    """Open a file with ExecuTorch, which runs on PyTorch's tensors."""
+    import torch
+    from executorch.runtime import Runtime, Verification
+
+    info = json.loads(read_metadata(path) or '{}')
+    if 'metadata' not in info:
+        return [], [], None, dict
+    set_executorch_threads(num_threads)
+    program = Runtime.get().load_program(path, verification=Verification.Minimal)
+    method: Any = program.load_method('forward')
+    LOADED.add(method)
+    suppression = json.loads(info['metadata']).get('suppression')
+
+    def run(arrays: dict[str, np.ndarray]) -> Any:
+        tensors = [torch.from_numpy(arrays[name]) for name in info['inputs']]
+        outputs = [tensor.numpy() for tensor in method.execute(tensors)]
+        return suppress(*outputs, **suppression) if suppression else outputs
+
+    return info['inputs'], info['outputs'], info['metadata'], run
+
+
+def set_executorch_threads(num_threads: int) -> None:
+    """Set the number of threads of the process, or raise ConfigError if files are in use."""
+    from executorch.extension.pybindings import portable_lib
+
+    count = portable_lib._threadpool_get_thread_count()
+    if num_threads in (0, count):
+        return
+    if LOADED:  # They would wait forever for the threads from before.
+        raise ConfigError(
+            f'ExecuTorch has {count} threads for all files of a process, not {num_threads}. Load '
+            'all of them with the same number.'
+        )
+    portable_lib._unsafe_reset_threadpool(num_threads)
+
+
+def open_ncnn(path: str, num_threads: int) -> Opened:
+    """Open a file with ncnn, which runs one image at a time."""
+    import ncnn
+
+    weights = str(Path(path).with_suffix('.bin'))
+    info = json.loads(read_metadata(weights) or '{}')
+    if 'metadata' not in info:
+        return [], [], None, dict
+    network = ncnn.Net()
+    network.opt.num_threads = num_threads or os.cpu_count()
+    if info['dtype'] == 'float32':
+        # By default, ncnn computes in lower types where the processor can.
+        for name in ('fp16_packed', 'fp16_storage', 'fp16_arithmetic', 'bf16_storage'):
+            setattr(network.opt, f'use_{name}', False)
+    if network.load_param(path) or network.load_model(weights):
+        raise RuntimeError(f'ncnn cannot read {path} or {weights}')
+
+    def run_one(image: np.ndarray) -> list[np.ndarray]:
+        extractor = network.create_extractor()
+        extractor.input('in0', ncnn.Mat(np.ascontiguousarray(image)))
+        return [np.array(extractor.extract(f'out{i}')[1]) for i in range(len(info['outputs']))]
+
+    def run(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+        outputs = [np.stack(parts) for parts in zip(*map(run_one, arrays['images']), strict=True)]
+        # ncnn cannot select the best class.
+        is_map = info['outputs'] == ['segments']
+        return [outputs[0].argmax(axis=1)] if is_map else outputs
+
+    return ['images'], info['outputs'], info['metadata'], run
+
+
+def append_metadata(path: Path, metadata: str) -> None:
+    """Append metadata to a model; runtimes ignore what follows it."""
+    with zipfile.ZipFile(path, 'a') as archive:
+        archive.writestr(APPENDED_NAME, metadata)
+
+
+def read_metadata(path: str) -> str | None:
     """Return the metadata that follows the model, if there is any."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.read(LITERT_METADATA).decode()
+            return archive.read(APPENDED_NAME).decode()
     except (zipfile.BadZipFile, KeyError):
         return None
 
 
-OPENERS = {'.onnx': open_onnx, '.xml': open_openvino, '.tflite': open_litert}
+OPENERS = {
+    '.onnx': open_onnx,
+    '.xml': open_openvino,
+    '.tflite': open_litert,
+    '.pte': open_executorch,
+    '.param': open_ncnn,
+}
 
 
 def open_exported(path: str | Path, num_threads: int) -> tuple[dict[str, Any], Run]:

@@ -228,7 +228,10 @@ def test_forms_without_int8_say_so(tiny):
     rows = benchmark([tiny], ['onnxruntime-int8', 'traced-int8'], QUICK)
     # Much, since random weights separate nothing.
     assert 1e-2 < rows[0]['difference'] < 1 and rows[0]['speed'] > 0 and 'peak' not in rows[0]
-    assert rows[1]['problem'] == 'int8 is only supported by onnxruntime, openvino and litert.'
+    assert (
+        rows[1]['problem']
+        == 'int8 is only supported by onnxruntime, openvino, litert and executorch.'
+    )
 
 
 def test_bfloat16_and_channels_last(tiny):

@@ -72,7 +72,14 @@ def test_exported_classifier_has_the_predictions_of_its_checkpoint(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ('target', 'suffix'), [('onnx', 'onnx'), ('openvino', 'xml'), ('litert', 'tflite')]
+    ('target', 'suffix'),
+    [
+        ('onnx', 'onnx'),
+        ('openvino', 'xml'),
+        ('litert', 'tflite'),
+        ('executorch', 'pte'),
+        ('ncnn', 'param'),
+    ],
 )
 def test_targets_have_the_predictions_of_the_checkpoint(
     target, suffix, classifier, export, evaluate, tmp_path
@@ -170,7 +177,7 @@ def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
     [
         (
             ['--to', 'aoti'],
-            'aoti does not support detection. Use onnx or openvino or litert or torchscript',
+            'aoti does not support detection. Use onnx or openvino or litert or executorch or',
         ),
         (['--dtype', 'int8'], 'The train data is incomplete'),
         (['--out', 'model.pt'], 'model.pt must end in .onnx'),
@@ -207,11 +214,17 @@ def test_detector_of_a_fixed_size_is_calibrated_and_evaluated_in_int8(
 
 
 @pytest.mark.slow
-def test_detector_in_litert_predicts_what_it_does_in_onnx(detector, digits, export, tmp_path):
-    pytest.importorskip('litert_torch')
+@pytest.mark.parametrize(
+    ('target', 'suffix', 'library'),
+    [('litert', 'tflite', 'litert_torch'), ('executorch', 'pte', 'executorch')],
+)
+def test_detector_for_phones_predicts_what_it_does_in_onnx(
+    target, suffix, library, detector, digits, export, tmp_path
+):
+    pytest.importorskip(library)
     images = sorted((digits / 'val').glob('*.png'))[:3]
     found = []
-    for target, suffix in (('onnx', 'onnx'), ('litert', 'tflite')):
+    for target, suffix in (('onnx', 'onnx'), (target, suffix)):
         file = tmp_path / f'model.{suffix}'
         export(DETECTOR, detector, '--to', target, '--dynamic', 'none', '--out', file)
         found.append(Predictor(file)(images))

@@ -381,11 +381,18 @@ def test_unsuitable_array_is_named_by_its_index(tmp_path):
 
 @pytest.mark.parametrize(
     ('module', 'name'),
-    [('onnxruntime', 'm.onnx'), ('openvino', 'm.xml'), ('ai_edge_litert', 'm.tflite')],
+    [
+        ('onnxruntime', 'm.onnx'),
+        ('openvino', 'm.xml'),
+        ('ai_edge_litert', 'm.tflite'),
+        ('executorch', 'm.pte'),
+        ('ncnn', 'm.param'),
+    ],
 )
 def test_missing_runtimes_are_named(module, name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, f'{module}.interpreter', raising=False)
+    for part in ('interpreter', 'runtime'):
+        monkeypatch.delitem(sys.modules, f'{module}.{part}', raising=False)
     (tmp_path / name).touch()
     with pytest.raises(ConfigError, match=f'{module}, which is not installed. Run pip install'):
         Predictor(tmp_path / name)

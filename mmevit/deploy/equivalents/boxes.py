@@ -63,13 +63,16 @@ def batched_nms(
 ) -> tuple[Tensor, Tensor]:
     """Apply non-maximum suppression by class to ``max_num`` boxes, see the function of mmcv.
 
-    The index of padding is that of the best box.
+    The index of padding is that of the best box. All boxes are returned, in their order, if the
+    configuration sets ``suppress=False``.
     """
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     if (minimum := nms_cfg['min_bbox_size']) >= 0:
         scores = scores * ((width > minimum) & (height > minimum))
     if threshold := nms_cfg.get('score_threshold'):
         scores = scores * (scores > threshold)
+    if not nms_cfg.get('suppress', True):
+        return torch.cat([boxes, scores[:, None]], dim=1), torch.arange(len(boxes))
     # An offset per class keeps boxes of different classes from overlapping. Padding does not count.
     largest = torch.where(scores > 0, boxes.amax(dim=1), 0).max()
     offset = 0 if nms_cfg.get('class_agnostic', class_agnostic) else largest + 1

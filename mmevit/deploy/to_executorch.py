@@ -1,0 +1,115 @@
+"""ExecuTorch files, run with XNNPACK."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+    XNNPACKQuantizer,
+    get_symmetric_quantization_config,
+)
+from executorch.devtools.backend_debug import get_delegation_info
+from executorch.exir import to_edge_transform_and_lower
+from executorch.exir.passes.constant_prop_pass import constant_prop_pass
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import Node
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+from mmevit.runtime.sessions import append_metadata, open_executorch, read_metadata
+
+from .programs import ExportJob, export_program
+from .replacing import ReplaceFunctions
+
+DTYPES = ('float32', 'float16', 'int8')
+DYNAMIC = frozenset()
+
+
+def write(job: ExportJob) -> None:
+    """Write a .pte file of one shape; see :func:`mmevit.deploy.export`."""
+    network, metadata = job.network, json.loads(job.metadata)
+    if hasattr(network, 'predict'):
+        from .detectors import leave_candidates
+
+        metadata['suppression'] = leave_candidates(network)
+    dtype = 'float32' if job.dtype == 'int8' else job.dtype
+    with ReplaceFunctions(FUNCTIONS):
+        program = export_program(replace(job, dtype=dtype))
+    if job.dtype == 'int8':
+        program = quantize(program, job)
+    edge: Any = to_edge_transform_and_lower(
+        constant_prop_pass(program), partitioner=[XnnpackPartitioner()]
+    )
+    breakdown = get_delegation_info(edge.exported_program().graph_module).delegation_by_operator
+    counts = {name: count.non_delegated for name, count in breakdown.items() if name != 'getitem'}
+    num_outputs = len(program.graph_signature.user_outputs)
+    info = dict(
+        inputs=getattr(network, 'input_names', ['images']),
+        outputs=getattr(network, 'output_names', [f'output_{i}' for i in range(num_outputs)]),
+        undelegated={name: count for name, count in counts.items() if count},
+        metadata=json.dumps(metadata),
+    )
+    with job.path.open('wb') as file:
+        edge.to_executorch().write_to_file(file)
+    append_metadata(job.path, json.dumps(info))
+
+
+def split(x: Tensor, sizes: Sequence[int], dim: int = 0) -> list[Tensor]:
+    """Do the same as :meth:`torch.Tensor.split` by slices, which XNNPACK runs."""
+    ends = list(accumulate(sizes))
+    return [SLICE(x, dim, end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
+def chunk(x: Tensor, chunks: int, dim: int = 0) -> list[Tensor]:
+    """Do the same as :meth:`torch.Tensor.chunk`, for equal parts, by slices."""
+    return split(x, [x.shape[dim] // chunks] * chunks, dim)
+
+
+SLICE = torch.ops.aten.slice.Tensor
+FUNCTIONS: dict[Any, Any] = {Tensor.split: split, Tensor.chunk: chunk}
+
+
+def quantize(program: ExportedProgram, job: ExportJob) -> ExportedProgram:
+    """Quantize a network, except for softmax, products of variables and the decoding of boxes."""
+    quantizer = XNNPACKQuantizer()
+    quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
+    quantizer.set_filter_function(is_not_decoding)
+    network: Any = program.module()
+    for node in network.graph.nodes:
+        if node.target is SLICE:
+            # Slices of 8 bits need the scale of their input, which the quantizer only gives to this.
+            node.target = torch.ops.aten.slice_copy.Tensor
+    network = prepare_pt2e(network, quantizer)
+    for batch in job.batches:
+        network(*batch)
+    return torch.export.export(convert_pt2e(network), job.inputs)
+
+
+def is_not_decoding(node: Node) -> bool:
+    """Return whether a node is outside of ``Detector.predict``."""
+    modules = node.meta.get('nn_module_stack', {}).values()
+    return not any('predict' in name.split('.') for name, _ in modules)
+
+
+class Session:
+    """An ExecuTorch file on the CPU."""
+
+    def __init__(self, path: str, num_threads: int) -> None:
+        self.inputs, _, metadata, self.run = open_executorch(path, num_threads)
+        self.metadata = json.loads(metadata or '{}')
+        self.path = path
+
+    def count_undelegated(self) -> Counter[str]:
+        """Return the number of operators of each type that XNNPACK does not run."""
+        return Counter(json.loads(read_metadata(self.path) or '{}')['undelegated'])
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Map input tensors to a tuple of tensors."""
+        arrays = (tensor.numpy() for tensor in inputs)
+        outputs = self.run(dict(zip(self.inputs, arrays, strict=True)))
+        return tuple(map(torch.from_numpy, outputs))

@@ -1,0 +1,63 @@
+"""Non-maximum suppression in NumPy, for files of runtimes that have none."""
+
+import numpy as np
+
+
+def suppress(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    iou_threshold: float,
+    max_num: int,
+    class_agnostic: bool = False,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Drop boxes that overlap a better one of their class.
+
+    Args:
+        boxes: (N, M, 4), as x1, y1, x2, y2, for N images.
+        scores: (N, M). Boxes with a score of 0 are padding, which is dropped.
+        labels: (N, M).
+        iou_threshold: Boxes that overlap a better one by more are dropped.
+        max_num: Number of boxes to keep of each image, K.
+        class_agnostic: Whether boxes of other classes count too.
+
+    Returns:
+        Boxes (N, K, 4), scores (N, K) and labels (N, K), by descending score. Padding has score 0
+        and label -1.
+
+    Example:
+        >>> boxes = np.float32([[[0, 0, 8, 9], [0, 0, 9, 9], [0, 0, 9, 9]]])
+        >>> _, scores, labels = suppress(boxes, np.float32([[0.5, 0.7, 0.6]]), [[0, 0, 1]], 0.5, 3)
+        >>> scores.tolist(), labels.tolist()
+        ([[0.699999988079071, 0.6000000238418579, 0.0]], [[0, 1, -1]])
+    """
+    labels = np.asarray(labels)
+    results = (
+        np.zeros((len(boxes), max_num, 4), np.float32),
+        np.zeros((len(boxes), max_num), np.float32),
+        np.full((len(boxes), max_num), -1, np.int64),
+    )
+    for index, image in enumerate(zip(boxes, scores, labels, strict=True)):
+        groups = np.zeros_like(labels[index]) if class_agnostic else labels[index]
+        kept = select(*image[:2], groups, iou_threshold, max_num)
+        for result, values in zip(results, image, strict=True):
+            result[index, : len(kept)] = values[kept]
+    return results
+
+
+def select(
+    boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou_threshold: float, max_num: int
+) -> list[int]:
+    """Return the indices of the boxes of an image that are kept; only those of a group compete."""
+    order = np.argsort(-scores, kind='stable')
+    order, kept = order[scores[order] > 0], []
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    while len(order) and len(kept) < max_num:
+        best, order = order[0], order[1:]
+        kept.append(int(best))
+        start = np.maximum(boxes[best, :2], boxes[order, :2])
+        end = np.minimum(boxes[best, 2:], boxes[order, 2:])
+        common = np.clip(end - start, 0, None).prod(axis=1)
+        is_covered = common > iou_threshold * (areas[best] + areas[order] - common)
+        order = order[~(is_covered & (groups[order] == groups[best]))]
+    return kept

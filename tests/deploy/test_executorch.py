@@ -1,0 +1,117 @@
+"""ExecuTorch files against PyTorch, and what XNNPACK runs of them."""
+
+import numpy as np
+import pytest
+import torch
+from making_models import TINY, build_model
+from mmengine.config import Config
+from test_complete_models import check_all, make_case
+from torch import nn
+from torchvision.ops import batched_nms
+
+pytest.importorskip('executorch')  # needs a newer PyTorch than the original OpenMMLab
+
+from mmevit.deploy import export, fold, load_exported, try_to_fold
+from mmevit.deploy.exporting import compare
+from mmevit.deploy.networks import make_exportable
+from mmevit.models import EfficientViT
+from mmevit.runtime.suppression import suppress
+from mmevit.utils.errors import ConfigError
+
+METADATA = dict(task='features', input=dict(mean=[1.5, 2.0, 3.0]))
+# Three windows and a part of one in each direction of the first stage, and one in the last.
+IMAGES = torch.rand(2, 3, 352, 400, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope='module')
+def network(randomised):
+    torch.manual_seed(0)
+    return make_exportable(nn.ModuleDict(dict(backbone=fold(randomised(TINY)))), 'backbone')
+
+
+@pytest.fixture(scope='module')
+def file(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp('executorch') / 'network.pte'
+    export(network, IMAGES, path, 'executorch', metadata=METADATA)
+    return path
+
+
+def test_maps_and_metadata(network, file):
+    session = load_exported(file)
+    assert session.metadata == METADATA
+    assert compare(network, session, (IMAGES,)) < 1e-5
+
+
+def test_xnnpack_runs_all_but_views(file):
+    others = {'aten_view_copy_default', 'aten_alias_copy_default'}
+    assert {*load_exported(file).count_undelegated()} <= others
+
+
+def test_another_number_of_threads_is_refused_while_files_are_in_use(file):
+    session = load_exported(file)
+    with pytest.raises(ConfigError, match='ExecuTorch has .* threads for all files of a process'):
+        load_exported(file, num_threads=torch.get_num_threads() + 1)
+    del session
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('dtype', 'tolerance'), [('float16', 1e-2), ('int8', 0.5)])
+def test_lower_types_are_close_and_smaller(dtype, tolerance, network, file, tmp_path):
+    path = tmp_path / 'network.pte'
+    export(network, IMAGES, path, 'executorch', dtype=dtype, batches=[(IMAGES,)])
+    session = load_exported(path)
+    assert 1e-5 < compare(network, session, (IMAGES,)) < tolerance
+    assert all(map_.dtype == torch.float32 for map_ in session(IMAGES))
+    assert path.stat().st_size < file.stat().st_size
+
+
+@pytest.mark.parametrize('share', [0, 0.3, 0.9, 1])
+@pytest.mark.parametrize('class_agnostic', [False, True])
+def test_suppression_is_that_of_torchvision(share, class_agnostic):
+    torch.manual_seed(0)
+    corners = torch.rand(200, 2) * 50
+    boxes = torch.cat([corners, corners + 5 + torch.rand(200, 2) * 20], dim=1)
+    scores, labels = torch.rand(200) * (torch.rand(200) >= share), torch.arange(200) % 3
+    found = [part.numpy()[None] for part in (boxes, scores, labels)]
+    found = suppress(*found, iou_threshold=0.5, max_num=60, class_agnostic=class_agnostic)
+    is_box = scores > 0
+    kept = torch.nonzero(is_box)[:, 0]
+    groups = torch.zeros_like(labels) if class_agnostic else labels
+    kept = kept[batched_nms(boxes[kept], scores[kept], groups[kept], 0.5)][:60]
+    count = len(kept)
+    for array, expected in zip(found, (boxes, scores, labels), strict=True):
+        assert np.array_equal(array[0, :count], expected[kept].numpy())
+    assert not found[1][0, count:].any() and (found[2][0, count:] == -1).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('arch', EfficientViT.arch_zoo)
+def test_classifiers_have_the_logits_of_pytorch(arch, tmp_path):
+    torch.manual_seed(0)
+    model = build_model(Config.fromfile(f'configs/evit_{arch}_in1k.py'))
+    network = make_exportable(try_to_fold(model))
+    images = torch.rand(20, 3, 224, 224)
+    export(network, images[:1], tmp_path / 'model.pte', 'executorch')
+    session = load_exported(tmp_path / 'model.pte')
+    assert max(compare(network, session, (image[None],)) for image in images) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['retinanet_evit_m0', 'rtmdet_evit_m0', 'semantic-fpn_evit_m4'])
+def test_complete_models_match_the_librarys_predictions(name, tmp_path):
+    model, batches = make_case(name, tmp_path)
+    network = make_exportable(model)
+    images, sizes, _ = batches[0]
+    inputs = (images, sizes)[: len(network.input_names)]
+    export(network, inputs, tmp_path / 'model.pte', 'executorch')
+    session = load_exported(tmp_path / 'model.pte')
+    assert ('suppression' in session.metadata) == (network.task == 'detection')
+    check_all(session, network, batches[:1])
+
+
+def test_models_that_need_suppression_in_the_middle_are_refused(tmp_path):
+    model, batches = make_case('mask-rcnn_evit_m0', tmp_path)
+    images, sizes, _ = batches[0]
+    with pytest.raises(ConfigError, match='MaskRCNN needs it before its last step'):
+        export(make_exportable(model), (images, sizes), tmp_path / 'model.pte', 'executorch')
+    assert not any(tmp_path.glob('*.pte'))
