@@ -243,8 +243,8 @@ def leave_candidates(detector: Detector) -> dict[str, Any] | None:
     has_boxes_only = detector.task == 'detection' and isinstance(model, SingleStageDetector)
     if not has_boxes_only or getattr(model.bbox_head, 'with_score_voting', False):
         raise ConfigError(
-            f'The target has no non-maximum suppression, and {type(model).__name__} needs it before '
-            'its last step. Use onnx or openvino, or give --part backbone.'
+            f'The target has no non-maximum suppression, and {type(model).__name__} needs it '
+            'before its last step. Use onnx or openvino, or give --part backbone.'
         )
     test_cfg = model.bbox_head.test_cfg
     if not (nms := test_cfg.get('nms')):

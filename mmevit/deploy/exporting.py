@@ -57,14 +57,15 @@ def export(
             which an attribute ``output_names`` may name.
         inputs: Example inputs, the first of which is images (N, C, H, W).
         path: The file, with the suffix of the target in ``TARGETS``. It is replaced atomically.
-        target: ``'onnx'``, ``'openvino'``, ``'litert'``, ``'executorch'``, ``'ncnn'``, ``'coreml'``,
-            ``'torchscript'`` or ``'aoti'``, a compiled library that runs without mmevit.
+        target: ``'onnx'``, ``'openvino'``, ``'litert'``, ``'executorch'``, ``'ncnn'``,
+            ``'coreml'``, ``'torchscript'`` or ``'aoti'``, a compiled library that runs without
+            mmevit.
         dynamic: Dynamic axes, ``'batch'`` and ``'size'`` (height and width). Defaults to the batch,
             if supported.
-        dtype: What the file computes in, or for float16 of litert stores weights in; inputs and
-            outputs stay float32. ``'float32'``;
-            ``'bfloat16'`` for aoti, torchscript and openvino; ``'float16'`` for onnx, openvino,
-            litert, executorch, ncnn and coreml; ``'int8'`` for onnx, openvino, litert and executorch.
+        dtype: What the file computes in, or for float16 of litert and ncnn stores weights in;
+            inputs and outputs stay float32. ``'float32'``; ``'bfloat16'`` for aoti, torchscript
+            and openvino; ``'float16'`` for onnx, openvino, litert, executorch, ncnn and coreml;
+            ``'int8'`` for onnx, openvino, litert and executorch.
         metadata: Stored in the file as JSON, such as the preprocessing.
         batches: Real inputs for the calibration of int8.
 

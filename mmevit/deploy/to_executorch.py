@@ -59,15 +59,18 @@ def write(job: ExportJob) -> None:
     append_metadata(job.path, json.dumps(info))
 
 
-def split(x: Tensor, sizes: Sequence[int], dim: int = 0) -> list[Tensor]:
-    """Do the same as :meth:`torch.Tensor.split` by slices, which XNNPACK runs."""
+def split(x: Tensor, sizes: int | Sequence[int], dim: int = 0) -> Sequence[Tensor]:
+    """Do the same as :meth:`torch.Tensor.split`, into given sizes by slices, which XNNPACK runs."""
+    if isinstance(sizes, int):
+        return x.split(sizes, dim)
     ends = list(accumulate(sizes))
     return [SLICE(x, dim, end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
-def chunk(x: Tensor, chunks: int, dim: int = 0) -> list[Tensor]:
-    """Do the same as :meth:`torch.Tensor.chunk`, for equal parts, by slices."""
-    return split(x, [x.shape[dim] // chunks] * chunks, dim)
+def chunk(x: Tensor, chunks: int, dim: int = 0) -> Sequence[Tensor]:
+    """Do the same as :meth:`torch.Tensor.chunk`, into equal parts by slices."""
+    size, rest = divmod(x.shape[dim], chunks)
+    return x.chunk(chunks, dim) if rest else split(x, [size] * chunks, dim)
 
 
 SLICE = torch.ops.aten.slice.Tensor
@@ -82,7 +85,7 @@ def quantize(program: ExportedProgram, job: ExportJob) -> ExportedProgram:
     network: Any = program.module()
     for node in network.graph.nodes:
         if node.target is SLICE:
-            # Slices of 8 bits need the scale of their input, which the quantizer only gives to this.
+            # A slice needs the scale of its input, which the quantizer only gives to this one.
             node.target = torch.ops.aten.slice_copy.Tensor
     network = prepare_pt2e(network, quantizer)
     for batch in job.batches:

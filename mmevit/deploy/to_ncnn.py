@@ -12,7 +12,6 @@ from typing import Any
 import pnnx
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 from torch.jit import TracerWarning  # pyright: ignore[reportPrivateImportUsage]
 
 from mmevit.models.attention import put_channels_first
@@ -102,7 +101,7 @@ def swap(x: Tensor) -> Tensor:
 FUNCTIONS: dict[Any, Any] = {Tensor.permute: permute, Tensor.argmax: keep_scores}
 
 
-def join_views(network: GraphModule) -> None:
+def join_views(network: Any) -> None:
     """Replace consecutive views by the last, so that no tensor has more than four axes."""
     view, clone = torch.ops.aten.view.default, torch.ops.aten.clone.default
     for node in network.graph.nodes:

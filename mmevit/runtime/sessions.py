@@ -138,8 +138,9 @@ def set_executorch_threads(num_threads: int) -> None:
 
 def open_ncnn(path: str, num_threads: int) -> Opened:
     """Open a file with ncnn, which runs one image at a time."""
-    import ncnn
+    import ncnn as untyped
 
+    ncnn: Any = untyped
     weights = str(Path(path).with_suffix('.bin'))
     info = json.loads(read_metadata(weights) or '{}')
     if 'metadata' not in info:

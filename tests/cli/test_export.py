@@ -224,9 +224,9 @@ def test_detector_for_phones_predicts_what_it_does_in_onnx(
     pytest.importorskip(library)
     images = sorted((digits / 'val').glob('*.png'))[:3]
     found = []
-    for target, suffix in (('onnx', 'onnx'), (target, suffix)):
-        file = tmp_path / f'model.{suffix}'
-        export(DETECTOR, detector, '--to', target, '--dynamic', 'none', '--out', file)
+    for name, ending in (('onnx', 'onnx'), (target, suffix)):
+        file = tmp_path / f'model.{ending}'
+        export(DETECTOR, detector, '--to', name, '--dynamic', 'none', '--out', file)
         found.append(Predictor(file)(images))
     for own, other in zip(*found, strict=True):
         assert len(own.boxes) > 5
