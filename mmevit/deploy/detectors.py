@@ -73,6 +73,33 @@ class Detector(PerImageNetwork):
         results = [self.predict(*one) for one in zip(images, image_sizes, *features, strict=True)]
         return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
 
+    def leave_candidates(self) -> dict[str, Any] | None:
+        """Return all candidates from now on, for runtimes without non-maximum suppression.
+
+        Returns:
+            The settings for :func:`mmevit.runtime.suppression.suppress`, None if it is not needed.
+
+        Raises:
+            ConfigError: If the model does more with the boxes that are left, such as predict masks.
+        """
+        model: Any = self.predict.model
+        has_boxes_only = self.task == 'detection' and isinstance(model, SingleStageDetector)
+        if not has_boxes_only or getattr(model.bbox_head, 'with_score_voting', False):
+            raise ConfigError(
+                f'The target has no non-maximum suppression, and {type(model).__name__} needs it '
+                'before its last step. Use onnx or openvino, or give --part backbone.'
+            )
+        test_cfg = model.bbox_head.test_cfg
+        if not (nms := test_cfg.get('nms')):
+            return None
+        nms.suppress = False
+        test_cfg.max_per_img = sys.maxsize
+        return dict(
+            iou_threshold=nms.iou_threshold,
+            max_num=nms.max_num,
+            class_agnostic=nms.get('class_agnostic', False),
+        )
+
     def predict_with_library(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the boxes, scores and labels, or the segments, of the model's own predictions."""
         size = tuple(images.shape[2:])
@@ -228,34 +255,6 @@ def set_limits(test_cfg: Any) -> Any:
         nms.update(max_num=max_num, min_bbox_size=test_cfg.get('min_bbox_size', -1))
         test_cfg.update(max_per_img=max_num, min_bbox_size=-1)
     return test_cfg
-
-
-def leave_candidates(detector: Detector) -> dict[str, Any] | None:
-    """Let a detector return all candidates, for runtimes without non-maximum suppression.
-
-    Returns:
-        The arguments of :func:`mmevit.runtime.suppression.suppress`, None if the model needs none.
-
-    Raises:
-        ConfigError: If the model does more with the boxes that are left, such as predict masks.
-    """
-    model = detector.predict.model
-    has_boxes_only = detector.task == 'detection' and isinstance(model, SingleStageDetector)
-    if not has_boxes_only or getattr(model.bbox_head, 'with_score_voting', False):
-        raise ConfigError(
-            f'The target has no non-maximum suppression, and {type(model).__name__} needs it '
-            'before its last step. Use onnx or openvino, or give --part backbone.'
-        )
-    test_cfg = model.bbox_head.test_cfg
-    if not (nms := test_cfg.get('nms')):
-        return None
-    nms.suppress = False
-    test_cfg.max_per_img = sys.maxsize
-    return dict(
-        iou_threshold=nms.iou_threshold,
-        max_num=nms.max_num,
-        class_agnostic=nms.get('class_agnostic', False),
-    )
 
 
 def flatten(structure: Any) -> list[Tensor]:

@@ -83,6 +83,10 @@ class PerImageNetwork(Exportable):
     features: nn.Module  # maps a batch of images to tensors (N, ...)
     predict: nn.Module  # maps an image, its size and these tensors, of one image, to outputs
 
+    def leave_candidates(self) -> dict[str, Any] | None:
+        """Return all candidates from now on, see :meth:`Detector.leave_candidates`."""
+        raise NotImplementedError
+
 
 class Network(Exportable):
     """Map normalized images (N, C, H, W) to logits or feature maps.

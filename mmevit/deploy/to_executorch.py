@@ -18,11 +18,13 @@ from executorch.exir import to_edge_transform_and_lower
 from executorch.exir.passes.constant_prop_pass import constant_prop_pass
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from mmevit.runtime.sessions import append_metadata, open_executorch, read_metadata
 
+from .networks import PerImageNetwork
 from .programs import ExportJob, export_program
 from .replacing import ReplaceFunctions
 
@@ -33,10 +35,8 @@ DYNAMIC = frozenset()
 def write(job: ExportJob) -> None:
     """Write a .pte file of one shape; see :func:`mmevit.deploy.export`."""
     network, metadata = job.network, json.loads(job.metadata)
-    if hasattr(network, 'predict'):
-        from .detectors import leave_candidates
-
-        metadata['suppression'] = leave_candidates(network)
+    if isinstance(network, PerImageNetwork):
+        metadata['suppression'] = network.leave_candidates()
     dtype = 'float32' if job.dtype == 'int8' else job.dtype
     with ReplaceFunctions(FUNCTIONS):
         program = export_program(replace(job, dtype=dtype))
@@ -79,9 +79,8 @@ FUNCTIONS: dict[Any, Any] = {Tensor.split: split, Tensor.chunk: chunk}
 
 def quantize(program: ExportedProgram, job: ExportJob) -> ExportedProgram:
     """Quantize a network, except for softmax, products of variables and the decoding of boxes."""
-    quantizer = XNNPACKQuantizer()
+    quantizer = FeatureQuantizer()
     quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
-    quantizer.set_filter_function(is_not_decoding)
     network: Any = program.module()
     for node in network.graph.nodes:
         if node.target is SLICE:
@@ -93,10 +92,25 @@ def quantize(program: ExportedProgram, job: ExportJob) -> ExportedProgram:
     return torch.export.export(convert_pt2e(network), job.inputs)
 
 
-def is_not_decoding(node: Node) -> bool:
-    """Return whether a node is outside of ``Detector.predict``."""
-    modules = node.meta.get('nn_module_stack', {}).values()
-    return not any('predict' in name.split('.') for name, _ in modules)
+class FeatureQuantizer(XNNPACKQuantizer):
+    """XNNPACK's quantizer, which leaves the decoding of boxes, ``Detector.predict``, as it is.
+
+    Its filter function does not apply to concatenations, and it turns numbers that are added to
+    indices into floats.
+    """
+
+    def transform_for_annotation(self, model: GraphModule) -> GraphModule:
+        """Return the graph unchanged."""
+        return model
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        """Choose what is quantized."""
+        model = super().annotate(model)
+        for node in model.graph.nodes:
+            modules = node.meta.get('nn_module_stack', {}).values()
+            if any('predict' in name.split('.') for name, _ in modules):
+                node.meta.pop(Q_ANNOTATION_KEY, None)
+        return model
 
 
 class Session:

@@ -38,7 +38,8 @@ def write(job: ExportJob) -> None:
     join_views(network)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter('ignore', TracerWarning)  # of checks of the shape of inputs
-        torch.jit.trace(network, images).save(f'{folder}/model.pt')
+        trace: Any = torch.jit.trace(network, images)
+        trace.save(f'{folder}/model.pt')
         run_pnnx(folder, list(images.shape), job.dtype == 'float16')
         for suffix in ('.param', '.bin'):
             copyfile(f'{folder}/model{suffix}', job.path.with_suffix(suffix))
