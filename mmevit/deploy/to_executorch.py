@@ -39,12 +39,10 @@ def write(job: ExportJob) -> None:
         metadata['suppression'] = network.leave_candidates()
     dtype = 'float32' if job.dtype == 'int8' else job.dtype
     with ReplaceFunctions(FUNCTIONS):
-        program = export_program(replace(job, dtype=dtype))
+        program = constant_prop_pass(export_program(replace(job, dtype=dtype)))
     if job.dtype == 'int8':
         program = quantize(program, job)
-    edge: Any = to_edge_transform_and_lower(
-        constant_prop_pass(program), partitioner=[XnnpackPartitioner()]
-    )
+    edge: Any = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     breakdown = get_delegation_info(edge.exported_program().graph_module).delegation_by_operator
     counts = {name: count.non_delegated for name, count in breakdown.items() if name != 'getitem'}
     num_outputs = len(program.graph_signature.user_outputs)
