@@ -132,8 +132,10 @@ def test_fused_attention_is_counted():
 
 # Compilers take a minute, and int8 below is exported to ONNX Runtime too.
 FORMS_BY_TIME = [
-    ['eager', 'folded', 'traced', 'torchscript', 'openvino', 'training'],
-    pytest.param(['compiled', 'aoti', 'onnxruntime', 'litert'], marks=pytest.mark.slow),
+    ['eager', 'folded', 'traced', 'torchscript', 'openvino', 'ncnn', 'training'],
+    pytest.param(
+        ['compiled', 'aoti', 'onnxruntime', 'litert', 'executorch'], marks=pytest.mark.slow
+    ),
 ]
 
 
