@@ -11,12 +11,12 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmevit.cli.export import main, make_metadata
+from mmevit.cli.export import choose_axes, main, make_metadata
 from mmevit.deploy import load_exported
 from mmevit.deploy.evaluation import evaluate_exported
 from mmevit.deploy.networks import Network
 from mmevit.runtime import Predictor
-from mmevit.utils.errors import UserError
+from mmevit.utils.errors import ConfigError, UserError
 
 DETECTOR = 'configs/retinanet_evit_m4_digits.py'
 
@@ -290,3 +290,13 @@ def test_classes_are_those_of_the_checkpoint_or_of_the_config():
     assert describe(DETECTOR)['classes'] == tuple('0123456789')
     checkpoint = dict(meta=dict(dataset_meta=dict(classes=('a', 'b'))))
     assert describe(DETECTOR, checkpoint)['classes'] == ('a', 'b')
+
+
+def test_only_segmentors_among_dense_models_are_exported_to_ncnn():
+    args = Namespace(to='ncnn', dynamic=None)
+    segmentor, detector = (
+        Network(None, task, ()) for task in ('semantic-segmentation', 'detection')
+    )
+    assert choose_axes(args, segmentor) == {'batch'}
+    with pytest.raises(ConfigError, match='ncnn does not support detection. Use onnx or'):
+        choose_axes(args, detector)
