@@ -7,6 +7,9 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 # The arch of a backbone for tests that any backbone will do for.
 TINY = dict(embed_dims=(16, 24, 32), depths=(1, 1, 1), num_heads=(2, 3, 2), kernel_sizes=(5, 3, 3))
+# Three windows and a part of one in each direction of its first stage, and one in the last.
+IMAGES = torch.rand(2, 3, 352, 400, generator=torch.Generator().manual_seed(0))
+METADATA = dict(task='features', input=dict(mean=[1.5, 2.0, 3.0]))
 
 
 def build_model(cfg):

@@ -102,7 +102,7 @@ class FeatureQuantizer(XNNPACKQuantizer):
         return model
 
     def annotate(self, model: GraphModule) -> GraphModule:
-        """Choose what is quantized."""
+        """Annotate the nodes to quantize, none of which is in the decoding."""
         model = super().annotate(model)
         for node in model.graph.nodes:
             modules = node.meta.get('nn_module_stack', {}).values()

@@ -3,30 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from making_models import TINY, build_model
+from making_models import IMAGES, METADATA, build_model
 from mmengine.config import Config
 from test_complete_models import check_all, make_case
-from torch import nn
 from torchvision.ops import batched_nms
 
 pytest.importorskip('executorch')  # needs a newer PyTorch than the original OpenMMLab
 
-from mmevit.deploy import export, fold, load_exported, try_to_fold
+from mmevit.deploy import export, load_exported, try_to_fold
 from mmevit.deploy.exporting import compare
 from mmevit.deploy.networks import make_exportable
 from mmevit.models import EfficientViT
 from mmevit.runtime.suppression import suppress
 from mmevit.utils.errors import ConfigError
-
-METADATA = dict(task='features', input=dict(mean=[1.5, 2.0, 3.0]))
-# Three windows and a part of one in each direction of the first stage, and one in the last.
-IMAGES = torch.rand(2, 3, 352, 400, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope='module')
-def network(randomised):
-    torch.manual_seed(0)
-    return make_exportable(nn.ModuleDict(dict(backbone=fold(randomised(TINY)))), 'backbone')
 
 
 @pytest.fixture(scope='module')

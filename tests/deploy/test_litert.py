@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
-from making_models import TINY, build_model
+from making_models import IMAGES, METADATA, TINY, build_model
 from mmengine.config import Config
 from test_complete_models import check_all, make_case
 from torch import nn
@@ -14,23 +14,13 @@ pytest.importorskip('litert_torch')  # needs a newer PyTorch than the original O
 
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from mmevit.deploy import export, fold, load_exported, try_to_fold
+from mmevit.deploy import export, load_exported, try_to_fold
 from mmevit.deploy.exporting import compare
 from mmevit.deploy.networks import make_exportable
 from mmevit.deploy.operators import SELECT_BOXES
 from mmevit.deploy.to_litert import interpolate
 from mmevit.models import EfficientViT
 from mmevit.utils.errors import ConfigError
-
-METADATA = dict(task='features', input=dict(mean=[1.5, 2.0, 3.0]))
-# Three windows and a part of one in each direction of the first stage, and one in the last.
-IMAGES = torch.rand(2, 3, 352, 400, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope='module')
-def network(randomised):
-    torch.manual_seed(0)
-    return make_exportable(nn.ModuleDict(dict(backbone=fold(randomised(TINY)))), 'backbone')
 
 
 @pytest.fixture(scope='module')
