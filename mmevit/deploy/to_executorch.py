@@ -1,9 +1,11 @@
 """ExecuTorch files, run with XNNPACK."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.resources import files
 from itertools import accumulate
 from typing import Any
 
@@ -27,6 +29,9 @@ from mmevit.runtime.sessions import append_metadata, open_executorch, read_metad
 from .networks import PerImageNetwork
 from .programs import ExportJob, export_program
 from .replacing import ReplaceFunctions
+
+# ExecuTorch looks for flatc on PATH, where an environment that is not activated does not put it.
+os.environ.setdefault('FLATC_EXECUTABLE', str(files('executorch.data.bin') / 'flatc'))
 
 DTYPES = ('float32', 'float16', 'int8')
 DYNAMIC = frozenset()
