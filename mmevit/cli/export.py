@@ -33,9 +33,7 @@ from mmevit.version import __version__
 # Accepted difference of logits and feature maps in half precision, relative to the largest one.
 TOLERANCES = dict(float16=2e-2, bfloat16=1e-1)
 # Targets that support complete dense models.
-DENSE_TARGETS = ('onnx', 'openvino', 'litert', 'executorch', 'torchscript')
-# ncnn cannot select boxes.
-TARGETS_OF_TASKS = {'semantic-segmentation': (*DENSE_TARGETS, 'ncnn')}
+DENSE_TARGETS = ('onnx', 'openvino', 'litert', 'executorch', 'ncnn', 'torchscript')
 DTYPES = ('float32', *TOLERANCES, 'int8')
 
 
@@ -101,11 +99,10 @@ def choose_axes(args: Namespace, network: Exportable) -> set[str]:
     """Return the dynamic axes; raise ConfigError if they or the target do not suit the model."""
     axes = set(args.dynamic) - {'none'} if args.dynamic else None
     if is_dense(network):
-        targets = TARGETS_OF_TASKS.get(network.task, DENSE_TARGETS)
-        if args.to not in targets:
+        if args.to not in DENSE_TARGETS:
             raise ConfigError(
-                f'{args.to} does not support {network.task}. Use {" or ".join(targets)}, or give '
-                '--part backbone.'
+                f'{args.to} does not support {network.task}. Use {" or ".join(DENSE_TARGETS)}, or '
+                'give --part backbone.'
             )
         axes = find_target(args.to).DYNAMIC if axes is None else axes
     return choose_dynamic(args.to, axes)

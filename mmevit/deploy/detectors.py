@@ -7,10 +7,20 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from mmdet.models import MaskFormerHead, SingleStageDetector, TOODHead
+from mmdet.models import (
+    MaskFormerHead,
+    RetinaHead,
+    RetinaSepBNHead,
+    RTMDetHead,
+    RTMDetSepBNHead,
+    SingleStageDetector,
+    SSDHead,
+    TOODHead,
+)
 from mmdet.models.dense_heads import CondInstMaskHead, SOLOV2Head, YOLACTProtonet
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.structures import DetDataSample
+from mmengine.config import Config
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -26,6 +36,8 @@ MAX_BOXES = 1000
 # Dense heads that run for one image: TOOD's cannot run for a batch of dynamic size, and those of
 # MaskFormer are transformers.
 HEADS_OF_ONE = (TOODHead, MaskFormerHead)
+# Heads with nothing but scores and boxes, which limit boxes to the image.
+HEADS_OF_CANDIDATES = (RTMDetHead, RTMDetSepBNHead, RetinaHead, RetinaSepBNHead, SSDHead)
 # By the last output.
 TASKS = dict(labels='detection', masks='instance-segmentation', segments='panoptic-segmentation')
 
@@ -100,6 +112,46 @@ class Detector(PerImageNetwork):
             class_agnostic=nms.get('class_agnostic', False),
         )
 
+    def list_candidates(self, images: Tensor) -> tuple['Candidates', dict[str, Any]]:
+        """Return a network for runtimes that cannot select anything, and what they leave to others.
+
+        Args:
+            images: (1, C, H, W), of the only size that the network is for.
+
+        Returns:
+            The network and the settings for
+            :func:`mmevit.runtime.suppression.select_and_suppress`.
+
+        Raises:
+            ConfigError: If the head is not of RTMDet, RetinaNet or SSD.
+        """
+        model: Any = self.features.model
+        if type(getattr(model, 'bbox_head', None)) not in HEADS_OF_CANDIDATES:
+            raise ConfigError(
+                'The target cannot select boxes, which mmevit.runtime does for the heads '
+                f'{", ".join(head.__name__ for head in HEADS_OF_CANDIDATES)} only. Use onnx, or '
+                'give --part backbone.'
+            )
+        head, test_cfg = model.bbox_head, self.predict.model.bbox_head.test_cfg
+        nms = test_cfg['nms']
+        settings = dict(
+            level_sizes=[
+                math.prod(level.shape[2:]) * count
+                for level, count in zip(
+                    head(model.extract_feat(images))[0],
+                    head.prior_generator.num_base_priors,
+                    strict=True,
+                )
+            ],
+            nms_pre=test_cfg['nms_pre'],
+            score_thr=max(test_cfg['score_thr'], nms.get('score_threshold', 0)),
+            min_bbox_size=nms['min_bbox_size'],
+            iou_threshold=nms['iou_threshold'],
+            max_num=nms['max_num'],
+            class_agnostic=nms.get('class_agnostic', False),
+        )
+        return Candidates(model), settings
+
     def predict_with_library(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the boxes, scores and labels, or the segments, of the model's own predictions."""
         size = tuple(images.shape[2:])
@@ -138,6 +190,26 @@ class Detector(PerImageNetwork):
             num_same += min(int(same.any(dim=0).sum()), int(same.any(dim=1).sum()))
         num_found = max(int((outputs[2] >= 0).sum()), int((expected[2] >= 0).sum()))
         return 1 - num_same / num_found if num_found else 0.0
+
+
+class Candidates(nn.Module):
+    """Map an image (1, C, H, W) to all boxes (L, 4), without limits, and scores (L, classes)."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the model up to the selection by score."""
+        head = self.model.bbox_head
+        outputs = head(self.model.extract_feat(images))
+        test_cfg = Config({**head.test_cfg, 'nms_pre': None, 'min_bbox_size': -1})
+        meta = dict(img_shape=None)
+        with exportable_operators():
+            (found,) = head.predict_by_feat(
+                *outputs, batch_img_metas=[meta], cfg=test_cfg, with_nms=False
+            )
+        return found.bboxes, found.scores
 
 
 class Features(nn.Module):

@@ -87,6 +87,10 @@ class PerImageNetwork(Exportable):
         """Return all candidates from now on, see :meth:`Detector.leave_candidates`."""
         raise NotImplementedError
 
+    def list_candidates(self, images: Tensor) -> tuple[nn.Module, dict[str, Any]]:
+        """Return a network without any selection, see :meth:`Detector.list_candidates`."""
+        raise NotImplementedError
+
 
 class Network(Exportable):
     """Map normalized images (N, C, H, W) to logits or feature maps.

@@ -1,5 +1,6 @@
 """Exporting with torch.export, and running files with PyTorch."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mmevit.runtime.sessions import OPENERS
 from mmevit.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -158,6 +160,21 @@ class PrecisionWrapper(nn.Module):
         outputs = self.network(images.to(self.dtype), *others)
         cast = [x.float() if x.is_floating_point() else x for x in as_tuple(outputs)]
         return cast[0] if isinstance(outputs, Tensor) else tuple(cast)
+
+
+class RuntimeSession:
+    """An exported file that :mod:`mmevit.runtime` runs, with tensors instead of arrays."""
+
+    def __init__(self, path: str, num_threads: int) -> None:
+        self.path = path
+        self.inputs, _, metadata, self.run = OPENERS[Path(path).suffix](path, num_threads)
+        self.metadata: dict[str, Any] = json.loads(metadata or '{}')
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Map input tensors to a tuple of tensors."""
+        arrays = (tensor.numpy() for tensor in inputs)
+        outputs = self.run(dict(zip(self.inputs, arrays, strict=True)))
+        return tuple(map(torch.from_numpy, outputs))
 
 
 class PyTorchSession:

@@ -24,10 +24,10 @@ from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-from mmevit.runtime.sessions import append_metadata, open_executorch, read_metadata
+from mmevit.runtime.sessions import append_metadata, read_metadata
 
 from .networks import PerImageNetwork
-from .programs import ExportJob, export_program
+from .programs import ExportJob, RuntimeSession, export_program
 from .replacing import ReplaceFunctions
 
 # ExecuTorch looks for flatc on PATH, where an environment that is not activated does not put it.
@@ -116,20 +116,9 @@ class FeatureQuantizer(XNNPACKQuantizer):
         return model
 
 
-class Session:
+class Session(RuntimeSession):
     """An ExecuTorch file on the CPU."""
-
-    def __init__(self, path: str, num_threads: int) -> None:
-        self.inputs, _, metadata, self.run = open_executorch(path, num_threads)
-        self.metadata = json.loads(metadata or '{}')
-        self.path = path
 
     def count_undelegated(self) -> Counter[str]:
         """Return the number of operators of each type that XNNPACK does not run."""
         return Counter(json.loads(read_metadata(self.path) or '{}')['undelegated'])
-
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Map input tensors to a tuple of tensors."""
-        arrays = (tensor.numpy() for tensor in inputs)
-        outputs = self.run(dict(zip(self.inputs, arrays, strict=True)))
-        return tuple(map(torch.from_numpy, outputs))

@@ -1,6 +1,5 @@
 """LiteRT (TensorFlow Lite) files, run with XNNPACK. Their images and maps have channels last."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -20,11 +19,11 @@ from litert_torch.backend.lowerings import lower
 from litert_torch.backend.lowerings.utils import node_meta_to_ir_types, splat
 from torch import Tensor, nn
 
-from mmevit.runtime.sessions import append_metadata, open_litert
+from mmevit.runtime.sessions import append_metadata
 from mmevit.utils.errors import ConfigError, one_line
 
 from .operators import SELECT_BOXES, define, select_boxes
-from .programs import ExportJob, as_tuple, temporarily
+from .programs import ExportJob, RuntimeSession, as_tuple, temporarily
 from .replacing import ReplaceFunctions
 
 DTYPES = ('float32', 'float16', 'int8')
@@ -212,13 +211,8 @@ def quantize(content: bytes, batches: Iterable[dict[str, Tensor]]) -> bytes:
     return quantizer.quantize(statistics).quantized_model
 
 
-class Session:
+class Session(RuntimeSession):
     """A LiteRT file on the CPU."""
-
-    def __init__(self, path: str, num_threads: int) -> None:
-        self.path = path
-        self.inputs, _, metadata, self.run = open_litert(path, num_threads)
-        self.metadata = json.loads(metadata or '{}')
 
     def count_undelegated(self) -> Counter[str]:
         """Return the number of operators of each type that XNNPACK does not run."""
@@ -236,9 +230,3 @@ class Session:
                 executed[operator['index']] = operator['op_name']
                 needed += [*operator['inputs']]
         return Counter(name for name in executed.values() if name != 'DELEGATE')
-
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Map input tensors to a tuple of tensors."""
-        arrays = (tensor.numpy() for tensor in inputs)
-        outputs = self.run(dict(zip(self.inputs, arrays, strict=True)))
-        return tuple(map(torch.from_numpy, outputs))

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.jit import TracerWarning  # pyright: ignore[reportPrivateImportUsage]
 
 from mmevit.models.attention import put_channels_first
-from mmevit.runtime.sessions import append_metadata, open_ncnn
+from mmevit.runtime.sessions import append_metadata
 from mmevit.utils.errors import ConfigError
 
 from .networks import PerImageNetwork
-from .programs import ExportJob, export_program
+from .programs import ExportJob, RuntimeSession, export_program
 from .replacing import ReplaceFunctions
 
 DTYPES = ('float32', 'float16')
@@ -28,24 +28,31 @@ DYNAMIC = frozenset({'batch'})
 
 def write(job: ExportJob) -> None:
     """Write a .param file and its .bin file; see :func:`mmevit.deploy.export`."""
-    if isinstance(job.network, PerImageNetwork):
-        raise ConfigError('ncnn does not support detectors. Use onnx, or give --part backbone.')
-    images = job.inputs[0][:1]
-    job.network.apply(put_channels_first)
+    network, images, metadata = job.network, job.inputs[0][:1], json.loads(job.metadata)
+    if isinstance(network, PerImageNetwork):
+        network, metadata['suppression'] = network.list_candidates(images)
+    network.apply(put_channels_first)
+    job_of_one = replace(job, network=network, inputs=(images,), dynamic=set(), dtype='float32')
     with ReplaceFunctions(FUNCTIONS):
-        program = export_program(replace(job, inputs=(images,), dynamic=set(), dtype='float32'))
-    network: Any = program.module(check_guards=False)
-    join_views(network)
+        program = export_program(job_of_one)
+    graph: Any = program.module(check_guards=False)
+    select_by_views(graph)
+    join_views(graph)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter('ignore', TracerWarning)  # of checks of the shape of inputs
-        trace: Any = torch.jit.trace(network, images)
+        trace: Any = torch.jit.trace(graph, images)
         trace.save(f'{folder}/model.pt')
         run_pnnx(folder, list(images.shape), job.dtype == 'float16')
         for suffix in ('.param', '.bin'):
             copyfile(f'{folder}/model{suffix}', job.path.with_suffix(suffix))
     num_outputs = len(program.graph_signature.user_outputs)
     names = getattr(job.network, 'output_names', [f'output_{i}' for i in range(num_outputs)])
-    info = dict(outputs=names, dtype=job.dtype, metadata=job.metadata)
+    info = dict(
+        inputs=getattr(job.network, 'input_names', ['images']),
+        outputs=names,
+        dtype=job.dtype,
+        metadata=json.dumps(metadata),
+    )
     append_metadata(job.path.with_suffix('.bin'), json.dumps(info))
 
 
@@ -102,6 +109,15 @@ def swap(x: Tensor) -> Tensor:
 FUNCTIONS: dict[Any, Any] = {Tensor.permute: permute, Tensor.argmax: keep_scores}
 
 
+def select_by_views(network: Any) -> None:
+    """Replace the selection of the only image by a view, since ncnn has no axis of images."""
+    for node in network.graph.nodes:
+        if node.target is torch.ops.aten.select.int and node.args[1:] == (0, 0):
+            source, shape = node.args[0], node.args[0].meta['val'].shape
+            if shape[0] == 1:
+                node.target, node.args = torch.ops.aten.view.default, (source, list(shape[1:]))
+
+
 def join_views(network: Any) -> None:
     """Replace consecutive views by the last, so that no tensor has more than four axes."""
     view, clone = torch.ops.aten.view.default, torch.ops.aten.clone.default
@@ -117,13 +133,5 @@ def join_views(network: Any) -> None:
     network.recompile()
 
 
-class Session:
+class Session(RuntimeSession):
     """An ncnn file, .param next to .bin, on the CPU."""
-
-    def __init__(self, path: str, num_threads: int) -> None:
-        _, _, metadata, self.run = open_ncnn(path, num_threads)
-        self.metadata = json.loads(metadata or '{}')
-
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Map images to a tuple of tensors."""
-        return tuple(map(torch.from_numpy, self.run(dict(images=inputs[0].numpy()))))

@@ -13,7 +13,7 @@ import numpy as np
 from mmevit.utils.errors import ConfigError, one_line
 from mmevit.version import __version__
 
-from .suppression import suppress
+from .suppression import select_and_suppress, suppress
 
 # Version of the metadata, which changes when older readers would misread a file.
 FORMAT = 1
@@ -154,18 +154,22 @@ def open_ncnn(path: str, num_threads: int) -> Opened:
     if network.load_param(path) or network.load_model(weights):
         raise RuntimeError(f'ncnn cannot read {path} or {weights}')
 
+    suppression = json.loads(info['metadata']).get('suppression')
+
     def run_one(image: np.ndarray) -> list[np.ndarray]:
         extractor = network.create_extractor()
         extractor.input('in0', ncnn.Mat(np.ascontiguousarray(image)))
-        return [np.array(extractor.extract(f'out{i}')[1]) for i in range(len(info['outputs']))]
+        return [np.array(extractor.extract(name)[1]) for name in network.output_names()]
 
-    def run(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def run(arrays: dict[str, np.ndarray]) -> Any:
         outputs = [np.stack(parts) for parts in zip(*map(run_one, arrays['images']), strict=True)]
-        # ncnn cannot select the best class.
+        # ncnn cannot select the best boxes or classes.
+        if suppression:
+            return select_and_suppress(*outputs, arrays['image_sizes'], **suppression)
         is_map = info['outputs'] == ['segments']
         return [outputs[0].argmax(axis=1)] if is_map else outputs
 
-    return ['images'], info['outputs'], info['metadata'], run
+    return info['inputs'], info['outputs'], info['metadata'], run
 
 
 def append_metadata(path: Path, metadata: str) -> None:

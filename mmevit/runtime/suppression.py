@@ -1,6 +1,77 @@
-"""Non-maximum suppression in NumPy, for files of runtimes that have none."""
+"""Selection of boxes in NumPy, for files of runtimes that have none."""
+
+from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
+
+
+def select_and_suppress(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    image_sizes: np.ndarray,
+    level_sizes: Sequence[int],
+    nms_pre: int,
+    score_thr: float,
+    min_bbox_size: int,
+    iou_threshold: float,
+    max_num: int,
+    class_agnostic: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Do what follows the network of a detector: select by score, limit boxes, and suppress.
+
+    Args:
+        boxes: (N, L, 4), as x1, y1, x2, y2, for N images.
+        scores: (N, L, classes).
+        image_sizes: (N, 2), height and width, to which boxes are limited.
+        level_sizes: Number of boxes of each level, whose sum is L.
+        nms_pre: Number of scores to select of each level.
+        score_thr: Scores up to this one are dropped.
+        min_bbox_size: Boxes whose height or width is not more are dropped; -1 to keep all.
+        iou_threshold: See :func:`suppress`.
+        max_num: See :func:`suppress`.
+        class_agnostic: See :func:`suppress`.
+
+    Returns:
+        See :func:`suppress`.
+    """
+    images = []
+    for image in zip(boxes, scores, image_sizes, strict=True):
+        *candidates, labels = select_best(*image[:2], level_sizes, nms_pre, score_thr)
+        limited, best = limit_boxes(*candidates, image[2], min_bbox_size)
+        one = limited[None], best[None], labels[None]
+        images.append(suppress(*one, iou_threshold, max_num, class_agnostic))
+    found, best, labels = (np.concatenate(parts) for parts in zip(*images, strict=True))
+    return found, best, labels
+
+
+def select_best(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    level_sizes: Sequence[int],
+    nms_pre: int,
+    score_thr: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the boxes (M, 4), scores (M,) and labels (M,) of the best scores of each level."""
+    found = []
+    for end, size in zip(accumulate(level_sizes), level_sizes, strict=True):
+        level = scores[end - size : end].ravel()
+        kept = np.flatnonzero(level > score_thr)
+        kept = kept[np.argsort(-level[kept], kind='stable')[:nms_pre]]
+        rows, labels = np.divmod(kept, scores.shape[1])
+        found.append((boxes[end - size : end][rows], level[kept], labels))
+    best, values, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return best, values, labels
+
+
+def limit_boxes(
+    boxes: np.ndarray, scores: np.ndarray, image_size: np.ndarray, min_bbox_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Limit boxes (M, 4) to the height and width of an image; small ones get a score of 0."""
+    height, width = image_size
+    boxes = np.clip(boxes, 0, np.array([width, height, width, height], boxes.dtype))
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return boxes, scores * ((sides > min_bbox_size).all(axis=1) | (min_bbox_size < 0))
 
 
 def suppress(

@@ -292,11 +292,8 @@ def test_classes_are_those_of_the_checkpoint_or_of_the_config():
     assert describe(DETECTOR, checkpoint)['classes'] == ('a', 'b')
 
 
-def test_only_segmentors_among_dense_models_are_exported_to_ncnn():
-    args = Namespace(to='ncnn', dynamic=None)
-    segmentor, detector = (
-        Network(None, task, ()) for task in ('semantic-segmentation', 'detection')
-    )
-    assert choose_axes(args, segmentor) == {'batch'}
-    with pytest.raises(ConfigError, match='ncnn does not support detection. Use onnx or'):
-        choose_axes(args, detector)
+def test_dense_models_are_not_exported_to_coreml():
+    network = Network(None, 'detection', ())
+    assert choose_axes(Namespace(to='ncnn', dynamic=None), network) == {'batch'}
+    with pytest.raises(ConfigError, match='coreml does not support detection. Use onnx or'):
+        choose_axes(Namespace(to='coreml', dynamic=None), network)

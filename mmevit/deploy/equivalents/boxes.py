@@ -33,9 +33,14 @@ def is_fixed(size: Any) -> bool:
 
 
 def filter_scores_and_topk(
-    scores: Tensor, score_thr: float, topk: int, results: Any = None
-) -> tuple[Tensor, Tensor, Tensor, Any]:
-    """Return the best candidates of a level, see the function of mmdet."""
+    scores: Tensor, score_thr: float, topk: int | None, results: Any = None
+) -> tuple[Tensor, Tensor, Any, Any]:
+    """Return the best candidates of a level, see the function of mmdet.
+
+    With None for ``topk``, return all boxes and their scores of all classes.
+    """
+    if topk is None:
+        return scores, scores[:, 0], slice(None), results
     num_locations, num_classes = scores.shape
     rows = None
     scores = torch.where(scores > score_thr, scores, 0)
