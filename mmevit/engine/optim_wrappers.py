@@ -135,13 +135,13 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def merge_groups(groups: Iterable[dict]) -> list[dict]:
-    """Merge parameter groups that have the same settings."""
-    merged: dict[str, dict] = {}
+    """Merge parameter groups that have the same settings; layers can share parameters."""
+    merged: dict[str, tuple[dict, dict]] = {}
     for group in groups:
         settings = {key: value for key, value in group.items() if key != 'params'}
-        key = repr(sorted(settings.items()))
-        merged.setdefault(key, dict(settings, params=[]))['params'] += group['params']
-    return list(merged.values())
+        _, params = merged.setdefault(repr(sorted(settings.items())), (settings, {}))
+        params.update(dict.fromkeys(group['params']))
+    return [dict(settings, params=list(params)) for settings, params in merged.values()]
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

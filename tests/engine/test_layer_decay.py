@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -51,6 +53,20 @@ def test_groups_hold_all_parameters_of_the_settings_that_mmengine_gives_them(con
     groups = build_optim_wrapper(model, dict(cfg, optimizer=optimizer)).param_groups
     # Of norms, biases and attention biases, and the rest, some with custom keys.
     assert len(groups) <= 4 < len(theirs)
+
+
+def test_shared_parameters_are_updated_once_a_step():
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 4, bias=False)
+    model = nn.Sequential(layer, nn.Sequential(layer))
+    expected = copy.deepcopy(model)
+    cfg = dict(constructor='GroupedOptimWrapperConstructor', paramwise_cfg=NO_DECAY)
+    optimizer = dict(type='AdamW', lr=0.1, weight_decay=0.05)
+    ours = build_optim_wrapper(model, dict(cfg, optimizer=optimizer))
+    ours.update_params(model(torch.ones(1, 4)).sum())
+    expected(torch.ones(1, 4)).sum().backward()
+    torch.optim.AdamW(expected.parameters(), lr=0.1, weight_decay=0.05).step()
+    assert torch.equal(layer.weight, expected[0].weight)
 
 
 @pytest.mark.parametrize('arch', ['m0', 'm5'])
