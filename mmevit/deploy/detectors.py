@@ -60,7 +60,7 @@ class Detector(PerImageNetwork):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.features = Features(model)
-        self.predict = PredictOne(model, self.features)
+        self.predict: Any = PredictOne(model, self.features)
         self.output_names = name_outputs(model)
         self.task = TASKS[self.output_names[-1]]
         if self.task == 'instance-segmentation':
@@ -132,22 +132,20 @@ class Detector(PerImageNetwork):
                 f'{", ".join(head.__name__ for head in HEADS_OF_CANDIDATES)} only. Use onnx, or '
                 'give --part backbone.'
             )
-        head, test_cfg = model.bbox_head, self.predict.model.bbox_head.test_cfg
-        nms = test_cfg['nms']
+        head, one = model.bbox_head, self.predict.model.bbox_head
+        test_cfg, nms = one.test_cfg, one.test_cfg.nms
+        levels = head(model.extract_feat(images))[0]
+        counts = head.prior_generator.num_base_priors
         settings = dict(
             level_sizes=[
                 math.prod(level.shape[2:]) * count
-                for level, count in zip(
-                    head(model.extract_feat(images))[0],
-                    head.prior_generator.num_base_priors,
-                    strict=True,
-                )
+                for level, count in zip(levels, counts, strict=True)
             ],
-            nms_pre=test_cfg['nms_pre'],
-            score_thr=max(test_cfg['score_thr'], nms.get('score_threshold', 0)),
-            min_bbox_size=nms['min_bbox_size'],
-            iou_threshold=nms['iou_threshold'],
-            max_num=nms['max_num'],
+            nms_pre=test_cfg.nms_pre,
+            score_thr=max(test_cfg.score_thr, nms.get('score_threshold', 0)),
+            min_bbox_size=nms.min_bbox_size,
+            iou_threshold=nms.iou_threshold,
+            max_num=nms.max_num,
             class_agnostic=nms.get('class_agnostic', False),
         )
         return Candidates(model), settings

@@ -165,7 +165,8 @@ def open_ncnn(path: str, num_threads: int) -> Opened:
         outputs = [np.stack(parts) for parts in zip(*map(run_one, arrays['images']), strict=True)]
         # ncnn cannot select the best boxes or classes.
         if suppression:
-            return select_and_suppress(*outputs, arrays['image_sizes'], **suppression)
+            boxes, scores = outputs
+            return select_and_suppress(boxes, scores, arrays['image_sizes'], **suppression)
         is_map = info['outputs'] == ['segments']
         return [outputs[0].argmax(axis=1)] if is_map else outputs
 

@@ -37,10 +37,10 @@ def select_and_suppress(
     """
     images = []
     for image in zip(boxes, scores, image_sizes, strict=True):
-        *candidates, labels = select_best(*image[:2], level_sizes, nms_pre, score_thr)
-        limited, best = limit_boxes(*candidates, image[2], min_bbox_size)
-        one = limited[None], best[None], labels[None]
-        images.append(suppress(*one, iou_threshold, max_num, class_agnostic))
+        found, best, labels = select_best(*image[:2], level_sizes, nms_pre, score_thr)
+        found, best = limit_boxes(found, best, image[2], min_bbox_size)
+        settings = iou_threshold, max_num, class_agnostic
+        images.append(suppress(found[None], best[None], labels[None], *settings))
     found, best, labels = (np.concatenate(parts) for parts in zip(*images, strict=True))
     return found, best, labels
 
