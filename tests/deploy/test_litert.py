@@ -141,6 +141,23 @@ def test_complete_models_match_the_librarys_predictions(name, tmp_path):
 
 
 @pytest.mark.slow
+def test_coordinates_of_int8_files_have_more_than_8_bits(tmp_path):
+    model, batches = make_case('rtmdet_evit_m0', tmp_path)
+    images, sizes, _ = batches[0]
+    path = tmp_path / 'model.tflite'
+    export(
+        make_exportable(model),
+        (images, sizes),
+        path,
+        'litert',
+        dtype='int8',
+        batches=[batches[0][:2]],
+    )
+    boxes, scores, _ = load_exported(path)(images, sizes)
+    assert len(boxes[scores > 0].unique()) > 256
+
+
+@pytest.mark.slow
 def test_two_stage_detectors_are_refused(tmp_path):
     model, batches = make_case('mask-rcnn_evit_m0', tmp_path)
     images, sizes, _ = batches[0]
