@@ -3,17 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from making_models import IMAGES, METADATA, build_model
-from mmengine.config import Config
-from test_complete_models import check_all, make_case
+from making_models import IMAGES, METADATA
+from test_complete_models import make_case
 from torchvision.ops import batched_nms
 
 pytest.importorskip('executorch')  # needs a newer PyTorch than the original OpenMMLab
 
-from mmevit.deploy import export, load_exported, try_to_fold
+from mmevit.deploy import export, load_exported
 from mmevit.deploy.exporting import compare
 from mmevit.deploy.networks import make_exportable
-from mmevit.models import EfficientViT
 from mmevit.runtime.suppression import suppress
 from mmevit.utils.errors import ConfigError
 
@@ -73,31 +71,6 @@ def test_suppression_is_that_of_torchvision(share, class_agnostic):
     for array, expected in zip(found, (boxes, scores, labels), strict=True):
         assert np.array_equal(array[0, :count], expected[kept].numpy())
     assert not found[1][0, count:].any() and (found[2][0, count:] == -1).all()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('arch', EfficientViT.arch_zoo)
-def test_classifiers_have_the_logits_of_pytorch(arch, tmp_path):
-    torch.manual_seed(0)
-    model = build_model(Config.fromfile(f'configs/evit_{arch}_in1k.py'))
-    network = make_exportable(try_to_fold(model))
-    images = torch.rand(20, 3, 224, 224)
-    export(network, images[:1], tmp_path / 'model.pte', 'executorch')
-    session = load_exported(tmp_path / 'model.pte')
-    assert max(compare(network, session, (image[None],)) for image in images) < 1e-5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('name', ['retinanet_evit_m0', 'rtmdet_evit_m0', 'semantic-fpn_evit_m4'])
-def test_complete_models_match_the_librarys_predictions(name, tmp_path):
-    model, batches = make_case(name, tmp_path)
-    network = make_exportable(model)
-    images, sizes, _ = batches[0]
-    inputs = (images, sizes)[: len(network.input_names)]
-    export(network, inputs, tmp_path / 'model.pte', 'executorch')
-    session = load_exported(tmp_path / 'model.pte')
-    assert ('suppression' in session.metadata) == (network.task == 'detection')
-    check_all(session, network, batches[:1])
 
 
 def test_models_that_need_suppression_in_the_middle_are_refused(tmp_path):

@@ -5,21 +5,19 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
-from making_models import IMAGES, METADATA, TINY, build_model
-from mmengine.config import Config
-from test_complete_models import check_all, make_case
+from making_models import IMAGES, METADATA, TINY
+from test_complete_models import make_case
 from torch import nn
 
 pytest.importorskip('litert_torch')  # needs a newer PyTorch than the original OpenMMLab
 
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from mmevit.deploy import export, load_exported, try_to_fold
+from mmevit.deploy import export, load_exported
 from mmevit.deploy.exporting import compare
 from mmevit.deploy.networks import make_exportable
 from mmevit.deploy.operators import SELECT_BOXES
 from mmevit.deploy.to_litert import interpolate
-from mmevit.models import EfficientViT
 from mmevit.utils.errors import ConfigError
 
 
@@ -115,29 +113,6 @@ def test_unsupported_operators_are_refused(tmp_path):
     with pytest.raises(ConfigError, match='LiteRT cannot convert this model .*Lowering not found'):
         export(Determinant(), torch.rand(1, 3, 4, 4), tmp_path / 'model.tflite', 'litert')
     assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('arch', EfficientViT.arch_zoo)
-def test_classifiers_have_the_logits_of_pytorch(arch, tmp_path):
-    torch.manual_seed(0)
-    model = build_model(Config.fromfile(f'configs/evit_{arch}_in1k.py'))
-    network = make_exportable(try_to_fold(model))
-    images = torch.rand(20, 3, 224, 224)
-    export(network, images[:1], tmp_path / 'model.tflite', 'litert')
-    session = load_exported(tmp_path / 'model.tflite')
-    assert max(compare(network, session, (image[None],)) for image in images) < 1e-5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('name', ['retinanet_evit_m0', 'rtmdet_evit_m0', 'semantic-fpn_evit_m4'])
-def test_complete_models_match_the_librarys_predictions(name, tmp_path):
-    model, batches = make_case(name, tmp_path)
-    network = make_exportable(model)
-    images, sizes, _ = batches[0]
-    inputs = (images, sizes)[: len(network.input_names)]
-    export(network, inputs, tmp_path / 'model.tflite', 'litert')
-    check_all(load_exported(tmp_path / 'model.tflite'), network, batches[:1])
 
 
 @pytest.mark.slow

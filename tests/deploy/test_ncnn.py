@@ -3,21 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from making_models import IMAGES, METADATA, build_model
+from making_models import IMAGES, METADATA
 from mmdet.models import RetinaHead
 from mmdet.models.utils import filter_scores_and_topk
 from mmengine.config import Config
 from mmengine.structures import InstanceData
-from test_complete_models import check_all, make_case
+from test_complete_models import make_case
 from torch import nn
 
 pytest.importorskip('pnnx')
 pytest.importorskip('ncnn')
 
-from mmevit.deploy import export, load_exported, try_to_fold
+from mmevit.deploy import export, load_exported
 from mmevit.deploy.exporting import compare
 from mmevit.deploy.networks import make_exportable
-from mmevit.models import EfficientViT
 from mmevit.runtime.suppression import select_and_suppress
 from mmevit.utils.errors import ConfigError
 
@@ -51,22 +50,6 @@ def test_unsupported_operators_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r'ncnn cannot run this model \(torch.cumprod'):
         export(Product(), torch.rand(1, 3, 4, 4), tmp_path / 'model.param', 'ncnn')
     assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    'name',
-    [
-        'rtmdet_evit_m0',
-        pytest.param('retinanet_evit_m0', marks=pytest.mark.slow),
-        pytest.param('mmdet::ssd/ssd300_coco.py', marks=pytest.mark.slow),
-    ],
-)
-def test_detectors_match_the_librarys_predictions(name, tmp_path):
-    model, batches = make_case(name, tmp_path)
-    images, sizes, _ = batches[0]
-    network = make_exportable(model)
-    export(network, (images, sizes), tmp_path / 'model.param', 'ncnn')
-    check_all(load_exported(tmp_path / 'model.param'), network, batches[:1])
 
 
 @pytest.mark.parametrize(('nms_pre', 'min_bbox_size'), [(20, -1), (1000, 9)])
@@ -112,22 +95,3 @@ def test_detectors_with_other_heads_are_refused(tmp_path):
     with pytest.raises(ConfigError, match='The target cannot select boxes, .* SSDHead only. Use'):
         export(make_exportable(model), (images, sizes), tmp_path / 'model.param', 'ncnn')
     assert not (tmp_path / 'model.param').exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('arch', EfficientViT.arch_zoo)
-def test_classifiers_have_the_logits_of_pytorch(arch, tmp_path):
-    torch.manual_seed(0)
-    model = build_model(Config.fromfile(f'configs/evit_{arch}_in1k.py'))
-    network = make_exportable(try_to_fold(model))
-    images = torch.rand(20, 3, 224, 224)
-    export(network, images, tmp_path / 'model.param', 'ncnn')
-    assert compare(network, load_exported(tmp_path / 'model.param'), (images,)) < 1e-5
-
-
-@pytest.mark.slow
-def test_segmentors_match_the_librarys_predictions(tmp_path):
-    model, batches = make_case('semantic-fpn_evit_m4', tmp_path)
-    network = make_exportable(model)
-    export(network, batches[0][0], tmp_path / 'model.param', 'ncnn')
-    check_all(load_exported(tmp_path / 'model.param'), network, batches[:1])
