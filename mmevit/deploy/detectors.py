@@ -106,14 +106,10 @@ class Detector(PerImageNetwork):
             return None
         nms.suppress = False
         test_cfg.max_per_img = sys.maxsize
-        return dict(
-            iou_threshold=nms.iou_threshold,
-            max_num=nms.max_num,
-            class_agnostic=nms.get('class_agnostic', False),
-        )
+        return list_nms_settings(nms)
 
     def list_candidates(self, images: Tensor) -> tuple['Candidates', dict[str, Any]]:
-        """Return a network for runtimes that cannot select anything, and what they leave to others.
+        """Return a network without top-k and non-maximum suppression, for runtimes without them.
 
         Args:
             images: (1, C, H, W), of the only size that the network is for.
@@ -144,9 +140,7 @@ class Detector(PerImageNetwork):
             nms_pre=test_cfg.nms_pre,
             score_thr=max(test_cfg.score_thr, nms.get('score_threshold', 0)),
             min_bbox_size=nms.min_bbox_size,
-            iou_threshold=nms.iou_threshold,
-            max_num=nms.max_num,
-            class_agnostic=nms.get('class_agnostic', False),
+            **list_nms_settings(nms),
         )
         return Candidates(model), settings
 
@@ -325,6 +319,15 @@ def set_limits(test_cfg: Any) -> Any:
         nms.update(max_num=max_num, min_bbox_size=test_cfg.get('min_bbox_size', -1))
         test_cfg.update(max_per_img=max_num, min_bbox_size=-1)
     return test_cfg
+
+
+def list_nms_settings(nms: Any) -> dict[str, Any]:
+    """Return the arguments of :func:`mmevit.runtime.suppression.suppress`, after set_limits()."""
+    return dict(
+        iou_threshold=nms.iou_threshold,
+        max_num=nms.max_num,
+        class_agnostic=nms.get('class_agnostic', False),
+    )
 
 
 def flatten(structure: Any) -> list[Tensor]:

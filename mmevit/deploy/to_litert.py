@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -221,20 +221,27 @@ def find_decoding(content: bytes) -> list[str]:
     names = {tensor['index']: tensor['name'] for tensor in interpreter.get_tensor_details()}
     if not any('PredictOne' in name for name in names.values()):
         return []
-    # LiteRT has no public function for it.
+    operators = walk_back(interpreter, until='CONV')
+    scopes = (''.join(f'{names[index]};' for index in op['outputs']) for op in operators)
+    return [f'^{re.escape(scope)}$' for scope in scopes]
+
+
+def walk_back(interpreter: Interpreter, until: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the operators that outputs depend on, back to those with ``until`` in their name."""
+    # LiteRT has no public function for it. Each part that XNNPACK runs is a further operator at the
+    # end of the list; the operators in it stay in the list.
     operators = interpreter._get_ops_details()
     producers = {index: operator for operator in operators for index in operator['outputs']}
     needed = [tensor['index'] for tensor in interpreter.get_output_details()]
-    found: dict[int, str] = {}
+    found: set[int] = set()
     while needed:
         operator = producers.get(needed.pop())
         if operator is None or operator['index'] in found:
             continue
-        scope = ''.join(f'{names[index]};' for index in operator['outputs'])
-        found[operator['index']] = f'^{re.escape(scope)}$'
-        if 'CONV' not in operator['op_name']:
+        found.add(operator['index'])
+        yield operator
+        if until is None or until not in operator['op_name']:
             needed += [*operator['inputs']]
-    return list(found.values())
 
 
 class Session(RuntimeSession):
@@ -244,15 +251,5 @@ class Session(RuntimeSession):
         """Return the number of operators of each type that XNNPACK does not run."""
         interpreter = Interpreter(self.path)
         interpreter.allocate_tensors()
-        # LiteRT has no public function for it. Each part that XNNPACK runs is a further operator at
-        # the end of the list; the operators in it stay in the list.
-        operators = interpreter._get_ops_details()
-        producers = {index: operator for operator in operators for index in operator['outputs']}
-        needed = [tensor['index'] for tensor in interpreter.get_output_details()]
-        executed: dict[int, str] = {}
-        while needed:
-            operator = producers.get(needed.pop())
-            if operator is not None and operator['index'] not in executed:
-                executed[operator['index']] = operator['op_name']
-                needed += [*operator['inputs']]
-        return Counter(name for name in executed.values() if name != 'DELEGATE')
+        names = (operator['op_name'] for operator in walk_back(interpreter))
+        return Counter(name for name in names if name != 'DELEGATE')
