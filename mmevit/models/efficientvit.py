@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .arch import ARCHS, EfficientViTArch, check_backbone_arguments
 from .attention import WindowAttention
+from .features import FeatureInfo, take_indices
 from .layers import (
     FFN,
     ConvNorm,
@@ -141,6 +142,27 @@ class EfficientViT(BaseModule):
         stem = (self.embed_dims[0] // 2,) if self.out_stem else ()
         return stem + tuple(self.embed_dims[index] for index in self.out_indices)
 
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels and strides of the maps, with the interface of timm's ``FeatureInfo``.
+
+        It also has the stages that are built but not in ``out_indices``. With ``out_stem``, the
+        stem's map has index 0.
+
+        Example:
+            >>> info = EfficientViT('m0').feature_info
+            >>> info.channels(), info.reduction()
+            ([64, 128, 192], [16, 32, 64])
+        """
+        stages = [
+            dict(num_chs=self.embed_dims[i], reduction=16 * 2**i, module=f'stages.{i}')
+            for i in range(len(self.stages))
+        ]
+        if not self.out_stem:
+            return FeatureInfo(stages, self.out_indices)
+        stem = dict(num_chs=self.embed_dims[0] // 2, reduction=8, module='stem.5')
+        return FeatureInfo([stem, *stages], (0, *(1 + index for index in self.out_indices)))
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the feature maps of the stages in ``out_indices``, and of the stem if asked for.
 
@@ -154,13 +176,61 @@ class EfficientViT(BaseModule):
         Raises:
             UserError: If a side is below 32 pixels, in bfloat16 on a CPU.
         """
+        _, maps = self._compute_maps(x, self.out_indices, self.out_stem)
+        return tuple(maps)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Compute the last map and any of the maps in ``feature_info``, as in timm.
+
+        Args:
+            x: Images, (N, in_channels, H, W).
+            indices: Maps to return: indices into ``feature_info``, the last n maps, or all of them
+                (None).
+            norm: Has no effect, since no norm layer follows the stages.
+            stop_early: Whether to skip the stages after the last of the indices.
+            output_fmt: Only ``'NCHW'``.
+            intermediates_only: Whether to return only the list of the intermediate maps.
+
+        Returns:
+            The last map and the list of the maps in ``indices``, which is in order.
+
+        Raises:
+            ValueError: If an index is out of range, or ``output_fmt`` is another one.
+            UserError: If a side is below 32 pixels, in bfloat16 on a CPU.
+
+        Example:
+            >>> backbone = EfficientViT('m0').eval()
+            >>> last, (first,) = backbone.forward_intermediates(torch.rand(1, 3, 64, 64), [0])
+            >>> tuple(last.shape), tuple(first.shape)
+            ((1, 192, 1, 1), (1, 64, 4, 4))
+        """
+        if output_fmt != 'NCHW':
+            raise ValueError(f"output_fmt={output_fmt!r} is not supported. Pass 'NCHW'.")
+        taken = take_indices(self.out_stem + len(self.stages), indices)
+        stages = [index - self.out_stem for index in taken if index >= self.out_stem]
+        end = max(stages, default=-1) + 1 if stop_early else None
+        last, maps = self._compute_maps(x, stages, self.out_stem and 0 in taken, end)
+        return maps if intermediates_only else (last, maps)
+
+    def _compute_maps(
+        self, x: Tensor, stages: Sequence[int], with_stem: bool, end: int | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the last map, and those of the stem's stride 8 and of the given stages."""
         height, width = x.shape[2:]
-        outputs = []
-        if self.out_stem:
+        maps = []
+        if with_stem:
             *finer_layers, last_layer = self.stem
             for layer in finer_layers:
                 x = layer(x)
-            outputs.append(x)
+            maps.append(x)
             x = last_layer(x)
         else:
             x = self.stem(x)
@@ -168,15 +238,17 @@ class EfficientViT(BaseModule):
         if x.dtype == torch.bfloat16 and x.device.type == 'cpu':
             check_bfloat16_size(height, width)
         for index, stage in enumerate(self.stages):
+            if index == end:
+                break
             for layer in stage:
                 # As in mmdet. x requires no gradient under no_grad() and right after frozen layers.
                 if self.with_cp and x.requires_grad:
                     x = checkpoint(layer, x, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
                 else:
                     x = layer(x)
-            if index in self.out_indices:
-                outputs.append(x)
-        return tuple(outputs)
+            if index in stages:
+                maps.append(x)
+        return x, maps
 
     def train(self, mode: bool = True) -> 'EfficientViT':
         """Set the training mode, but keep what is frozen in evaluation mode."""
