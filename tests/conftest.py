@@ -10,6 +10,7 @@ from mmengine.fileio import YamlHandler, register_handler
 from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader
 from running_tools import ROOT, run_tool
+from serving_hub import HUB
 
 from mmevit.checkpoint import reading
 from mmevit.datasets import prepare_digits
@@ -40,6 +41,13 @@ class CachedYamlHandler(YamlHandler):
 def seeded_and_in_the_root_folder(monkeypatch):
     torch.manual_seed(0)
     monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def hub():
+    """A server that stands in for the Hugging Face Hub, and an empty cache."""
+    yield HUB
+    HUB.clear()
 
 
 @pytest.fixture

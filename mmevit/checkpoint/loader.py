@@ -1,12 +1,14 @@
-"""``evit://``: released weights by name, or a file of any format, wherever OpenMMLab loads."""
+"""``evit://`` and ``hf://``: released weights, files of any format and weights on the hub."""
 
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from http.client import HTTPException
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -18,10 +20,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from mmevit.utils.errors import CheckpointError, ConfigError
+from mmevit.utils.errors import CheckpointError, ConfigError, one_line
 from mmevit.utils.files import atomic_write, check_ending
 from mmevit.version import __version__
 
+from .hub import download_from_hub
 from .matching import check_fit, infer_arch, require_fit, select_weights
 from .names import convert_names, infer_format, strip_wrappers
 from .reading import MapLocation, read_checkpoint
@@ -32,15 +35,24 @@ RELEASED_FILES = {
     'retinanet-m4': 'retinanet_efficientvit_m4_fpn_1x_coco.pth',
     'mask-rcnn-m4': 'mask_rcnn_efficientvit_m4_fpn_1x_coco.pth',
 }
+# The copies of the classifiers, for when the release cannot be reached.
+TIMM_COPIES = {
+    f'm{index}': f'hf://timm/efficientvit_m{index}.r224_in1k/model.safetensors'
+    for index in range(6)
+}
 # Keys of the weights in checkpoints, and of their averages. The first that is found is loaded.
 WEIGHTS, AVERAGES = ('state_dict', 'model'), ('state_dict_ema', 'model_ema')
 # Seconds without a byte from the server after which a download fails.
 TIMEOUT = 30
 
 
-@CheckpointLoader.register_scheme(prefixes='evit://')  # pyright: ignore[reportOptionalCall]
+class DownloadError(CheckpointError):
+    """A file that could not be downloaded."""
+
+
+@CheckpointLoader.register_scheme(prefixes=('evit://', 'hf://'))  # pyright: ignore[reportOptionalCall]
 def load_for_mmengine(filename: str, map_location: MapLocation = None) -> dict:
-    """Load ``evit://`` for mmengine, so that a backbone refuses weights that do not fit."""
+    """Load for mmengine, so that a backbone refuses weights that do not fit."""
     return require_fit(load_from_evit(filename, map_location))
 
 
@@ -48,12 +60,13 @@ load_for_mmengine.__name__ = 'load_from_evit'  # mmengine logs the part after `l
 
 
 def load_from_evit(filename: str, map_location: MapLocation = None) -> dict:
-    """Load ``evit://NAME`` or ``evit://PATH``.
+    """Load ``evit://NAME``, ``evit://PATH`` or ``hf://OWNER/REPO``.
 
     Args:
         filename: ``evit://m0`` to ``evit://m5``, ``evit://retinanet-m4`` or
             ``evit://mask-rcnn-m4`` for the released weights, which are downloaded once. Or
-            ``evit://`` with the path of a local file of mmevit, mmcv 1.x, timm or the authors.
+            ``evit://`` with the path of a local file of mmevit, mmcv 1.x, timm or the authors, or
+            ``hf://OWNER/REPO[/FILE][@REVISION]`` for such a file on the Hugging Face Hub.
         map_location: Device to load the tensors to.
 
     Returns:
@@ -63,9 +76,11 @@ def load_from_evit(filename: str, map_location: MapLocation = None) -> dict:
     Raises:
         CheckpointError: If the file cannot be found, downloaded, read safely, or recognized.
     """
+    if filename.startswith('hf://'):
+        return read_weights(download_from_hub(filename), map_location)
     name = filename.removeprefix('evit://')
     if name in RELEASED_FILES:
-        return read_weights(fetch(RELEASED_FILES[name]), map_location)
+        return read_weights(fetch_release(name), map_location)
     path = Path(name).expanduser()
     if not path.is_file():
         raise CheckpointError(
@@ -76,7 +91,7 @@ def load_from_evit(filename: str, map_location: MapLocation = None) -> dict:
 
 
 def locate(weights: str) -> str:
-    """Return weights as ``evit://NAME`` or, for a file, ``evit://`` and its absolute path."""
+    """Return an address of weights unchanged, and a file as ``evit://`` and its absolute path."""
     return weights if '://' in weights else f'evit://{Path(weights).expanduser().resolve()}'
 
 
@@ -178,6 +193,27 @@ def find_state_dict(checkpoint: dict) -> dict[str, torch.Tensor]:
     return strip_wrappers(weights)
 
 
+def fetch_release(name: str) -> Path:
+    """Download released weights, or timm's copy if the release cannot be reached."""
+    try:
+        return fetch(RELEASED_FILES[name])
+    except DownloadError as error:
+        if name not in TIMM_COPIES or find_spec('huggingface_hub') is None:
+            raise
+        copy, reason = TIMM_COPIES[name], one_line(error.__cause__ or error)
+        try:
+            path = download_from_hub(copy)
+        except CheckpointError as second:
+            raise CheckpointError(f"{error} timm's copy failed too: {second}") from second
+        print_log(
+            f"The authors' release cannot be reached ({reason}). timm's copy of the same weights "
+            f'is loaded instead: {copy}',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return path
+
+
 def fetch(file_name: str) -> Path:
     """Download a released file into PyTorch's cache, unless it is there.
 
@@ -210,7 +246,7 @@ def download(url: str, path: Path) -> None:
                 shutil.copyfileobj(response, file, 2**20)
         except (OSError, HTTPException) as error:
             reason = getattr(error, 'reason', error)
-            raise CheckpointError(f'The download failed ({reason}). {remedy}') from error
+            raise DownloadError(f'The download failed ({reason}). {remedy}') from error
         if size and part.stat().st_size != size:
             raise CheckpointError(
                 f'Only {part.stat().st_size} of {size} bytes were received. {remedy}'
