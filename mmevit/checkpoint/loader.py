@@ -20,12 +20,13 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from mmevit.models.efficientvit import infer_arch, select_weights
 from mmevit.utils.errors import CheckpointError, ConfigError, one_line
 from mmevit.utils.files import atomic_write, check_ending
 from mmevit.version import __version__
 
 from .hub import download_from_hub
-from .matching import check_fit, infer_arch, require_fit, select_weights
+from .matching import check_fit, require_fit
 from .names import convert_names, infer_format, strip_wrappers
 from .reading import MapLocation, read_checkpoint
 
@@ -144,12 +145,13 @@ def read_weights(path: Path, map_location: MapLocation = 'cpu') -> dict:
     with add_to_errors(path):
         state_dict = find_state_dict(checkpoint)
         converted = convert_names(state_dict, 'mmevit')
-        if infer_format(state_dict) == 'mmevit' and 'state_dict' in checkpoint:
-            return {**checkpoint, 'state_dict': converted}
     meta = checkpoint.get('meta')
     meta = dict(meta) if isinstance(meta, dict) else {}
     if dataset_meta := find_dataset_meta(meta):
         meta['dataset_meta'] = dataset_meta
+    if infer_format(state_dict) == 'mmevit' and 'state_dict' in checkpoint:
+        kept = {**checkpoint, 'meta': meta} if meta else checkpoint
+        return {**kept, 'state_dict': converted}
     return dict(meta=meta, state_dict=converted)
 
 

@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmevit.models import EfficientViT
+from mmevit.models.efficientvit import infer_arch, select_weights
 from mmevit.utils.errors import CheckpointError, list_problems, shorten
 
 from .names import FIRST_WEIGHT
@@ -98,49 +99,6 @@ def explain_misfit(backbone: EfficientViT, weights: dict[str, Tensor]) -> str:
     if arch := infer_arch(weights):
         return f'They fit arch={arch!r}.'
     return 'They fit none of the archs. Pass arch as the dict that they were trained with.'
-
-
-def infer_arch(weights: dict[str, Tensor]) -> str | None:
-    """Infer the name of the arch of a backbone's weights from their shapes; None if none fits.
-
-    Example:
-        >>> infer_arch(EfficientViT('m2').state_dict())
-        'm2'
-    """
-    for arch in EfficientViT.arch_zoo:
-        with torch.device('meta'):
-            own = EfficientViT(arch).state_dict()
-        convs = {name: value.shape for name, value in own.items() if name.endswith('conv.weight')}
-        if all(name in weights and weights[name].shape == convs[name] for name in convs):
-            return arch
-    return None
-
-
-def infer_window_sizes(weights: dict[str, Tensor]) -> list[int] | None:
-    """Infer the window size of each stage from a backbone's bias tables.
-
-    Returns None without bias tables, as in folded weights.
-
-    Example:
-        >>> infer_window_sizes(EfficientViT('m2', window_sizes=(7, 7, 4)).state_dict())
-        [7, 7, 4]
-    """
-    tables = {name.split('.')[1]: t for name, t in weights.items() if 'attention_biases' in name}
-    return [round(tables[stage].shape[1] ** 0.5) for stage in sorted(tables)] or None
-
-
-def select_weights(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Select the weights of a part of a model, by their names in the part.
-
-    Example:
-        >>> select_weights({'backbone.stem.0.conv.weight': 1, 'head.bn.weight': 2}, 'backbone.')
-        {'stem.0.conv.weight': 1}
-    """
-    return {
-        name.removeprefix(prefix): weight
-        for name, weight in weights.items()
-        if name.startswith(prefix)
-    }
 
 
 def drop_mismatched_weights(model: nn.Module, checkpoint: dict) -> None:

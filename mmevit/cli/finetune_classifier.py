@@ -9,12 +9,12 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from mmevit.checkpoint.loader import load_from_evit, locate
-from mmevit.checkpoint.matching import infer_arch, infer_window_sizes, select_weights
 from mmevit.cli.arguments import load_config, use_mixed_precision
 from mmevit.cli.finetune_recipe import set_batch_size
 from mmevit.datasets import split_class_folders
 from mmevit.datasets.formats import FOLDERS_OF_DATA
 from mmevit.models import EfficientViT
+from mmevit.models.efficientvit import infer_arch, infer_window_sizes, select_weights
 from mmevit.utils.configs import MIM_FOLDER, type_name
 from mmevit.utils.errors import ConfigError, shorten
 from mmevit.utils.files import atomic_write

@@ -19,12 +19,12 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 
 from mmevit.checkpoint.loader import load_from_evit, locate
-from mmevit.checkpoint.matching import infer_arch, select_weights
 from mmevit.cli.arguments import load_config, use_mixed_precision
 from mmevit.datasets.formats import LabelledData
 from mmevit.datasets.loading import load_readable_images
 from mmevit.engine.optim_wrappers import train_in_bfloat16
 from mmevit.models import EfficientViT
+from mmevit.models.efficientvit import infer_arch, select_weights
 from mmevit.utils.configs import MIM_FOLDER, build_model, default_scope, read_config, type_name
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write

@@ -1,6 +1,7 @@
 """The EfficientViT backbone. Sections and equations are those of the paper."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,9 +9,13 @@ import torch
 from mmcv.cnn import build_activation_layer
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from mmevit.utils.errors import CheckpointError
+from mmevit.utils.files import find_pretrained
 
 from .arch import ARCHS, EfficientViTArch, check_backbone_arguments
 from .attention import WindowAttention
@@ -269,6 +274,36 @@ class EfficientViT(BaseModule):
         finally:
             self.is_initializing = False
 
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **kwargs: Any) -> 'EfficientViT':
+        """Build a backbone in evaluation mode for pretrained weights, and load them.
+
+        Args:
+            source: ``OWNER/REPO[@REVISION]`` on the Hugging Face Hub, a folder with
+                ``model.safetensors``, a file, or an address such as ``evit://m4``. It may contain
+                a classifier or a detector, in the format of mmevit, the authors or timm.
+            **kwargs: Arguments of the backbone. The defaults of ``arch`` and ``window_sizes``
+                are those of the weights.
+
+        Raises:
+            CheckpointError: If the weights cannot be found, downloaded or read safely, or do not
+                fit.
+        """
+        address = find_pretrained(source)
+        content = CheckpointLoader.load_checkpoint(address, 'cpu')
+        weights = select_weights(content['state_dict'], 'backbone.')
+        kwargs.setdefault('arch', infer_arch(weights))
+        kwargs.setdefault('window_sizes', infer_window_sizes(weights) or (7, 7, 7))
+        if kwargs['arch'] is None:
+            raise CheckpointError(
+                f'The weights of {address} fit none of the archs. Pass arch as the dict that they '
+                'were trained with.'
+            )
+        init_cfg = dict(type='Pretrained', checkpoint=address, prefix='backbone.')
+        backbone = cls(**kwargs, init_cfg=init_cfg)
+        backbone.init_weights()
+        return backbone.eval()
+
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return the layer of a parameter and the number of layers, for layer-wise decay.
 
@@ -310,6 +345,49 @@ class EfficientViT(BaseModule):
         if self.frozen_stages >= 0:
             for module in (self.stem, *self.stages[: self.frozen_stages]):
                 module.eval().requires_grad_(False)
+
+
+def infer_arch(weights: dict[str, Tensor]) -> str | None:
+    """Infer the name of the arch of a backbone's weights from their shapes; None if none fits.
+
+    Example:
+        >>> infer_arch(EfficientViT('m2').state_dict())
+        'm2'
+    """
+    for arch in EfficientViT.arch_zoo:
+        with torch.device('meta'):
+            own = EfficientViT(arch).state_dict()
+        convs = {name: value.shape for name, value in own.items() if name.endswith('conv.weight')}
+        if all(name in weights and weights[name].shape == convs[name] for name in convs):
+            return arch
+    return None
+
+
+def infer_window_sizes(weights: dict[str, Tensor]) -> list[int] | None:
+    """Infer the window size of each stage from a backbone's bias tables.
+
+    Returns None without bias tables, as in folded weights.
+
+    Example:
+        >>> infer_window_sizes(EfficientViT('m2', window_sizes=(7, 7, 4)).state_dict())
+        [7, 7, 4]
+    """
+    tables = {name.split('.')[1]: t for name, t in weights.items() if 'attention_biases' in name}
+    return [round(tables[stage].shape[1] ** 0.5) for stage in sorted(tables)] or None
+
+
+def select_weights(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Select the weights of a part of a model, by their names in the part.
+
+    Example:
+        >>> select_weights({'backbone.stem.0.conv.weight': 1, 'head.bn.weight': 2}, 'backbone.')
+        {'stem.0.conv.weight': 1}
+    """
+    return {
+        name.removeprefix(prefix): weight
+        for name, weight in weights.items()
+        if name.startswith(prefix)
+    }
 
 
 def build_stem(

@@ -81,3 +81,18 @@ def check_ending(path: str | Path, endings: Collection[str]) -> None:
     """Raise UserError if a file to write does not end in one of ``endings``."""
     if Path(path).suffix not in endings:
         raise UserError(f'{path} must end in {" or ".join(endings)}.')
+
+
+def find_pretrained(source: str | Path) -> str:
+    """Return the address of weights.
+
+    Args:
+        source: An address such as ``evit://m0``, a file, a folder with ``model.safetensors``, or
+            ``OWNER/REPO[@REVISION]`` on the Hugging Face Hub.
+    """
+    path = Path(source).expanduser().resolve()
+    if '://' in str(source):
+        return str(source)
+    if path.is_dir():
+        return f'evit://{path}/model.safetensors'
+    return f'evit://{path}' if path.is_file() else f'hf://{source}'

@@ -35,9 +35,9 @@ from mmevit.checkpoint import (
     read_checkpoint,
     require_fit,
 )
-from mmevit.checkpoint.matching import infer_arch, select_weights
 from mmevit.checkpoint.names import FORMATS
 from mmevit.models import EfficientViT
+from mmevit.models.efficientvit import infer_arch, select_weights
 from mmevit.utils.errors import CheckpointError
 
 ARCHS = ('m0', 'm1', 'm2', 'm3', 'm4', 'm5')
