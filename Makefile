@@ -25,7 +25,7 @@ OPENMMLAB ?= requirements
 REQUIREMENTS := $(sort $(wildcard requirements/*.txt $(OPENMMLAB)/*.txt))
 # Named after a checksum of the requirements: installation runs only when they change.
 INSTALLED := $(VENV)/installed-$(shell cat $(REQUIREMENTS) setup.py pyproject.toml | cksum | cut -d ' ' -f 1)
-EXTRAS := analysis coreml digits docs onnx openmmlab openvino runtime tests timm
+EXTRAS := analysis coreml digits docs hub onnx openmmlab openvino runtime tests timm
 ifeq ($(OPENMMLAB),requirements)
 # need a newer PyTorch
 EXTRAS += executorch litert ncnn

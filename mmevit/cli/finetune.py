@@ -46,9 +46,9 @@ def positive_int(text: str) -> int:
     ),
     argument(
         '--weights',
-        'evit://m0 to evit://m5, or a checkpoint, from which the arch is inferred; none for random '
-        'weights, except of classifiers (default: evit://m5 for classifiers, else those of '
-        '--model)',
+        'evit://m0 to evit://m5, hf://OWNER/REPO or a checkpoint, from which the arch is inferred; '
+        'none for random weights, except of classifiers (default: evit://m5 for classifiers, else '
+        'those of --model)',
     ),
     argument('--epochs', 'number of epochs', type=positive_int),
     argument(

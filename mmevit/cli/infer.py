@@ -24,7 +24,7 @@ def device(name: str) -> str:
 
 @command(
     argument('config', 'config file, or a name such as mmevit::efficientvit/retinanet_evit_m4.py'),
-    argument('checkpoint', 'checkpoint file, or evit://NAME'),
+    argument('checkpoint', 'checkpoint file, evit://NAME or hf://OWNER/REPO'),
     argument('inputs', 'images, videos or directories', nargs='+'),
     argument('--out-dir', 'directory for vis/ and preds/ (default: outputs)', default='outputs'),
     argument('--batch-size', 'batch size (default: 1)', type=int, default=1),

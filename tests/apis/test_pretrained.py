@@ -76,6 +76,19 @@ def test_weights_of_an_uploaded_model_load_by_hf(classifier, hub, token):
         assert all(value.equal(weights[name]) for name, value in backbone.state_dict().items())
 
 
+def test_commands_accept_the_uploaded_config_and_weights(classifier, hub, token, digits, run_tool):
+    push_to_hub(classifier, 'me/digits')
+    config, out = hf_hub_download('me/digits', 'config.json'), hub.folder / 'out'
+    image = digits / 'val/000001.png'
+    for repo, sentence in (
+        ('hf://me/digits', 'Predictions of 1 images are in'),
+        ('hf://me/no', 'error: The repository of hf://me/no does not exist or is private.'),
+    ):
+        result = run_tool('tools/infer.py', config, repo, image, '--out-dir', out)
+        assert sentence in result.stdout.splitlines()[-1]
+    assert json.loads((out / 'preds/000001.json').read_text())['pred_class'] in CLASSES
+
+
 def test_detectors_with_shared_weights_are_saved(tmp_path):
     from mmdet.apis import DetInferencer
 

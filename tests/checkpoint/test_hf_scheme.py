@@ -1,11 +1,13 @@
 """hf://, against a server that answers as the Hugging Face Hub does."""
 
+import ast
 import sys
 
 import pytest
 import torch
 from making import make_classifier, make_timm
 from mmengine.runner import CheckpointLoader, load_checkpoint
+from running_tools import ROOT
 from safetensors.torch import save
 from serving_hub import TOKEN
 
@@ -156,6 +158,20 @@ def test_without_huggingface_hub_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
     message = 'hf://me/m0 needs huggingface_hub, which is not installed. '
     assert fails_with('hf://me/m0') == message + 'Run pip install "mmevit[hub]".'
+
+
+def test_without_huggingface_hub_released_names_fail_as_before(no_release, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+    message = fails_with('evit://m0')
+    assert message.startswith('The download failed (') and 'timm' not in message
+
+
+def test_mmevit_imports_huggingface_hub_only_where_it_is_used():
+    for path in (ROOT / 'mmevit').rglob('*.py'):
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in getattr(node, 'names', [])]
+            assert not any('huggingface_hub' in name for name in names), path
+            assert 'huggingface_hub' not in (getattr(node, 'module', None) or ''), path
 
 
 def test_released_name_falls_back_to_timms_copy_and_says_so(hub, content, no_release, log):
