@@ -90,15 +90,19 @@ def test_commands_accept_the_uploaded_config_and_weights(classifier, hub, token,
 
 
 def test_detectors_with_shared_weights_are_saved(tmp_path):
-    from mmdet.apis import DetInferencer
+    from mmdet.apis import DetInferencer, inference_detector
 
     cfg = Config.fromfile('configs/rtmdet_evit_m0_digits.py')
+    cfg.model.test_cfg.score_thr = 0.0  # random weights are not sure of anything
     detector = build_model(cfg).eval()
-    detector.dataset_meta = dict(classes=CLASSES)
-    save_pretrained(detector, tmp_path, cfg=cfg)
+    detector.cfg, detector.dataset_meta = cfg, dict(classes=CLASSES)  # as init_detector() does
+    save_pretrained(detector, tmp_path)
     loaded = from_pretrained(tmp_path)
     weights = detector.state_dict()
     assert all(value.equal(weights[name]) for name, value in loaded.state_dict().items())
+    image = np.random.default_rng(0).integers(256, size=(96, 96, 3), dtype=np.uint8)
+    boxes = [inference_detector(x, image).pred_instances.bboxes for x in (loaded, detector)]
+    assert len(boxes[0]) and boxes[0].equal(boxes[1])
     text = (tmp_path / 'README.md').read_text()
     front = yaml.safe_load(text.split('---')[1])
     assert front['pipeline_tag'] == 'object-detection' and front['license'] == 'apache-2.0'
