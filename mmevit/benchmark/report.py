@@ -1,10 +1,15 @@
 """Tables and plots of benchmark results."""
 
+import contextlib
 import dataclasses
 import itertools
 import platform
 import re
-from collections.abc import Mapping
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +47,16 @@ COLUMNS = dict(
     cpu_speed=('paper images/s', '{:.1f}'),
 )
 CSV_COLUMNS = ('model', 'form', *COLUMNS, 'ratio_low', 'ratio_high', 'problem')
+# What a time depends on.
+PACKAGES = (
+    'torch',
+    'timm',
+    'onnxruntime',
+    'openvino',
+    'ai-edge-litert',
+    'executorch',
+    'ncnn',
+)
 
 
 def format_results(rows: Rows) -> str:
@@ -72,7 +87,8 @@ def format_results(rows: Rows) -> str:
 def write_results(rows: Rows, setting: Setting, path: str | Path) -> None:
     """Write the rows of :func:`benchmark` to a .md, .csv or .json file.
 
-    JSON also holds the setting and the speed in every round.
+    CSV also holds the date, the processor, the versions and the command of the process, JSON the
+    setting and the speed in every round.
 
     Raises:
         UserError: If the suffix is another one, or the file cannot be written.
@@ -81,7 +97,7 @@ def write_results(rows: Rows, setting: Setting, path: str | Path) -> None:
     write_formats(
         path,
         f'{machine}\n\n{format_results(rows)}\n',
-        [{name: row.get(name) for name in CSV_COLUMNS} for row in rows],
+        [{name: row.get(name) for name in CSV_COLUMNS} | describe_run(setting) for row in rows],
         dict(setting=dataclasses.asdict(setting), machine=machine, rows=rows),
     )
 
@@ -96,6 +112,25 @@ def describe(setting: Setting) -> str:
         f'{setting.rounds} round{"s" * (setting.rounds > 1)}'
         f'{"" if setting.keep_memory else ", default allocator"}.'
     )
+
+
+def describe_run(setting: Setting) -> dict[str, Any]:
+    """Return when, where, with which versions and how the rows of a file were measured."""
+    return dict(
+        threads=setting.threads,
+        batch_size=setting.batch_size,
+        date=date.today().isoformat(),
+        processor=processor_name(setting.device),
+        versions=', '.join(list_versions()),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    )
+
+
+def list_versions() -> Iterator[str]:
+    """List the installed packages that a time depends on."""
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            yield f'{name} {version(name)}'
 
 
 def processor_name(device: str) -> str:

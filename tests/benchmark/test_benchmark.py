@@ -2,6 +2,8 @@ import csv
 import dataclasses
 import json
 import re
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib.image
@@ -394,6 +396,8 @@ def test_tables(rows, tmp_path):
         table = list(csv.DictReader(file))
     assert set(COLUMNS) < set(table[0]) and len(table) == len(rows)
     assert float(table[1]['speed']) == 11 and table[-1]['problem'] == 'It cannot be traced.'
+    assert table[0]['date'] == date.today().isoformat() and table[0]['threads'] == '1'
+    assert f'torch {version("torch")}' in table[0]['versions'] and table[0]['command']
     content = json.loads((tmp_path / 'new/table.json').read_text())
     assert content['rows'] == rows and content['setting']['batch_size'] == 2
     with pytest.raises(UserError, match=re.escape('must end in .md or .csv or .json')):
