@@ -1,7 +1,6 @@
 """ONNX files, run with ONNX Runtime."""
 
 import dataclasses
-import json
 import logging
 import tempfile
 import warnings
@@ -9,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import onnx
-import onnxruntime
 import torch
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -25,7 +23,7 @@ from mmevit.models.attention import put_channels_first
 
 from .networks import PerImageNetwork
 from .operators import EXTRACT_ROIS, LAY_MASKS, SELECT_BOXES
-from .programs import ExportJob, export_detector, export_program, temporarily
+from .programs import ExportJob, RuntimeSession, export_detector, export_program, temporarily
 
 DTYPES = ('float32', 'float16', 'int8')
 DYNAMIC = frozenset({'batch', 'size'})
@@ -269,20 +267,5 @@ class CalibrationBatches(CalibrationDataReader):
         return {name: part.numpy() for name, part in zip(self.names, batch, strict=True)}
 
 
-class Session:
+class Session(RuntimeSession):
     """An ONNX file in ONNX Runtime, on the CPU."""
-
-    def __init__(self, path: str, num_threads: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        providers = ['CPUExecutionProvider']
-        self.session = onnxruntime.InferenceSession(path, options, providers)
-        properties = self.session.get_modelmeta().custom_metadata_map
-        self.metadata = json.loads(properties.get('mmevit', '{}'))
-        self.names = [node.name for node in self.session.get_inputs()]
-
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Map input tensors to a tuple of tensors."""
-        arrays = (tensor.numpy() for tensor in inputs)
-        outputs: Any = self.session.run(None, dict(zip(self.names, arrays, strict=True)))
-        return tuple(map(torch.from_numpy, outputs))

@@ -1,21 +1,18 @@
 """OpenVINO files, converted from ONNX, and run with OpenVINO."""
 
 import dataclasses
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import openvino
-import torch
 from openvino.frontend import OpConversionFailure
-from torch import Tensor
 
 from mmevit.utils.errors import ConfigError, one_line
 
 from . import to_onnx
-from .programs import ExportJob
+from .programs import ExportJob, RuntimeSession
 
 DTYPES = ('float32', 'bfloat16', 'float16', 'int8')
 DYNAMIC = frozenset({'batch', 'size'})
@@ -65,19 +62,5 @@ def keep_loops_in_float(path: Path) -> None:
     tree.write(path)
 
 
-class Session:
+class Session(RuntimeSession):
     """An OpenVINO file, .xml next to .bin, on the CPU."""
-
-    def __init__(self, path: str, num_threads: int) -> None:
-        core = openvino.Core()
-        model: Any = core.read_model(path)
-        self.metadata = json.loads(model.get_rt_info('mmevit').value)
-        # By default OpenVINO computes in bfloat16 on CPUs that support it.
-        precision = model.get_rt_info('mmevit_precision').value
-        config = dict(INFERENCE_NUM_THREADS=num_threads, INFERENCE_PRECISION_HINT=precision)
-        self.model = core.compile_model(model, 'CPU', config)
-
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Map input tensors to a tuple of tensors."""
-        outputs = self.model([tensor.numpy() for tensor in inputs])
-        return tuple(torch.from_numpy(array.copy()) for array in outputs.values())
