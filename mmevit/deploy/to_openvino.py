@@ -24,7 +24,7 @@ def write(job: ExportJob) -> None:
         path = Path(folder, 'model.onnx')
         # OpenVINO converts to half precision itself.
         dtype = 'int8' if job.dtype == 'int8' else 'float32'
-        to_onnx.write(dataclasses.replace(job, path=path, dtype=dtype))
+        to_onnx.write(dataclasses.replace(job, path=path, dtype=dtype), float_stem=False)
         model = convert(path)
         if job.dtype == 'float16':
             path = path.with_suffix('.xml')

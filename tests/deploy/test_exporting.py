@@ -2,8 +2,10 @@ import functools
 import math
 import subprocess
 import sys
+from collections import Counter
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from making_models import TINY
@@ -144,6 +146,23 @@ def test_int8_maps_are_similar(network, tmp_path):
         for actual, wanted in zip(session(images), network(images), strict=True):
             similarity = torch.cosine_similarity(actual.flatten(1), wanted.flatten(1))
             assert 0.9 < similarity.min() < 0.999999
+
+
+def test_int8_operators_between_layers_are_quantized_but_for_attention(network, tmp_path):
+    images = torch.rand(2, 4, 64, 64)
+    path = tmp_path / 'network.onnx'
+    export(network, images, path, 'onnx', dtype='int8', batches=[(images,)])
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / 'optimized.onnx')
+    onnxruntime.InferenceSession(path, options, ['CPUExecutionProvider'])
+    optimized = onnx.load(options.optimized_model_filepath)
+    counts = Counter(node.op_type for node in optimized.graph.node)
+    num_convs = sum(isinstance(module, nn.Conv2d) for module in network.modules())
+    num_heads = sum(TINY['num_heads'])
+    # Queries, keys and values have a convolution each; the first of all stays in float32.
+    assert counts['QLinearConv'] == num_convs + 2 * num_heads - 1
+    # No layer follows the last addition.
+    assert counts['Add'] == num_heads + 1 and counts['QLinearAdd'] > num_heads
 
 
 def test_core_ml_inputs_outputs_and_operators(network, tmp_path):
