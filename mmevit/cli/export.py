@@ -300,7 +300,8 @@ def verify(
     difference = float(torch.tensor(differences).max())
     print(f'Largest difference from PyTorch: {difference:.2e} {network.unit}.')
     if args.to in ('litert', 'executorch'):
-        others = ', '.join(f'{n} {name}' for name, n in session.count_undelegated().most_common())
+        counts = find_target(args.to).count_undelegated(path)
+        others = ', '.join(f'{n} {name}' for name, n in counts.most_common())
         print(f'Operators that XNNPACK does not run: {others or "none"}.')
     if math.isnan(difference):
         raise ConfigError(

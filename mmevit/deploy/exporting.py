@@ -11,13 +11,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mmevit.runtime.sessions import OPENERS
 from mmevit.utils.errors import ConfigError, one_line
 from mmevit.utils.files import atomic_write, check_ending
 
 from .networks import Exportable
-from .programs import ExportJob, as_tuple
+from .programs import ExportJob, RuntimeSession, as_tuple
 
-# Suffix of the files of each target, which the module to_<target>.py writes and loads.
+# Suffix of the files of each target, which the module to_<target>.py writes.
 TARGETS = dict(
     onnx='.onnx',
     openvino='.xml',
@@ -135,16 +136,19 @@ def load_exported(path: str | Path, num_threads: int | None = None, trust: bool 
             f'{path} contains native code, which is executed on loading. If you trust its source, '
             'pass --trust-checkpoint, or trust=True to load_exported().'
         )
-    module = find_target(target)
+    session = RuntimeSession if Path(path).suffix in OPENERS else find_target(target).Session
     try:
-        return module.Session(str(path), num_threads or torch.get_num_threads())
+        return session(str(path), num_threads or torch.get_num_threads())
     # Each runtime raises errors of its own.
     except Exception as error:
         raise ConfigError(f'{path} cannot be loaded: {one_line(error)}') from error
 
 
 def find_target(target: str) -> ModuleType:
-    """Import the module of a target, with ``DTYPES``, ``DYNAMIC``, ``write()`` and ``Session``."""
+    """Import the module of a target, with ``DTYPES``, ``DYNAMIC`` and ``write()``.
+
+    It has a class ``Session`` if :mod:`mmevit.runtime` does not run its files.
+    """
     if target not in TARGETS:
         raise ConfigError(f'Unknown target {target!r}. Choose from {", ".join(TARGETS)}.')
     try:

@@ -166,7 +166,6 @@ class RuntimeSession:
     """An exported file that :mod:`mmevit.runtime` runs, with tensors instead of arrays."""
 
     def __init__(self, path: str, num_threads: int) -> None:
-        self.path = path
         self.inputs, _, metadata, self.run = OPENERS[Path(path).suffix](path, num_threads)
         self.metadata: dict[str, Any] = json.loads(metadata or '{}')
 

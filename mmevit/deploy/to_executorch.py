@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 from mmevit.runtime.sessions import append_metadata, read_metadata
 
 from .networks import PerImageNetwork
-from .programs import ExportJob, RuntimeSession, export_program
+from .programs import ExportJob, export_program
 from .replacing import ReplaceFunctions
 
 # ExecuTorch looks for flatc on PATH, where an environment that is not activated does not put it.
@@ -116,9 +117,6 @@ class FeatureQuantizer(XNNPACKQuantizer):
         return model
 
 
-class Session(RuntimeSession):
-    """An ExecuTorch file on the CPU."""
-
-    def count_undelegated(self) -> Counter[str]:
-        """Return the number of operators of each type that XNNPACK does not run."""
-        return Counter(json.loads(read_metadata(self.path) or '{}')['undelegated'])
+def count_undelegated(path: str | Path) -> Counter[str]:
+    """Return the number of operators of each type that XNNPACK does not run."""
+    return Counter(json.loads(read_metadata(str(path)) or '{}')['undelegated'])

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import litert_torch
@@ -24,7 +25,7 @@ from mmevit.runtime.sessions import append_metadata
 from mmevit.utils.errors import ConfigError, one_line
 
 from .operators import SELECT_BOXES, define, select_boxes
-from .programs import ExportJob, RuntimeSession, as_tuple, temporarily
+from .programs import ExportJob, as_tuple, temporarily
 from .replacing import ReplaceFunctions
 
 DTYPES = ('float32', 'float16', 'int8')
@@ -244,12 +245,9 @@ def walk_back(interpreter: Interpreter, until: str | None = None) -> Iterator[di
             needed += [*operator['inputs']]
 
 
-class Session(RuntimeSession):
-    """A LiteRT file on the CPU."""
-
-    def count_undelegated(self) -> Counter[str]:
-        """Return the number of operators of each type that XNNPACK does not run."""
-        interpreter = Interpreter(self.path)
-        interpreter.allocate_tensors()
-        names = (operator['op_name'] for operator in walk_back(interpreter))
-        return Counter(name for name in names if name != 'DELEGATE')
+def count_undelegated(path: str | Path) -> Counter[str]:
+    """Return the number of operators of each type that XNNPACK does not run."""
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    names = (operator['op_name'] for operator in walk_back(interpreter))
+    return Counter(name for name in names if name != 'DELEGATE')

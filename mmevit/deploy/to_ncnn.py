@@ -19,7 +19,7 @@ from mmevit.runtime.sessions import append_metadata
 from mmevit.utils.errors import ConfigError
 
 from .networks import PerImageNetwork
-from .programs import ExportJob, RuntimeSession, export_program
+from .programs import ExportJob, export_program
 from .replacing import ReplaceFunctions
 
 DTYPES = ('float32', 'float16')
@@ -131,7 +131,3 @@ def join_views(network: Any) -> None:
             node.args = source.args[0], node.args[1]
     network.graph.eliminate_dead_code()
     network.recompile()
-
-
-class Session(RuntimeSession):
-    """An ncnn file, .param next to .bin, on the CPU."""

@@ -23,7 +23,7 @@ from mmevit.models.attention import put_channels_first
 
 from .networks import PerImageNetwork
 from .operators import EXTRACT_ROIS, LAY_MASKS, SELECT_BOXES
-from .programs import ExportJob, RuntimeSession, export_detector, export_program, temporarily
+from .programs import ExportJob, export_detector, export_program, temporarily
 
 DTYPES = ('float32', 'float16', 'int8')
 DYNAMIC = frozenset({'batch', 'size'})
@@ -265,7 +265,3 @@ class CalibrationBatches(CalibrationDataReader):
         if (batch := next(self.batches, None)) is None:
             return None
         return {name: part.numpy() for name, part in zip(self.names, batch, strict=True)}
-
-
-class Session(RuntimeSession):
-    """An ONNX file in ONNX Runtime, on the CPU."""

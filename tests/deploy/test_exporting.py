@@ -238,6 +238,13 @@ def test_pytorch_too_old_for_native_code_is_reported(tmp_path, monkeypatch):
         load_exported(tmp_path / 'model.pt2', trust=True)
 
 
+def test_files_are_loaded_without_the_packages_that_write_them(network, exported, monkeypatch):
+    path = exported('onnx')
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    monkeypatch.delitem(sys.modules, 'mmevit.deploy.to_onnx')
+    assert compare(network, load_exported(path), (torch.rand(2, 4, 96, 64),)) < 1e-5
+
+
 def test_session_restores_number_of_threads(exported):
     before, inside = torch.get_num_threads(), []
     session = load_exported(exported('torchscript'), num_threads=before + 1)
