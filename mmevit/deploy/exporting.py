@@ -139,6 +139,8 @@ def load_exported(path: str | Path, num_threads: int | None = None, trust: bool 
     session = RuntimeSession if Path(path).suffix in OPENERS else find_target(target).Session
     try:
         return session(str(path), num_threads or torch.get_num_threads())
+    except ConfigError:
+        raise
     # Each runtime raises errors of its own.
     except Exception as error:
         raise ConfigError(f'{path} cannot be loaded: {one_line(error)}') from error

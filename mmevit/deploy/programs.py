@@ -1,6 +1,5 @@
 """Exporting with torch.export, and running files with PyTorch."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mmevit.runtime.sessions import OPENERS
+from mmevit.runtime.sessions import open_file
 from mmevit.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -166,8 +165,7 @@ class RuntimeSession:
     """An exported file that :mod:`mmevit.runtime` runs, with tensors instead of arrays."""
 
     def __init__(self, path: str, num_threads: int) -> None:
-        self.inputs, _, metadata, self.run = OPENERS[Path(path).suffix](path, num_threads)
-        self.metadata: dict[str, Any] = json.loads(metadata or '{}')
+        self.inputs, _, self.metadata, self.run = open_file(path, num_threads)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Map input tensors to a tuple of tensors."""

@@ -119,4 +119,4 @@ class FeatureQuantizer(XNNPACKQuantizer):
 
 def count_undelegated(path: str | Path) -> Counter[str]:
     """Return the number of operators of each type that XNNPACK does not run."""
-    return Counter(json.loads(read_metadata(str(path)) or '{}')['undelegated'])
+    return Counter(read_metadata(path)['undelegated'])

@@ -234,7 +234,7 @@ def test_native_code_is_refused_before_the_file_is_opened(tmp_path, monkeypatch)
 def test_pytorch_too_old_for_native_code_is_reported(tmp_path, monkeypatch):
     monkeypatch.delattr(torch._inductor, 'aoti_load_package', raising=False)
     (tmp_path / 'model.pt2').write_bytes(b'native code')
-    with pytest.raises(UserError, match=r'model\.pt2 cannot be loaded: PyTorch \S+ is too old'):
+    with pytest.raises(UserError, match=r'^PyTorch \S+ is too old'):
         load_exported(tmp_path / 'model.pt2', trust=True)
 
 
