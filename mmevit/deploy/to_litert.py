@@ -25,7 +25,7 @@ from mmevit.runtime.sessions import append_metadata
 from mmevit.utils.errors import ConfigError, one_line
 
 from .operators import SELECT_BOXES, define, select_boxes
-from .programs import ExportJob, as_tuple, temporarily
+from .programs import ExportJob, as_tuple, list_input_names, list_output_names, temporarily
 from .replacing import ReplaceFunctions
 
 DTYPES = ('float32', 'float16', 'int8')
@@ -35,7 +35,7 @@ ir: Any = mlir_ir  # It has no type hints.
 
 def write(job: ExportJob) -> None:
     """Write a .tflite file of one shape; see :func:`mmevit.deploy.export`."""
-    names = getattr(job.network, 'input_names', ['images'])
+    names = list_input_names(job.network)
     content = convert(ChannelsLast(job.network).eval(), name_inputs(names, job.inputs))
     if job.dtype == 'float16':
         content = store_half(content)
@@ -78,7 +78,7 @@ class ChannelsLast(nn.Module):
         images, *others = inputs.values()
         with ReplaceFunctions(FUNCTIONS):
             outputs = as_tuple(self.network(images.permute(0, 3, 1, 2), *others))
-        names = getattr(self.network, 'output_names', [f'output_{i}' for i in range(len(outputs))])
+        names = list_output_names(self.network, len(outputs))
         return dict(zip(names, map(put_channels_last, outputs), strict=True))
 
 

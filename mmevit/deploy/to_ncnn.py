@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.jit import TracerWarning  # pyright: ignore[reportPrivateImportUsage]
 
 from mmevit.models.attention import put_channels_first
-from mmevit.runtime.sessions import append_metadata
 from mmevit.utils.errors import ConfigError
 
 from .networks import PerImageNetwork
-from .programs import ExportJob, export_program
+from .programs import ExportJob, append_description, export_program
 from .replacing import ReplaceFunctions
 
 DTYPES = ('float32', 'float16')
@@ -45,15 +44,8 @@ def write(job: ExportJob) -> None:
         run_pnnx(folder, list(images.shape), job.dtype == 'float16')
         for suffix in ('.param', '.bin'):
             copyfile(f'{folder}/model{suffix}', job.path.with_suffix(suffix))
-    num_outputs = len(program.graph_signature.user_outputs)
-    names = getattr(job.network, 'output_names', [f'output_{i}' for i in range(num_outputs)])
-    info = dict(
-        inputs=getattr(job.network, 'input_names', ['images']),
-        outputs=names,
-        dtype=job.dtype,
-        metadata=json.dumps(metadata),
-    )
-    append_metadata(job.path.with_suffix('.bin'), json.dumps(info))
+    weights = job.path.with_suffix('.bin')
+    append_description(weights, job, program, metadata, dtype=job.dtype)
 
 
 def run_pnnx(folder: str, shape: list[int], half: bool) -> None:

@@ -126,6 +126,21 @@ def test_aoti_runs_without_mmevit(network, tmp_path):
         assert torch.equal(actual, wanted)
 
 
+@pytest.mark.parametrize('target', ['onnx', 'coreml'])
+def test_outputs_without_names_are_numbered(target, tmp_path):
+    class Pair(nn.Module):
+        def forward(self, images):
+            return images + 1, images * 2
+
+    path = tmp_path / f'pair{TARGETS[target]}'
+    export(Pair(), torch.rand(1, 3, 4, 4), path, target)
+    if target == 'onnx':
+        outputs = [node.name for node in onnx.load(path).graph.output]
+    else:
+        outputs = load_exported(path).outputs
+    assert outputs == ['output_0', 'output_1']
+
+
 def test_largest_difference_keeps_nan():
     wanted = [torch.ones(3), torch.ones(3)]
     for position in (0, 1):
