@@ -62,10 +62,10 @@ def main(args: Namespace) -> None:
     check_checkpoint(cfg.load_from)
     check_config(cfg, ['test'])
     if is_exported:
-        if args.deploy or args.launcher != 'none':
+        if args.amp or args.deploy or args.launcher != 'none':
             raise ConfigError(
-                '--deploy and --launcher are not supported for exported files: they are folded '
-                'already and run in one process. Remove the option.'
+                '--amp, --deploy and --launcher are not supported for exported files, which have '
+                'their own type, are folded and run in one process. Remove the option.'
             )
         evaluate_exported(cfg, args.checkpoint, args.trust_checkpoint)
     if args.amp:

@@ -113,12 +113,13 @@ def test_exported_detector_has_the_metrics_of_its_checkpoint_and_metadata(
     assert metadata['input']['pipeline'][1]['type'] == 'Resize'
 
 
-def test_folding_and_other_sizes_are_refused_for_exported_files(
+def test_mixed_precision_folding_and_other_sizes_are_refused_for_exported_files(
     classifier, torchscript, refuse, run_tool, tmp_path
 ):
     command = (classifier[0], torchscript, '--work-dir', tmp_path)
-    sentence = refuse('test', *command, '--deploy')
-    assert '--deploy and --launcher are not supported for exported files' in sentence
+    for flag in ('--amp', '--deploy'):
+        sentence = refuse('test', *command, flag)
+        assert '--amp, --deploy and --launcher are not supported for exported files' in sentence
     scale = 'test_dataloader.dataset.pipeline.1.scale=40'
     result = run_tool('tools/test.py', *command, '--cfg-options', scale)
     assert result.returncode == 1
