@@ -25,7 +25,13 @@ from mmevit.deploy.exporting import choose_dynamic, compare, find_target
 from mmevit.deploy.networks import Exportable, count_input_channels, make_exportable
 from mmevit.deploy.programs import as_tuple
 from mmevit.runtime.sessions import FORMAT
-from mmevit.utils.configs import build_model, find_datasets, read_config, type_name
+from mmevit.utils.configs import (
+    build_model,
+    find_datasets,
+    find_preprocessor,
+    read_config,
+    type_name,
+)
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write, check_ending
 from mmevit.version import __version__
@@ -156,9 +162,15 @@ def infer_size(cfg: Config) -> tuple[int, int]:
     if size is None:
         raise ConfigError('The test pipeline does not set the image size. Give --size.')
     width, height = (size, size) if isinstance(size, int) else size
-    preprocessor = cfg.model.get('data_preprocessor') or {}
-    divisor = preprocessor.get('pad_size_divisor', 1)
+    divisor = find_pad_divisor(cfg)
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
+def find_pad_divisor(cfg: Config) -> int:
+    """Return the number that divides the height and width of images after padding."""
+    _, preprocessor = find_preprocessor(cfg)
+    test_cfg = preprocessor.get('test_cfg') or {}  # of mmsegmentation
+    return test_cfg.get('size_divisor') or preprocessor.get('pad_size_divisor') or 1
 
 
 def make_inputs(network: Exportable, *shape: int) -> tuple[Tensor, ...]:
@@ -229,7 +241,7 @@ def make_metadata(
 
     ``axes`` are the axes of the images, None for dynamic ones.
     """
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    _, preprocessor = find_preprocessor(cfg)
     swaps = any(preprocessor.get(name) for name in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
     pipeline = [step for step in find_test_pipeline(cfg) if not type_name(step).startswith('Pack')]
     # The images of data sets without files, such as CIFAR, are RGB.
@@ -257,7 +269,7 @@ def make_metadata(
             channels={1: 'GRAY', 3: 'RGB' if is_rgb else 'BGR'}.get(axes[1] or 0),
             mean=preprocessor.get('mean'),
             std=preprocessor.get('std'),
-            pad_size_divisor=padding.get('size_divisor', preprocessor.get('pad_size_divisor', 1)),
+            pad_size_divisor=find_pad_divisor(cfg),
             pad_value=preprocessor.get('pad_value', preprocessor.get('pad_val', 0)),
             pipeline=Config(dict(pipeline=pipeline)).to_dict()['pipeline'],
         ),

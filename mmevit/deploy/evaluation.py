@@ -12,6 +12,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mmevit.utils.configs import find_preprocessor
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.masks import resize_masks, resize_segments
 
@@ -40,7 +41,7 @@ def evaluate_exported(cfg: Config, path: str | Path, trust: bool = False) -> Non
             f'{path} was exported for {task}, but the config is for '
             f'{cfg.get("default_scope")}. Pass a complete model written by tools/export.py.'
         )
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    _, preprocessor = find_preprocessor(cfg)
     preprocessor.setdefault('type', 'ClsDataPreprocessor')  # mmpretrain's default
     head = dict(head=cfg.model.head) if library == 'mmpretrain' else {}
     cfg.model = dict(type=name, file=path, trust=trust, data_preprocessor=preprocessor, **head)

@@ -11,11 +11,13 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmevit.cli.export import choose_axes, main, make_metadata
+from mmevit.cli.export import choose_axes, infer_size, main, make_metadata
+from mmevit.datasets.sampling import find_test_pipeline
 from mmevit.deploy import load_exported
 from mmevit.deploy.evaluation import evaluate_exported
 from mmevit.deploy.networks import Network
 from mmevit.runtime import Predictor
+from mmevit.utils.configs import find_step
 from mmevit.utils.errors import ConfigError, UserError
 
 DETECTOR = 'configs/retinanet_evit_m4_digits.py'
@@ -285,6 +287,22 @@ def test_padding_of_segmentors_is_that_of_testing():
     assert describe(config, **padding)['input']['pad_size_divisor'] == 32
     with pytest.raises(UserError, match=r'test_cfg\.size is not supported'):
         describe(config, test_cfg=dict(size=(64, 64)))
+
+
+@pytest.mark.parametrize(
+    ('padding', 'size'),
+    [
+        (dict(test_cfg=dict(size_divisor=32)), (320, 512)),
+        (dict(test_cfg=dict(size_divisor=None)), (300, 500)),
+        (dict(pad_size_divisor=16), (304, 512)),
+    ],
+    ids=str,
+)
+def test_inferred_size_is_that_of_padded_images(padding, size):
+    cfg = Config.fromfile('configs/semantic-fpn_evit_m4_digits.py')
+    find_step(find_test_pipeline(cfg), 'Resize').scale = (500, 300)
+    cfg.model.data_preprocessor.update(padding)
+    assert infer_size(cfg) == size
 
 
 def test_classes_are_those_of_the_checkpoint_or_of_the_config():
