@@ -12,6 +12,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mmevit.runtime.sessions import check_format
 from mmevit.utils.configs import find_preprocessor
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.masks import resize_masks, resize_segments
@@ -32,9 +33,12 @@ def evaluate_exported(cfg: Config, path: str | Path, trust: bool = False) -> Non
     """Replace the model of a config, for evaluation; its data preprocessor is kept.
 
     Raises:
-        ConfigError: If the file holds something else than its task, such as a backbone.
+        ConfigError: If the file holds something else than its task, such as a backbone, or was
+            written by another version of mmevit.
     """
-    task = load_exported(path, trust=trust).metadata.get('task', 'an unknown task')
+    metadata = load_exported(path, trust=trust).metadata
+    check_format(path, metadata)
+    task = metadata['task']
     name, library = MODELS_BY_TASK.get(task, (None, None))
     if name is None or library != cfg.get('default_scope'):
         raise ConfigError(

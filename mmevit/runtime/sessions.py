@@ -195,6 +195,17 @@ OPENERS = {
 }
 
 
+def check_format(path: str | Path, metadata: dict[str, Any]) -> None:
+    """Raise ConfigError if a file has no metadata or another version of it."""
+    if not metadata:
+        raise ConfigError(f'{path} {NO_METADATA}')
+    if (found := metadata.get('format', 0)) != FORMAT:
+        raise ConfigError(
+            f'{path} has format {found} of mmevit {metadata.get("version", "0.1")}, but mmevit '
+            f'{__version__} reads format {FORMAT}. Update mmevit or export again.'
+        )
+
+
 def open_file(path: str | Path, num_threads: int) -> Opened:
     """Open a file, or raise ConfigError if its runtime is not installed."""
     try:
@@ -221,15 +232,9 @@ def open_exported(path: str | Path, num_threads: int) -> tuple[dict[str, Any], R
         raise ConfigError(
             f'{path} is corrupt or truncated ({one_line(error)}). Copy or export it again.'
         ) from error
-    found, task = metadata.get('format', 0), str(metadata.get('task'))
-    if not metadata:
-        fault = NO_METADATA
-    elif found != FORMAT:
-        fault = (
-            f'has format {found} of mmevit {metadata.get("version", "0.1")}, but mmevit '
-            f'{__version__} reads format {FORMAT}. Update mmevit or export again.'
-        )
-    elif task == 'features':
+    check_format(path, metadata)
+    task = str(metadata.get('task'))
+    if task == 'features':
         fault = 'is a backbone, without predictions. Use mmevit.deploy.load_exported().'
     elif {*inputs} - {'image_sizes'} != {'images'} or OUTPUTS.get(task) != {*outputs}:
         fault = (

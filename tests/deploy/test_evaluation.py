@@ -9,10 +9,13 @@ from mmdet.models import MaskFormerFusionHead
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmseg.structures import SegDataSample
+from torch import nn
 from torch.nn.functional import interpolate, one_hot
 
 from mmevit.deploy import ExportedDetector, ExportedSegmentor, export, fold
+from mmevit.deploy.evaluation import evaluate_exported
 from mmevit.deploy.networks import make_exportable
+from mmevit.utils.errors import ConfigError
 
 # Height and width of the images without padding, and of the original images.
 SIZES = [((90, 128), (180, 512)), ((96, 100), (192, 400))]
@@ -115,6 +118,17 @@ def test_panoptic_segments_are_in_the_original_images(tmp_path):
     for sample, ((height, width), _) in zip(found, SIZES, strict=True):
         expected = segments[:height, :width].repeat(2, axis=0).repeat(4, axis=1)
         np.testing.assert_array_equal(sample.pred_panoptic_seg.sem_seg[0], expected)
+
+
+def test_files_of_other_versions_are_refused(tmp_path):
+    cfg = Config.fromfile('configs/retinanet_evit_m4_digits.py')
+    outputs = dict(segments=np.zeros((4, 4), np.int64))
+    file = write_exported(tmp_path / 'model.onnx', outputs, format=2, version='9.0')
+    with pytest.raises(ConfigError, match='has format 2 of mmevit 9.0, but mmevit .* reads'):
+        evaluate_exported(cfg, file)
+    export(nn.Identity(), torch.rand(1, 3, 4, 4), tmp_path / 'model.torchscript', 'torchscript')
+    with pytest.raises(ConfigError, match='has no metadata of mmevit'):
+        evaluate_exported(cfg, tmp_path / 'model.torchscript')
 
 
 def test_segments_are_those_of_mmseg_without_padding(tmp_path):
