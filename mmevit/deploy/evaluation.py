@@ -65,13 +65,14 @@ class ExportedModel(BaseModel):
         super().__init__(data_preprocessor)
         self.session = load_exported(file, trust=trust)
         self.batch_size, _, *self.size = self.session.metadata['input']['shape']
+        self.pad_value = self.session.metadata['input']['pad_value']
 
     def pad(self, images: Tensor) -> Tensor:
         """Pad images that are smaller than a fixed size, like those of a batch."""
         if None in self.size:
             return images
         rows, columns = self.size[0] - images.shape[2], self.size[1] - images.shape[3]
-        return pad(images, (0, max(columns, 0), 0, max(rows, 0)))
+        return pad(images, (0, max(columns, 0), 0, max(rows, 0)), value=self.pad_value)
 
     def run(self, images: Tensor, *others: Tensor) -> list[Tensor]:
         """Run the file on a batch (N, C, H, W), in parts if it was exported for a smaller one."""
