@@ -95,7 +95,6 @@ def main(args: Namespace) -> None:
 def load_model(cfg: Config, path: str) -> tuple[nn.Module, dict[str, Any]]:
     """Build the model of a config, load a checkpoint, and return both."""
     init_default_scope(cfg.default_scope)
-    cfg.model.backbone.pop('init_cfg', None)
     model = build_model(cfg)
     checkpoint = load_into(model, path)
     return model.eval(), checkpoint

@@ -47,8 +47,9 @@ def evaluate_exported(cfg: Config, path: str | Path, trust: bool = False) -> Non
         )
     _, preprocessor = find_preprocessor(cfg)
     preprocessor.setdefault('type', 'ClsDataPreprocessor')  # mmpretrain's default
-    head = dict(head=cfg.model.head) if library == 'mmpretrain' else {}
-    cfg.model = dict(type=name, file=path, trust=trust, data_preprocessor=preprocessor, **head)
+    head = cfg.model.get('head') or dict(type='ClsHead')
+    others = dict(head=head) if library == 'mmpretrain' else {}
+    cfg.model = dict(type=name, file=path, trust=trust, data_preprocessor=preprocessor, **others)
     # Custom hooks, such as for averaged weights, expect a PyTorch model.
     cfg.custom_hooks = []
 

@@ -20,6 +20,8 @@ def make_exportable(model: nn.Module, part: str = 'model') -> 'Exportable':
         ConfigError: If models of this type cannot be exported.
     """
     if part == 'backbone':
+        if not hasattr(model, 'backbone'):
+            raise ConfigError(f'{type(model).__name__} has no backbone. Give --part model.')
         backbone: Any = model.get_submodule('backbone')
         names = tuple(f'stage_{index}' for index in backbone.out_indices)
         return Network(backbone, 'features', names).eval()
@@ -44,7 +46,8 @@ def make_exportable(model: nn.Module, part: str = 'model') -> 'Exportable':
 
 def is_dense(model: nn.Module) -> bool:
     """Return whether a model is a detector of mmdet or a segmentor of mmsegmentation."""
-    return hasattr(model, 'extract_feat') and not hasattr(model, 'head')
+    # Classifiers of mmpretrain have this property, even without a head.
+    return hasattr(model, 'extract_feat') and not hasattr(model, 'with_head')
 
 
 def count_input_channels(network: nn.Module) -> int:

@@ -17,6 +17,7 @@ from mmevit.deploy import load_exported
 from mmevit.deploy.evaluation import evaluate_exported
 from mmevit.deploy.networks import Network
 from mmevit.runtime import Predictor
+from mmevit.utils.configs import build_model as build_from_config
 from mmevit.utils.configs import find_step
 from mmevit.utils.errors import ConfigError, UserError
 
@@ -164,6 +165,28 @@ def test_other_numbers_of_channels(channels, order, classifier, export, tmp_path
     assert metadata['shape'] == [None, channels, 112, 112]
     assert metadata['channels'] == order
     assert metadata['mean'] == [100.0] * channels
+
+
+def test_classifiers_without_backbone(classifier, export, refuse, tmp_path):
+    pytest.importorskip('timm')
+    cfg = Config.fromfile(classifier[0])
+    cfg.model = dict(
+        type='TimmClassifier',
+        model_name='mobilenetv3_small_050',
+        num_classes=10,
+        data_preprocessor=cfg.model.data_preprocessor,
+    )
+    config, checkpoint, file = (tmp_path / f'model.{end}' for end in ('py', 'pth', 'torchscript'))
+    cfg.dump(config)
+    model = build_from_config(cfg).eval()
+    torch.save(model.state_dict(), checkpoint)
+    export(config, checkpoint, '--to', 'torchscript', '--out', file)
+    evaluate_exported(cfg, file)
+    exported, images = build_from_config(cfg), torch.rand(2, 3, 112, 112)
+    for found, wanted in zip(exported(images), model.predict(images), strict=True):
+        torch.testing.assert_close(found.pred_score, wanted.pred_score)
+    sentence = refuse('export', config, checkpoint, '--part', 'backbone')
+    assert 'TimmClassifier has no backbone. Give --part model.' in sentence
 
 
 def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
