@@ -78,7 +78,7 @@ def main(args: Namespace) -> None:
     dynamic = choose_axes(args, network)
     size, divisor = choose_size(args, cfg, network, dynamic)
     num_channels = count_input_channels(network)
-    inputs = make_inputs(network, args.batch_size, num_channels, *size)
+    inputs = network.make_inputs(make_noise(args.batch_size, num_channels, *size))
     check_network(network, inputs)
     axes = [None if 'batch' in dynamic else args.batch_size, num_channels]
     axes += [None, None] if 'size' in dynamic else size
@@ -103,7 +103,7 @@ def load_model(cfg: Config, path: str) -> tuple[nn.Module, dict[str, Any]]:
 def choose_axes(args: Namespace, network: Exportable) -> set[str]:
     """Return the dynamic axes; raise ConfigError if they or the target do not suit the model."""
     axes = set(args.dynamic) - {'none'} if args.dynamic else None
-    if is_dense(network):
+    if network.is_dense:
         if args.to not in DENSE_TARGETS:
             raise ConfigError(
                 f'{args.to} does not support {network.task}. Use {" or ".join(DENSE_TARGETS)}, or '
@@ -111,11 +111,6 @@ def choose_axes(args: Namespace, network: Exportable) -> set[str]:
             )
         axes = find_target(args.to).DYNAMIC if axes is None else axes
     return choose_dynamic(args.to, axes)
-
-
-def is_dense(network: Exportable) -> bool:
-    """Whether a network predicts boxes, masks or segments."""
-    return network.task not in ('classification', 'features')
 
 
 def choose_size(
@@ -145,7 +140,7 @@ def choose_size(
 
 def fits(size: Sequence[int], images: Sequence[int], network: Exportable) -> bool:
     """Whether images of the test pipeline fit a file; those of dense models can be padded."""
-    if is_dense(network):
+    if network.is_dense:
         return size[0] >= images[0] and size[1] >= images[1]
     return tuple(size) == tuple(images)
 
@@ -172,11 +167,9 @@ def find_pad_divisor(cfg: Config) -> int:
     return test_cfg.get('size_divisor') or preprocessor.get('pad_size_divisor') or 1
 
 
-def make_inputs(network: Exportable, *shape: int) -> tuple[Tensor, ...]:
-    """Make example inputs: noise (N, C, H, W), and for detectors the sizes without padding."""
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    sizes = torch.tensor([shape[2:]] * shape[0]).float()
-    return (images, sizes)[: len(network.input_names)]
+def make_noise(*shape: int) -> Tensor:
+    """Make example images (N, C, H, W)."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def find_divisor(network: Exportable, size: Sequence[int]) -> int:
@@ -184,7 +177,7 @@ def find_divisor(network: Exportable, size: Sequence[int]) -> int:
     odd = (-(-side // 32) * 32 + 1 for side in size)
     try:
         with torch.no_grad():
-            network(*make_inputs(network, 1, count_input_channels(network), *odd))
+            network(*network.make_inputs(make_noise(1, count_input_channels(network), *odd)))
     except RuntimeError:
         return 32
     return 1
@@ -305,7 +298,7 @@ def verify(
         extra = (1, 0, -(-33 // divisor) * divisor, -(-70 // divisor) * divisor)
         sides = zip(axes, inputs[0].shape, extra, strict=True)
         larger = [side + more if axis is None else side for axis, side, more in sides]
-        examples.append(make_inputs(network, *larger))
+        examples.append(network.make_inputs(make_noise(*larger)))
     differences = [compare(network, session, example) for example in examples]
     # Python's max() can drop NaN.
     difference = float(torch.tensor(differences).max())
@@ -319,7 +312,7 @@ def verify(
             'The file was not written, since its outputs are NaN. Use float32, or another version '
             'of the runtime.'
         )
-    if args.dtype == 'int8' or (is_dense(network) and args.dtype != 'float32'):
+    if args.dtype == 'int8' or (network.is_dense and args.dtype != 'float32'):
         print(f'Evaluate its accuracy with: tools/test.py {args.config} {args.out}')
         return
     tolerance = TOLERANCES.get(args.dtype, network.tolerance)

@@ -30,7 +30,7 @@ def make_exportable(model: nn.Module, part: str = 'model') -> 'Exportable':
         from .segmentors import Segmentor
 
         return Segmentor(model).eval()
-    if is_dense(model):
+    if is_dense_model(model):
         from .detectors import Detector
 
         return Detector(model).eval()
@@ -44,7 +44,7 @@ def make_exportable(model: nn.Module, part: str = 'model') -> 'Exportable':
     return Network(model, 'classification', ('logits',), mode='tensor').eval()
 
 
-def is_dense(model: nn.Module) -> bool:
+def is_dense_model(model: nn.Module) -> bool:
     """Return whether a model is a detector of mmdet or a segmentor of mmsegmentation."""
     # Classifiers of mmpretrain have this property, even without a head.
     return hasattr(model, 'extract_feat') and not hasattr(model, 'with_head')
@@ -70,6 +70,16 @@ class Exportable(nn.Module):
     # Accepted result of measure_difference() for a file in float32, and its unit.
     tolerance = 1e-4
     unit = 'of the largest output'
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the network predicts boxes, masks or segments."""
+        return self.task not in ('classification', 'features')
+
+    def make_inputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the inputs for images (N, C, H, W) without padding."""
+        sizes = images.new_tensor([images.shape[2:]] * len(images))
+        return (images, sizes)[: len(self.input_names)]
 
     def predict_with_library(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs for images without padding, apart from masks, without equivalents."""
