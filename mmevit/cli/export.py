@@ -83,8 +83,7 @@ def main(args: Namespace) -> None:
     axes = [None if 'batch' in dynamic else args.batch_size, num_channels]
     axes += [None, None] if 'size' in dynamic else size
     batches = calibration_batches(cfg, model, args.calibration_images, network, axes)
-    metadata = make_metadata(args, cfg, network, checkpoint, axes)
-    metadata['input']['pad_size_divisor'] = math.lcm(metadata['input']['pad_size_divisor'], divisor)
+    metadata = make_metadata(args, cfg, network, checkpoint, axes, divisor)
     print(f'Exporting to {args.out}; this takes minutes for aoti, about one for other targets.')
     with atomic_write(args.out) as file:
         export(network, inputs, file, args.to, dynamic, args.dtype, metadata, batches)
@@ -161,9 +160,14 @@ def infer_size(cfg: Config) -> tuple[int, int]:
 
 
 def find_pad_divisor(cfg: Config) -> int:
-    """Return the number that divides the height and width of images after padding."""
+    """Return the number that divides height and width after padding by the data preprocessor."""
     _, preprocessor = find_preprocessor(cfg)
     test_cfg = preprocessor.get('test_cfg') or {}  # of mmsegmentation
+    if test_cfg.get('size'):
+        raise ConfigError(
+            'data_preprocessor.test_cfg.size is not supported. Use size_divisor, or Pad in the '
+            'test pipeline.'
+        )
     return test_cfg.get('size_divisor') or preprocessor.get('pad_size_divisor') or 1
 
 
@@ -228,10 +232,12 @@ def make_metadata(
     network: Exportable,
     checkpoint: dict[str, Any],
     axes: Sequence[int | None],
+    divisor: int,
 ) -> dict[str, Any]:
     """Return the metadata for using the file without the config, such as the preprocessing.
 
-    ``axes`` are the axes of the images, None for dynamic ones.
+    ``axes`` are the axes of the images, None for dynamic ones, of which ``divisor`` must divide
+    height and width.
     """
     _, preprocessor = find_preprocessor(cfg)
     swaps = any(preprocessor.get(name) for name in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
@@ -241,12 +247,6 @@ def make_metadata(
     weights = Path(args.checkpoint)
     checksum = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
     test_cfg = cfg.model.get('test_cfg') or {}
-    padding = preprocessor.get('test_cfg') or {}  # of mmsegmentation
-    if padding.get('size'):
-        raise ConfigError(
-            'data_preprocessor.test_cfg.size is not supported. Use size_divisor, or Pad in the '
-            'test pipeline.'
-        )
     return dict(
         format=FORMAT,
         version=__version__,
@@ -261,7 +261,7 @@ def make_metadata(
             channels={1: 'GRAY', 3: 'RGB' if is_rgb else 'BGR'}.get(axes[1] or 0),
             mean=preprocessor.get('mean'),
             std=preprocessor.get('std'),
-            pad_size_divisor=find_pad_divisor(cfg),
+            pad_size_divisor=math.lcm(find_pad_divisor(cfg), divisor),
             pad_value=preprocessor.get('pad_value', preprocessor.get('pad_val', 0)),
             pipeline=Config(dict(pipeline=pipeline)).to_dict()['pipeline'],
         ),

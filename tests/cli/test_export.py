@@ -287,7 +287,7 @@ def describe(config, checkpoint=None, **preprocessor):
     cfg.model.data_preprocessor.update(preprocessor)
     args = Namespace(part='model', config='x.py', checkpoint='none.pth')
     network = Network(nn.Identity(), 'classification', ('logits',))
-    return make_metadata(args, cfg, network, checkpoint or {}, [None, 3, 32, 32])
+    return make_metadata(args, cfg, network, checkpoint or {}, [None, 3, 32, 32], divisor=32)
 
 
 @pytest.mark.parametrize('name', ['evit_m0_digits', 'evit_m0_cifar10'])
@@ -304,10 +304,10 @@ def test_both_names_of_swapping_channels_are_known():
     assert describe(DETECTOR, bgr_to_rgb=False)['input']['channels'] == 'BGR'
 
 
-def test_padding_of_segmentors_is_that_of_testing():
+def test_padding_of_segmentors_is_that_of_testing_and_of_the_network():
     config = 'configs/semantic-fpn_evit_m4_digits.py'
-    padding = dict(size=(512, 512), test_cfg=dict(size_divisor=32))
-    assert describe(config, **padding)['input']['pad_size_divisor'] == 32
+    padding = dict(size=(512, 512), test_cfg=dict(size_divisor=24))
+    assert describe(config, **padding)['input']['pad_size_divisor'] == 96
     with pytest.raises(UserError, match=r'test_cfg\.size is not supported'):
         describe(config, test_cfg=dict(size=(64, 64)))
 
