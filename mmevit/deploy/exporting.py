@@ -29,10 +29,15 @@ TARGETS = dict(
     torchscript='.torchscript',
     aoti='.pt2',
 )
+TARGETS_BY_SUFFIX = {suffix: target for target, suffix in TARGETS.items()}
 
 
 class Session(Protocol):
-    """A loaded file; ``metadata`` is what :func:`export` was given."""
+    """A loaded file.
+
+    ``metadata`` is what :func:`export` was given. ExecuTorch and ncnn add ``suppression``, the
+    settings of the selection of boxes by :mod:`mmevit.runtime`.
+    """
 
     metadata: dict[str, Any]
 
@@ -125,10 +130,10 @@ def load_exported(path: str | Path, num_threads: int | None = None, trust: bool 
         ConfigError: If the file is missing, cannot be read, has an unknown suffix, or contains
             native code and ``trust`` is False.
     """
-    targets = {suffix: target for target, suffix in TARGETS.items()}
-    target = targets.get(Path(path).suffix)
+    target = TARGETS_BY_SUFFIX.get(Path(path).suffix)
     if target is None:
-        raise ConfigError(f'{path} is not an exported file. They end in {", ".join(targets)}.')
+        suffixes = ', '.join(TARGETS_BY_SUFFIX)
+        raise ConfigError(f'{path} is not an exported file. They end in {suffixes}.')
     if not Path(path).exists():
         raise ConfigError(f'The exported file {path} is missing. Write it with tools/export.py.')
     if target == 'aoti' and not trust:
