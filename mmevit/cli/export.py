@@ -34,6 +34,7 @@ from mmevit.utils.configs import (
 )
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write, check_ending
+from mmevit.utils.images import round_up
 from mmevit.version import __version__
 
 # Accepted difference of logits and feature maps in half precision, relative to the largest one.
@@ -128,7 +129,7 @@ def choose_size(
             f'{"x".join(map(str, infer_size(cfg)))} pixels. Change the test pipeline too.'
         )
     divisor = find_divisor(network, size)
-    height, width = (-(-side // divisor) * divisor for side in size)
+    height, width = (round_up(side, divisor) for side in size)
     if (height, width) != size and 'size' not in dynamic:
         raise ConfigError(
             f'The model needs sizes that {divisor} divides, but the images have '
@@ -156,7 +157,7 @@ def infer_size(cfg: Config) -> tuple[int, int]:
         raise ConfigError('The test pipeline does not set the image size. Give --size.')
     width, height = (size, size) if isinstance(size, int) else size
     divisor = find_pad_divisor(cfg)
-    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+    return round_up(height, divisor), round_up(width, divisor)
 
 
 def find_pad_divisor(cfg: Config) -> int:
@@ -178,7 +179,7 @@ def make_noise(*shape: int) -> Tensor:
 
 def find_divisor(network: Exportable, size: Sequence[int]) -> int:
     """Return the number that must divide height and width: 32 for some necks, otherwise 1."""
-    odd = (-(-side // 32) * 32 + 1 for side in size)
+    odd = (round_up(side, 32) + 1 for side in size)
     try:
         with torch.no_grad():
             network(*network.make_inputs(make_noise(1, count_input_channels(network), *odd)))
@@ -295,7 +296,7 @@ def verify(
         return
     examples = [inputs]
     if None in axes:
-        extra = (1, 0, -(-33 // divisor) * divisor, -(-70 // divisor) * divisor)
+        extra = (1, 0, round_up(33, divisor), round_up(70, divisor))
         sides = zip(axes, inputs[0].shape, extra, strict=True)
         larger = [side + more if axis is None else side for axis, side, more in sides]
         examples.append(network.make_inputs(make_noise(*larger)))

@@ -57,7 +57,10 @@ def count_input_channels(network: nn.Module) -> int:
             return count_input_channels(next(part.children())) // 4
         if isinstance(part, nn.Conv2d):
             return part.in_channels
-    raise ConfigError('The network has no convolution of images.')
+    raise ConfigError(
+        'The network has no convolution, so the number of image channels is unknown. Export a '
+        'model with a convolutional stem.'
+    )
 
 
 class Exportable(nn.Module):

@@ -1,4 +1,4 @@
-"""Exporting with torch.export, and running files with PyTorch."""
+"""Export with torch.export; sessions that run exported files."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -119,7 +119,7 @@ def run_export(
 
 
 def restrict(shapes: tuple[Any, ...], error: Any) -> tuple[Any, ...]:
-    """Restrict axes to the sizes that a network supports, which a failed export found out.
+    """Restrict axes to the sizes in the suggestions of a failed export.
 
     Some necks need a multiple of 32, and some heads a minimum.
     """

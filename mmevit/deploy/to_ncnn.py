@@ -62,7 +62,7 @@ def run_pnnx(folder: str, shape: list[int], half: bool) -> None:
         raise ConfigError(
             f'pnnx cannot convert this model (its exit status is {output.returncode}). Use onnx.'
         )
-    # pnnx keeps PyTorch's names of what ncnn has not, such as torch.argmax.
+    # pnnx keeps PyTorch's name, such as torch.argmax, for operators that ncnn does not have.
     layers = Path(folder, 'model.param').read_text().splitlines()[2:]
     problems = sorted({name for layer in layers if '.' in (name := layer.split()[0])})
     problems += [line for line in output.stderr.splitlines() if 'not supported' in line]
