@@ -99,12 +99,12 @@ class PerImageNetwork(Exportable):
     features: nn.Module  # maps a batch of images to tensors (N, ...)
     predict: nn.Module  # maps an image, its size and these tensors, of one image, to outputs
 
-    def leave_candidates(self) -> dict[str, Any] | None:
-        """Return all candidates from now on, see :meth:`Detector.leave_candidates`."""
+    def disable_nms(self) -> dict[str, Any] | None:
+        """Return all candidates from now on, see :meth:`Detector.disable_nms`."""
         raise NotImplementedError
 
-    def list_candidates(self, images: Tensor) -> tuple[nn.Module, dict[str, Any]]:
-        """Return a network without any selection, see :meth:`Detector.list_candidates`."""
+    def make_candidate_network(self, images: Tensor) -> tuple[nn.Module, dict[str, Any]]:
+        """Return a network without any selection, see :meth:`Detector.make_candidate_network`."""
         raise NotImplementedError
 
 

@@ -42,7 +42,7 @@ def write(job: ExportJob) -> None:
     """Write a .pte file of one shape; see :func:`mmevit.deploy.export`."""
     network, metadata = job.network, json.loads(job.metadata)
     if isinstance(network, PerImageNetwork):
-        metadata['suppression'] = network.leave_candidates()
+        metadata['suppression'] = network.disable_nms()
     dtype = 'float32' if job.dtype == 'int8' else job.dtype
     with ReplaceFunctions(FUNCTIONS):
         program = constant_prop_pass(export_program(replace(job, dtype=dtype)))

@@ -38,7 +38,7 @@ def write(job: ExportJob) -> None:
     names = list_input_names(job.network)
     content = convert(ChannelsLast(job.network).eval(), name_inputs(names, job.inputs))
     if job.dtype == 'float16':
-        content = store_half(content)
+        content = cast_weights_to_float16(content)
     elif job.dtype == 'int8':
         content = quantize(content, (name_inputs(names, batch) for batch in job.batches))
     job.path.write_bytes(content)
@@ -165,7 +165,7 @@ FUNCTIONS: dict[Any, Any] = {
 }
 
 
-def store_half(content: bytes) -> bytes:
+def cast_weights_to_float16(content: bytes) -> bytes:
     """Store the weights in half precision. XNNPACK computes in float32, GPUs in half precision."""
     quantizer: Any = Quantizer(content)
     weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)

@@ -29,7 +29,7 @@ def write(job: ExportJob) -> None:
     """Write a .param file and its .bin file; see :func:`mmevit.deploy.export`."""
     network, images, metadata = job.network, job.inputs[0][:1], json.loads(job.metadata)
     if isinstance(network, PerImageNetwork):
-        network, metadata['suppression'] = network.list_candidates(images)
+        network, metadata['suppression'] = network.make_candidate_network(images)
     network.apply(put_channels_first)
     job_of_one = replace(job, network=network, inputs=(images,), dynamic=set(), dtype='float32')
     with ReplaceFunctions(FUNCTIONS):
