@@ -85,8 +85,7 @@ def with_inputs(network: FlatOutputs, images: Tensor) -> tuple[Any, tuple[Tensor
     if not isinstance(network, Predictions):
         return network, (images,)
     exportable = make_exportable(network.model)
-    sizes = images.new_tensor([images.shape[2:]] * len(images))
-    return exportable, (images, sizes)[: len(exportable.input_names)]
+    return exportable, exportable.make_inputs(images)
 
 
 def split_form(form: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmevit.deploy.networks import count_input_channels, is_dense
+from mmevit.deploy.networks import count_input_channels, is_dense_model
 from mmevit.deploy.programs import pytorch_threads
 from mmevit.utils.errors import ConfigError, one_line
 from mmevit.utils.pytorch import attention_as_products
@@ -197,7 +197,7 @@ def prepare_network(model: Model, setting: Setting) -> tuple[FlatOutputs, Tensor
     size = setting.size or (model.size, model.size)
     torch.manual_seed(setting.seed)
     built = build(model.name, model.options)
-    network = (Predictions if is_dense(built) else FlatOutputs)(built).eval()
+    network = (Predictions if is_dense_model(built) else FlatOutputs)(built).eval()
     images = torch.randn(setting.batch_size, count_input_channels(network), *size)
     try:
         with torch.no_grad():

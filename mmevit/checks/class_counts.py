@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from mmevit.utils.configs import as_list, default_scope, find_class, type_name
+from mmevit.utils.configs import as_list, default_scope, find_class, find_preprocessor, type_name
 from mmevit.utils.errors import ConfigError, shorten
 
 from .classes import accepts_any_classes
 from .dataset_info import list_datasets
-from .settings import find_preprocessor
 
 PANOPTIC_NUMBERS = ('num_things_classes', 'num_stuff_classes')
 NUMBERS = ('num_classes', *PANOPTIC_NUMBERS)

@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from mmevit.utils.configs import as_list, type_name
+from mmevit.utils.configs import as_list, find_preprocessor, type_name
 from mmevit.utils.errors import ConfigError, warn
 
 # The pixels that the released weights were trained on, as mmdet and mmsegmentation write them.
@@ -80,13 +80,6 @@ def check_schedule(cfg: Config) -> None:
                 f'train_cfg.max_epochs is {max_epochs}. Train longer, or pass --cfg-options '
                 'param_scheduler=None for a short trial.'
             )
-
-
-def find_preprocessor(cfg: Config) -> tuple[str, dict]:
-    """Find name and config of the data preprocessor."""
-    if cfg.model.get('data_preprocessor'):
-        return 'model.data_preprocessor', cfg.model.data_preprocessor
-    return 'data_preprocessor', cfg.get('data_preprocessor') or {}
 
 
 def check_pixels(cfg: Config) -> None:

@@ -33,6 +33,16 @@ def exclusive(*adders: Adder) -> Adder:
     return lambda parser: group(*adders)(parser.add_mutually_exclusive_group())
 
 
+# Arguments of commands that predict images and videos.
+add_prediction_arguments = group(
+    argument('inputs', 'images, videos or directories', nargs='+'),
+    argument('--out-dir', 'directory for vis/ and preds/ (default: outputs)', default='outputs'),
+    argument('--batch-size', 'batch size (default: 1)', type=int, default=1),
+    argument('--pred-score-thr', 'minimum score to draw (default: 0.3)', type=float, default=0.3),
+    flag('--no-save-vis', 'do not write pictures'),
+)
+
+
 def command(*adders: Adder) -> Callable[[Callable[[Namespace], None]], Callable[..., None]]:
     """Make ``main(argv=None)`` of a function of the parsed arguments.
 

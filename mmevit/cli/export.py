@@ -25,9 +25,16 @@ from mmevit.deploy.exporting import choose_dynamic, compare, find_target
 from mmevit.deploy.networks import Exportable, count_input_channels, make_exportable
 from mmevit.deploy.programs import as_tuple
 from mmevit.runtime.sessions import FORMAT
-from mmevit.utils.configs import build_model, find_datasets, read_config, type_name
+from mmevit.utils.configs import (
+    build_model,
+    find_datasets,
+    find_preprocessor,
+    read_config,
+    type_name,
+)
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write, check_ending
+from mmevit.utils.images import round_up
 from mmevit.version import __version__
 
 # Accepted difference of logits and feature maps in half precision, relative to the largest one.
@@ -72,13 +79,12 @@ def main(args: Namespace) -> None:
     dynamic = choose_axes(args, network)
     size, divisor = choose_size(args, cfg, network, dynamic)
     num_channels = count_input_channels(network)
-    inputs = make_inputs(network, args.batch_size, num_channels, *size)
+    inputs = network.make_inputs(make_noise(args.batch_size, num_channels, *size))
     check_network(network, inputs)
     axes = [None if 'batch' in dynamic else args.batch_size, num_channels]
     axes += [None, None] if 'size' in dynamic else size
     batches = calibration_batches(cfg, model, args.calibration_images, network, axes)
-    metadata = make_metadata(args, cfg, network, checkpoint, axes)
-    metadata['input']['pad_size_divisor'] = math.lcm(metadata['input']['pad_size_divisor'], divisor)
+    metadata = make_metadata(args, cfg, network, checkpoint, axes, divisor)
     print(f'Exporting to {args.out}; this takes minutes for aoti, about one for other targets.')
     with atomic_write(args.out) as file:
         export(network, inputs, file, args.to, dynamic, args.dtype, metadata, batches)
@@ -89,7 +95,6 @@ def main(args: Namespace) -> None:
 def load_model(cfg: Config, path: str) -> tuple[nn.Module, dict[str, Any]]:
     """Build the model of a config, load a checkpoint, and return both."""
     init_default_scope(cfg.default_scope)
-    cfg.model.backbone.pop('init_cfg', None)
     model = build_model(cfg)
     checkpoint = load_into(model, path)
     return model.eval(), checkpoint
@@ -98,7 +103,7 @@ def load_model(cfg: Config, path: str) -> tuple[nn.Module, dict[str, Any]]:
 def choose_axes(args: Namespace, network: Exportable) -> set[str]:
     """Return the dynamic axes; raise ConfigError if they or the target do not suit the model."""
     axes = set(args.dynamic) - {'none'} if args.dynamic else None
-    if is_dense(network):
+    if network.is_dense:
         if args.to not in DENSE_TARGETS:
             raise ConfigError(
                 f'{args.to} does not support {network.task}. Use {" or ".join(DENSE_TARGETS)}, or '
@@ -106,11 +111,6 @@ def choose_axes(args: Namespace, network: Exportable) -> set[str]:
             )
         axes = find_target(args.to).DYNAMIC if axes is None else axes
     return choose_dynamic(args.to, axes)
-
-
-def is_dense(network: Exportable) -> bool:
-    """Whether a network predicts boxes, masks or segments."""
-    return network.task not in ('classification', 'features')
 
 
 def choose_size(
@@ -129,7 +129,7 @@ def choose_size(
             f'{"x".join(map(str, infer_size(cfg)))} pixels. Change the test pipeline too.'
         )
     divisor = find_divisor(network, size)
-    height, width = (-(-side // divisor) * divisor for side in size)
+    height, width = (round_up(side, divisor) for side in size)
     if (height, width) != size and 'size' not in dynamic:
         raise ConfigError(
             f'The model needs sizes that {divisor} divides, but the images have '
@@ -140,7 +140,7 @@ def choose_size(
 
 def fits(size: Sequence[int], images: Sequence[int], network: Exportable) -> bool:
     """Whether images of the test pipeline fit a file; those of dense models can be padded."""
-    if is_dense(network):
+    if network.is_dense:
         return size[0] >= images[0] and size[1] >= images[1]
     return tuple(size) == tuple(images)
 
@@ -156,24 +156,33 @@ def infer_size(cfg: Config) -> tuple[int, int]:
     if size is None:
         raise ConfigError('The test pipeline does not set the image size. Give --size.')
     width, height = (size, size) if isinstance(size, int) else size
-    preprocessor = cfg.model.get('data_preprocessor') or {}
-    divisor = preprocessor.get('pad_size_divisor', 1)
-    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+    divisor = find_pad_divisor(cfg)
+    return round_up(height, divisor), round_up(width, divisor)
 
 
-def make_inputs(network: Exportable, *shape: int) -> tuple[Tensor, ...]:
-    """Make example inputs: noise (N, C, H, W), and for detectors the sizes without padding."""
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    sizes = torch.tensor([shape[2:]] * shape[0]).float()
-    return (images, sizes)[: len(network.input_names)]
+def find_pad_divisor(cfg: Config) -> int:
+    """Return the number that divides height and width after padding by the data preprocessor."""
+    _, preprocessor = find_preprocessor(cfg)
+    test_cfg = preprocessor.get('test_cfg') or {}  # of mmsegmentation
+    if test_cfg.get('size'):
+        raise ConfigError(
+            'data_preprocessor.test_cfg.size is not supported. Use size_divisor, or Pad in the '
+            'test pipeline.'
+        )
+    return test_cfg.get('size_divisor') or preprocessor.get('pad_size_divisor') or 1
+
+
+def make_noise(*shape: int) -> Tensor:
+    """Make example images (N, C, H, W)."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def find_divisor(network: Exportable, size: Sequence[int]) -> int:
     """Return the number that must divide height and width: 32 for some necks, otherwise 1."""
-    odd = (-(-side // 32) * 32 + 1 for side in size)
+    odd = (round_up(side, 32) + 1 for side in size)
     try:
         with torch.no_grad():
-            network(*make_inputs(network, 1, count_input_channels(network), *odd))
+            network(*network.make_inputs(make_noise(1, count_input_channels(network), *odd)))
     except RuntimeError:
         return 32
     return 1
@@ -224,12 +233,14 @@ def make_metadata(
     network: Exportable,
     checkpoint: dict[str, Any],
     axes: Sequence[int | None],
+    divisor: int,
 ) -> dict[str, Any]:
     """Return the metadata for using the file without the config, such as the preprocessing.
 
-    ``axes`` are the axes of the images, None for dynamic ones.
+    ``axes`` are the axes of the images, None for dynamic ones, of which ``divisor`` must divide
+    height and width.
     """
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    _, preprocessor = find_preprocessor(cfg)
     swaps = any(preprocessor.get(name) for name in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
     pipeline = [step for step in find_test_pipeline(cfg) if not type_name(step).startswith('Pack')]
     # The images of data sets without files, such as CIFAR, are RGB.
@@ -237,12 +248,6 @@ def make_metadata(
     weights = Path(args.checkpoint)
     checksum = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
     test_cfg = cfg.model.get('test_cfg') or {}
-    padding = preprocessor.get('test_cfg') or {}  # of mmsegmentation
-    if padding.get('size'):
-        raise ConfigError(
-            'data_preprocessor.test_cfg.size is not supported. Use size_divisor, or Pad in the '
-            'test pipeline.'
-        )
     return dict(
         format=FORMAT,
         version=__version__,
@@ -257,7 +262,7 @@ def make_metadata(
             channels={1: 'GRAY', 3: 'RGB' if is_rgb else 'BGR'}.get(axes[1] or 0),
             mean=preprocessor.get('mean'),
             std=preprocessor.get('std'),
-            pad_size_divisor=padding.get('size_divisor', preprocessor.get('pad_size_divisor', 1)),
+            pad_size_divisor=math.lcm(find_pad_divisor(cfg), divisor),
             pad_value=preprocessor.get('pad_value', preprocessor.get('pad_val', 0)),
             pipeline=Config(dict(pipeline=pipeline)).to_dict()['pipeline'],
         ),
@@ -291,23 +296,24 @@ def verify(
         return
     examples = [inputs]
     if None in axes:
-        extra = (1, 0, -(-33 // divisor) * divisor, -(-70 // divisor) * divisor)
+        extra = (1, 0, round_up(33, divisor), round_up(70, divisor))
         sides = zip(axes, inputs[0].shape, extra, strict=True)
         larger = [side + more if axis is None else side for axis, side, more in sides]
-        examples.append(make_inputs(network, *larger))
+        examples.append(network.make_inputs(make_noise(*larger)))
     differences = [compare(network, session, example) for example in examples]
     # Python's max() can drop NaN.
     difference = float(torch.tensor(differences).max())
     print(f'Largest difference from PyTorch: {difference:.2e} {network.unit}.')
     if args.to in ('litert', 'executorch'):
-        others = ', '.join(f'{n} {name}' for name, n in session.count_undelegated().most_common())
+        counts = find_target(args.to).count_undelegated(path)
+        others = ', '.join(f'{n} {name}' for name, n in counts.most_common())
         print(f'Operators that XNNPACK does not run: {others or "none"}.')
     if math.isnan(difference):
         raise ConfigError(
             'The file was not written, since its outputs are NaN. Use float32, or another version '
             'of the runtime.'
         )
-    if args.dtype == 'int8' or (is_dense(network) and args.dtype != 'float32'):
+    if args.dtype == 'int8' or (network.is_dense and args.dtype != 'float32'):
         print(f'Evaluate its accuracy with: tools/test.py {args.config} {args.out}')
         return
     tolerance = TOLERANCES.get(args.dtype, network.tolerance)

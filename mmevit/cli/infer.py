@@ -7,9 +7,10 @@ import torch
 from mmevit.apis.inference import infer
 from mmevit.checkpoint.loader import check_checkpoint
 from mmevit.checks import check_config
-from mmevit.cli.arguments import add_config_arguments, argument, command, flag
+from mmevit.cli.arguments import add_config_arguments, argument, command
+from mmevit.cli.command import add_prediction_arguments
 from mmevit.utils.configs import read_config
-from mmevit.utils.errors import ConfigError
+from mmevit.utils.outputs import print_summary
 
 
 def device(name: str) -> str:
@@ -25,12 +26,8 @@ def device(name: str) -> str:
 @command(
     argument('config', 'config file, or a name such as mmevit::efficientvit/retinanet_evit_m4.py'),
     argument('checkpoint', 'checkpoint file, evit://NAME or hf://OWNER/REPO'),
-    argument('inputs', 'images, videos or directories', nargs='+'),
-    argument('--out-dir', 'directory for vis/ and preds/ (default: outputs)', default='outputs'),
-    argument('--batch-size', 'batch size (default: 1)', type=int, default=1),
-    argument('--pred-score-thr', 'minimum score to draw (default: 0.3)', type=float, default=0.3),
+    add_prediction_arguments,
     argument('--device', 'device, such as cpu or cuda:0 (default: the best one)', type=device),
-    flag('--no-save-vis', 'do not write pictures'),
     add_config_arguments,
 )
 def main(args: Namespace) -> None:
@@ -50,7 +47,4 @@ def main(args: Namespace) -> None:
         device=args.device,
         draw=not args.no_save_vis,
     )
-    if not num_predicted:
-        raise ConfigError('None of the files can be read. See the warnings above.')
-    skipped = f' ({num_skipped} files could not be read)' if num_skipped else ''
-    print(f'Predictions of {num_predicted} images are in {args.out_dir}{skipped}.')
+    print_summary(num_predicted, num_skipped, args.out_dir)

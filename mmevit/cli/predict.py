@@ -12,28 +12,24 @@ from typing import TypeVar
 
 import numpy as np
 
-from mmevit.cli.command import argument, command, flag
+from mmevit.cli.command import add_prediction_arguments, argument, command
 from mmevit.runtime import Predictor
-from mmevit.utils.errors import ConfigError
+from mmevit.runtime.sessions import OPENERS
 from mmevit.utils.inputs import name_inputs
-from mmevit.utils.outputs import NamedImages, Results, predict_files
+from mmevit.utils.outputs import NamedImages, Results, predict_files, print_summary
 
 Item = TypeVar('Item')
 
 
 @command(
-    argument('model', 'file written by export, .onnx, .xml or .tflite'),
-    argument('inputs', 'images, videos or directories', nargs='+'),
-    argument('--out-dir', 'directory for vis/ and preds/ (default: outputs)', default='outputs'),
-    argument('--batch-size', 'batch size (default: 1)', type=int, default=1),
-    argument('--pred-score-thr', 'minimum score to draw (default: 0.3)', type=float, default=0.3),
+    argument('model', f'file written by export ({", ".join(OPENERS)})'),
+    add_prediction_arguments,
     argument('--threads', 'number of CPU threads (default: all)', type=int, default=0),
-    flag('--no-save-vis', 'do not write pictures'),
 )
 def main(args: Namespace) -> None:
     """Load the file, then predict."""
     if args.batch_size < 1 or args.threads < 0:
-        raise ArgumentError(None, '--batch-size and --threads must be at least 1.')
+        raise ArgumentError(None, '--batch-size must be at least 1, and --threads at least 0.')
     files, out_dir = name_inputs(args.inputs, args.out_dir), Path(args.out_dir)
     predictor = Predictor(args.model, args.threads, args.batch_size)
 
@@ -45,10 +41,7 @@ def main(args: Namespace) -> None:
             yield name, prediction.to_dict(), picture
 
     num_predicted, num_skipped = predict_files(files, out_dir, predictor.read_all, run)
-    if not num_predicted:
-        raise ConfigError('None of the files can be read. See the warnings above.')
-    skipped = f' ({num_skipped} files could not be read)' if num_skipped else ''
-    print(f'Predictions of {num_predicted} images are in {out_dir}{skipped}.')
+    print_summary(num_predicted, num_skipped, args.out_dir)
 
 
 def show_progress(items: Iterable[Item], total: int) -> Iterator[Item]:

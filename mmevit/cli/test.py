@@ -17,8 +17,8 @@ from mmevit.checks import check_config
 from mmevit.checks.labels import refuse_empty_datasets
 from mmevit.cli.arguments import add_run_arguments, argument, command, flag, load_config
 from mmevit.datasets.loading import load_readable_images
-from mmevit.deploy import TARGETS
 from mmevit.deploy.evaluation import evaluate_exported
+from mmevit.deploy.exporting import TARGETS_BY_SUFFIX
 from mmevit.engine.runner import build_runner
 from mmevit.utils.configs import as_list, find_datasets, type_name
 from mmevit.utils.errors import ConfigError
@@ -56,16 +56,16 @@ def main(args: Namespace) -> None:
     """Validate config, devices and data, then evaluate."""
     check_out(args)
     cfg = load_config(args, ['test'], ['model', 'test_dataloader', 'test_evaluator', 'test_cfg'])
-    is_exported = Path(args.checkpoint).suffix in TARGETS.values()
+    is_exported = Path(args.checkpoint).suffix in TARGETS_BY_SUFFIX
     # The config in a work directory may have `resume=True`.
     cfg.resume, cfg.load_from = False, None if is_exported else args.checkpoint
     check_checkpoint(cfg.load_from)
     check_config(cfg, ['test'])
     if is_exported:
-        if args.deploy or args.launcher != 'none':
+        if args.amp or args.deploy or args.launcher != 'none':
             raise ConfigError(
-                '--deploy and --launcher are not supported for exported files: they are folded '
-                'already and run in one process. Remove the option.'
+                '--amp, --deploy and --launcher are not supported for exported files, which have '
+                'their own type, are folded and run in one process. Remove the option.'
             )
         evaluate_exported(cfg, args.checkpoint, args.trust_checkpoint)
     if args.amp:

@@ -85,7 +85,7 @@ class Detector(PerImageNetwork):
         results = [self.predict(*one) for one in zip(images, image_sizes, *features, strict=True)]
         return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
 
-    def leave_candidates(self) -> dict[str, Any] | None:
+    def disable_nms(self) -> dict[str, Any] | None:
         """Return all candidates from now on, for runtimes without non-maximum suppression.
 
         Returns:
@@ -108,7 +108,7 @@ class Detector(PerImageNetwork):
         test_cfg.max_per_img = sys.maxsize
         return list_nms_settings(nms)
 
-    def list_candidates(self, images: Tensor) -> tuple['Candidates', dict[str, Any]]:
+    def make_candidate_network(self, images: Tensor) -> tuple['Candidates', dict[str, Any]]:
         """Return a network without top-k and non-maximum suppression, for runtimes without them.
 
         Args:

@@ -12,6 +12,8 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mmevit.runtime.sessions import check_format
+from mmevit.utils.configs import find_preprocessor
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.masks import resize_masks, resize_segments
 
@@ -31,19 +33,23 @@ def evaluate_exported(cfg: Config, path: str | Path, trust: bool = False) -> Non
     """Replace the model of a config, for evaluation; its data preprocessor is kept.
 
     Raises:
-        ConfigError: If the file holds something else than its task, such as a backbone.
+        ConfigError: If the file holds something else than its task, such as a backbone, or was
+            written by another version of mmevit.
     """
-    task = load_exported(path, trust=trust).metadata.get('task', 'an unknown task')
+    metadata = load_exported(path, trust=trust).metadata
+    check_format(path, metadata)
+    task = metadata['task']
     name, library = MODELS_BY_TASK.get(task, (None, None))
     if name is None or library != cfg.get('default_scope'):
         raise ConfigError(
             f'{path} was exported for {task}, but the config is for '
             f'{cfg.get("default_scope")}. Pass a complete model written by tools/export.py.'
         )
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    _, preprocessor = find_preprocessor(cfg)
     preprocessor.setdefault('type', 'ClsDataPreprocessor')  # mmpretrain's default
-    head = dict(head=cfg.model.head) if library == 'mmpretrain' else {}
-    cfg.model = dict(type=name, file=path, trust=trust, data_preprocessor=preprocessor, **head)
+    head = cfg.model.get('head') or dict(type='ClsHead')
+    others = dict(head=head) if library == 'mmpretrain' else {}
+    cfg.model = dict(type=name, file=path, trust=trust, data_preprocessor=preprocessor, **others)
     # Custom hooks, such as for averaged weights, expect a PyTorch model.
     cfg.custom_hooks = []
 
@@ -60,13 +66,14 @@ class ExportedModel(BaseModel):
         super().__init__(data_preprocessor)
         self.session = load_exported(file, trust=trust)
         self.batch_size, _, *self.size = self.session.metadata['input']['shape']
+        self.pad_value = self.session.metadata['input']['pad_value']
 
     def pad(self, images: Tensor) -> Tensor:
         """Pad images that are smaller than a fixed size, like those of a batch."""
         if None in self.size:
             return images
         rows, columns = self.size[0] - images.shape[2], self.size[1] - images.shape[3]
-        return pad(images, (0, max(columns, 0), 0, max(rows, 0)))
+        return pad(images, (0, max(columns, 0), 0, max(rows, 0)), value=self.pad_value)
 
     def run(self, images: Tensor, *others: Tensor) -> list[Tensor]:
         """Run the file on a batch (N, C, H, W), in parts if it was exported for a smaller one."""

@@ -11,13 +11,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mmevit.runtime.sessions import OPENERS
 from mmevit.utils.errors import ConfigError, one_line
 from mmevit.utils.files import atomic_write, check_ending
 
 from .networks import Exportable
-from .programs import ExportJob, as_tuple
+from .programs import ExportJob, RuntimeSession, as_tuple
 
-# Suffix of the files of each target, which the module to_<target>.py writes and loads.
+# Suffix of the files of each target, which the module to_<target>.py writes.
 TARGETS = dict(
     onnx='.onnx',
     openvino='.xml',
@@ -28,10 +29,15 @@ TARGETS = dict(
     torchscript='.torchscript',
     aoti='.pt2',
 )
+TARGETS_BY_SUFFIX = {suffix: target for target, suffix in TARGETS.items()}
 
 
 class Session(Protocol):
-    """A loaded file; ``metadata`` is what :func:`export` was given."""
+    """A loaded file.
+
+    ``metadata`` is what :func:`export` was given. ExecuTorch and ncnn add ``suppression``, the
+    settings of the selection of boxes by :mod:`mmevit.runtime`.
+    """
 
     metadata: dict[str, Any]
 
@@ -124,10 +130,10 @@ def load_exported(path: str | Path, num_threads: int | None = None, trust: bool 
         ConfigError: If the file is missing, cannot be read, has an unknown suffix, or contains
             native code and ``trust`` is False.
     """
-    targets = {suffix: target for target, suffix in TARGETS.items()}
-    target = targets.get(Path(path).suffix)
+    target = TARGETS_BY_SUFFIX.get(Path(path).suffix)
     if target is None:
-        raise ConfigError(f'{path} is not an exported file. They end in {", ".join(targets)}.')
+        suffixes = ', '.join(TARGETS_BY_SUFFIX)
+        raise ConfigError(f'{path} is not an exported file. They end in {suffixes}.')
     if not Path(path).exists():
         raise ConfigError(f'The exported file {path} is missing. Write it with tools/export.py.')
     if target == 'aoti' and not trust:
@@ -135,16 +141,21 @@ def load_exported(path: str | Path, num_threads: int | None = None, trust: bool 
             f'{path} contains native code, which is executed on loading. If you trust its source, '
             'pass --trust-checkpoint, or trust=True to load_exported().'
         )
-    module = find_target(target)
+    session = RuntimeSession if Path(path).suffix in OPENERS else find_target(target).Session
     try:
-        return module.Session(str(path), num_threads or torch.get_num_threads())
+        return session(str(path), num_threads or torch.get_num_threads())
+    except ConfigError:
+        raise
     # Each runtime raises errors of its own.
     except Exception as error:
         raise ConfigError(f'{path} cannot be loaded: {one_line(error)}') from error
 
 
 def find_target(target: str) -> ModuleType:
-    """Import the module of a target, with ``DTYPES``, ``DYNAMIC``, ``write()`` and ``Session``."""
+    """Import the module of a target, with ``DTYPES``, ``DYNAMIC`` and ``write()``.
+
+    It has a class ``Session`` if :mod:`mmevit.runtime` does not run its files.
+    """
     if target not in TARGETS:
         raise ConfigError(f'Unknown target {target!r}. Choose from {", ".join(TARGETS)}.')
     try:

@@ -20,6 +20,8 @@ def make_exportable(model: nn.Module, part: str = 'model') -> 'Exportable':
         ConfigError: If models of this type cannot be exported.
     """
     if part == 'backbone':
+        if not hasattr(model, 'backbone'):
+            raise ConfigError(f'{type(model).__name__} has no backbone. Give --part model.')
         backbone: Any = model.get_submodule('backbone')
         names = tuple(f'stage_{index}' for index in backbone.out_indices)
         return Network(backbone, 'features', names).eval()
@@ -28,7 +30,7 @@ def make_exportable(model: nn.Module, part: str = 'model') -> 'Exportable':
         from .segmentors import Segmentor
 
         return Segmentor(model).eval()
-    if is_dense(model):
+    if is_dense_model(model):
         from .detectors import Detector
 
         return Detector(model).eval()
@@ -42,9 +44,10 @@ def make_exportable(model: nn.Module, part: str = 'model') -> 'Exportable':
     return Network(model, 'classification', ('logits',), mode='tensor').eval()
 
 
-def is_dense(model: nn.Module) -> bool:
+def is_dense_model(model: nn.Module) -> bool:
     """Return whether a model is a detector of mmdet or a segmentor of mmsegmentation."""
-    return hasattr(model, 'extract_feat') and not hasattr(model, 'head')
+    # Classifiers of mmpretrain have this property, even without a head.
+    return hasattr(model, 'extract_feat') and not hasattr(model, 'with_head')
 
 
 def count_input_channels(network: nn.Module) -> int:
@@ -54,7 +57,10 @@ def count_input_channels(network: nn.Module) -> int:
             return count_input_channels(next(part.children())) // 4
         if isinstance(part, nn.Conv2d):
             return part.in_channels
-    raise ConfigError('The network has no convolution of images.')
+    raise ConfigError(
+        'The network has no convolution, so the number of image channels is unknown. Export a '
+        'model with a convolutional stem.'
+    )
 
 
 class Exportable(nn.Module):
@@ -67,6 +73,16 @@ class Exportable(nn.Module):
     # Accepted result of measure_difference() for a file in float32, and its unit.
     tolerance = 1e-4
     unit = 'of the largest output'
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the network predicts boxes, masks or segments."""
+        return self.task not in ('classification', 'features')
+
+    def make_inputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the inputs for images (N, C, H, W) without padding."""
+        sizes = images.new_tensor([images.shape[2:]] * len(images))
+        return (images, sizes)[: len(self.input_names)]
 
     def predict_with_library(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs for images without padding, apart from masks, without equivalents."""
@@ -83,12 +99,12 @@ class PerImageNetwork(Exportable):
     features: nn.Module  # maps a batch of images to tensors (N, ...)
     predict: nn.Module  # maps an image, its size and these tensors, of one image, to outputs
 
-    def leave_candidates(self) -> dict[str, Any] | None:
-        """Return all candidates from now on, see :meth:`Detector.leave_candidates`."""
+    def disable_nms(self) -> dict[str, Any] | None:
+        """Return all candidates from now on, see :meth:`Detector.disable_nms`."""
         raise NotImplementedError
 
-    def list_candidates(self, images: Tensor) -> tuple[nn.Module, dict[str, Any]]:
-        """Return a network without any selection, see :meth:`Detector.list_candidates`."""
+    def make_candidate_network(self, images: Tensor) -> tuple[nn.Module, dict[str, Any]]:
+        """Return a network without any selection, see :meth:`Detector.make_candidate_network`."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Exporting with torch.export, and running files with PyTorch."""
+"""Export with torch.export; sessions that run exported files."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mmevit.runtime.sessions import OPENERS
+from mmevit.runtime.sessions import append_metadata, open_file
 from mmevit.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def run_export(
 
 
 def restrict(shapes: tuple[Any, ...], error: Any) -> tuple[Any, ...]:
-    """Restrict axes to the sizes that a network supports, which a failed export found out.
+    """Restrict axes to the sizes in the suggestions of a failed export.
 
     Some necks need a multiple of 32, and some heads a minimum.
     """
@@ -166,9 +166,7 @@ class RuntimeSession:
     """An exported file that :mod:`mmevit.runtime` runs, with tensors instead of arrays."""
 
     def __init__(self, path: str, num_threads: int) -> None:
-        self.path = path
-        self.inputs, _, metadata, self.run = OPENERS[Path(path).suffix](path, num_threads)
-        self.metadata: dict[str, Any] = json.loads(metadata or '{}')
+        self.inputs, _, self.metadata, self.run = open_file(path, num_threads)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Map input tensors to a tuple of tensors."""
@@ -190,6 +188,34 @@ class PyTorchSession:
         """Map input tensors to a tuple of tensors."""
         with pytorch_threads(self.num_threads):
             return as_tuple(self.module(*inputs))
+
+
+def list_input_names(network: nn.Module) -> list[str]:
+    """Return the names of the inputs of a network."""
+    return list(getattr(network, 'input_names', ['images']))
+
+
+def list_output_names(network: nn.Module, count: int) -> list[str]:
+    """Return the names of the outputs of a network, by default numbers."""
+    return list(getattr(network, 'output_names', [f'output_{i}' for i in range(count)]))
+
+
+def append_description(
+    path: Path, job: ExportJob, program: 'ExportedProgram', metadata: dict[str, Any], **others: Any
+) -> None:
+    """Append names of inputs and outputs, metadata and others, for :mod:`mmevit.runtime`."""
+    description = dict(
+        inputs=list_input_names(job.network),
+        outputs=list_output_names(job.network, count_outputs(program)),
+        metadata=json.dumps(metadata),
+        **others,
+    )
+    append_metadata(path, json.dumps(description))
+
+
+def count_outputs(program: 'ExportedProgram') -> int:
+    """Return the number of outputs."""
+    return len(program.graph_signature.user_outputs)
 
 
 def pytorch_threads(count: int) -> AbstractContextManager[None]:

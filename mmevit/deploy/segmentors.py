@@ -8,6 +8,7 @@ import torch
 from mmseg.models.utils import Upsample
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate, linear
+from torch.nn.modules.utils import _pair
 
 from mmevit.utils.errors import ConfigError
 
@@ -61,11 +62,13 @@ def upsample(self: Upsample, x: Tensor) -> Tensor:
     return interpolate(x, size, mode=self.mode, align_corners=self.align_corners)
 
 
-def pool(maps: Tensor, num_bins: int) -> Tensor:
-    """Average maps (N, C, H, W) of any size in squares of bins."""
-    if num_bins == 1:
+def pool(maps: Tensor, num_bins: int | Sequence[int]) -> Tensor:
+    """Average maps (N, C, H, W) of any size in bins."""
+    num_bins = _pair(num_bins)
+    if num_bins == (1, 1):
         return adaptive_avg_pool2d(maps, num_bins)
-    rows, columns = (pooling_matrix(side, num_bins).to(maps) for side in maps.shape[2:])
+    sides = zip(maps.shape[2:], num_bins, strict=True)
+    rows, columns = (pooling_matrix(side, count).to(maps) for side, count in sides)
     pooled = linear(maps, columns).transpose(2, 3)
     # Without a copy, torch.export would need maps of more than one row.
     pooled = pooled.clone(memory_format=torch.contiguous_format)

@@ -8,7 +8,7 @@ import coremltools
 import torch
 from torch import Tensor
 
-from .programs import ExportJob
+from .programs import ExportJob, as_tuple, list_input_names, list_output_names
 
 DTYPES = ('float32', 'float16')
 DYNAMIC = frozenset()
@@ -16,14 +16,14 @@ DYNAMIC = frozenset()
 
 def write(job: ExportJob) -> None:
     """Write an ML program; see :func:`mmevit.deploy.export`."""
-    names = getattr(job.network, 'output_names', ())
+    names = list_output_names(job.network, len(as_tuple(job.network(*job.inputs))))
     model: Any = coremltools.convert(
         torch.jit.trace(job.network, job.inputs),
         inputs=[
             coremltools.TensorType(name, tensor.shape)
-            for name, tensor in zip(['images'], job.inputs, strict=True)
+            for name, tensor in zip(list_input_names(job.network), job.inputs, strict=True)
         ],
-        outputs=[coremltools.TensorType(name) for name in names] or None,
+        outputs=[coremltools.TensorType(name) for name in names],
         convert_to='mlprogram',
         compute_precision=getattr(coremltools.precision, job.dtype.upper()),
         minimum_deployment_target=coremltools.target.iOS16,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,10 +25,10 @@ from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-from mmevit.runtime.sessions import append_metadata, read_metadata
+from mmevit.runtime.sessions import read_metadata
 
 from .networks import PerImageNetwork
-from .programs import ExportJob, RuntimeSession, export_program
+from .programs import ExportJob, append_description, export_program
 from .replacing import ReplaceFunctions
 
 # ExecuTorch looks for flatc on PATH, where an environment that is not activated does not put it.
@@ -41,7 +42,7 @@ def write(job: ExportJob) -> None:
     """Write a .pte file of one shape; see :func:`mmevit.deploy.export`."""
     network, metadata = job.network, json.loads(job.metadata)
     if isinstance(network, PerImageNetwork):
-        metadata['suppression'] = network.leave_candidates()
+        metadata['suppression'] = network.disable_nms()
     dtype = 'float32' if job.dtype == 'int8' else job.dtype
     with ReplaceFunctions(FUNCTIONS):
         program = constant_prop_pass(export_program(replace(job, dtype=dtype)))
@@ -50,16 +51,10 @@ def write(job: ExportJob) -> None:
     edge: Any = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     breakdown = get_delegation_info(edge.exported_program().graph_module).delegation_by_operator
     counts = {name: count.non_delegated for name, count in breakdown.items() if name != 'getitem'}
-    num_outputs = len(program.graph_signature.user_outputs)
-    info = dict(
-        inputs=getattr(network, 'input_names', ['images']),
-        outputs=getattr(network, 'output_names', [f'output_{i}' for i in range(num_outputs)]),
-        undelegated={name: count for name, count in counts.items() if count},
-        metadata=json.dumps(metadata),
-    )
+    undelegated = {name: count for name, count in counts.items() if count}
     with job.path.open('wb') as file:
         edge.to_executorch().write_to_file(file)
-    append_metadata(job.path, json.dumps(info))
+    append_description(job.path, job, program, metadata, undelegated=undelegated)
 
 
 def split(x: Tensor, sizes: int | Sequence[int], dim: int = 0) -> Sequence[Tensor]:
@@ -116,9 +111,6 @@ class FeatureQuantizer(XNNPACKQuantizer):
         return model
 
 
-class Session(RuntimeSession):
-    """An ExecuTorch file on the CPU."""
-
-    def count_undelegated(self) -> Counter[str]:
-        """Return the number of operators of each type that XNNPACK does not run."""
-        return Counter(json.loads(read_metadata(self.path) or '{}')['undelegated'])
+def count_undelegated(path: str | Path) -> Counter[str]:
+    """Return the number of operators of each type that XNNPACK does not run."""
+    return Counter(read_metadata(path)['undelegated'])

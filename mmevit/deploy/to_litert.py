@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import litert_torch
@@ -24,7 +25,7 @@ from mmevit.runtime.sessions import append_metadata
 from mmevit.utils.errors import ConfigError, one_line
 
 from .operators import SELECT_BOXES, define, select_boxes
-from .programs import ExportJob, RuntimeSession, as_tuple, temporarily
+from .programs import ExportJob, as_tuple, list_input_names, list_output_names, temporarily
 from .replacing import ReplaceFunctions
 
 DTYPES = ('float32', 'float16', 'int8')
@@ -34,10 +35,10 @@ ir: Any = mlir_ir  # It has no type hints.
 
 def write(job: ExportJob) -> None:
     """Write a .tflite file of one shape; see :func:`mmevit.deploy.export`."""
-    names = getattr(job.network, 'input_names', ['images'])
+    names = list_input_names(job.network)
     content = convert(ChannelsLast(job.network).eval(), name_inputs(names, job.inputs))
     if job.dtype == 'float16':
-        content = store_half(content)
+        content = cast_weights_to_float16(content)
     elif job.dtype == 'int8':
         content = quantize(content, (name_inputs(names, batch) for batch in job.batches))
     job.path.write_bytes(content)
@@ -77,7 +78,7 @@ class ChannelsLast(nn.Module):
         images, *others = inputs.values()
         with ReplaceFunctions(FUNCTIONS):
             outputs = as_tuple(self.network(images.permute(0, 3, 1, 2), *others))
-        names = getattr(self.network, 'output_names', [f'output_{i}' for i in range(len(outputs))])
+        names = list_output_names(self.network, len(outputs))
         return dict(zip(names, map(put_channels_last, outputs), strict=True))
 
 
@@ -164,7 +165,7 @@ FUNCTIONS: dict[Any, Any] = {
 }
 
 
-def store_half(content: bytes) -> bytes:
+def cast_weights_to_float16(content: bytes) -> bytes:
     """Store the weights in half precision. XNNPACK computes in float32, GPUs in half precision."""
     quantizer: Any = Quantizer(content)
     weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
@@ -244,12 +245,9 @@ def walk_back(interpreter: Interpreter, until: str | None = None) -> Iterator[di
             needed += [*operator['inputs']]
 
 
-class Session(RuntimeSession):
-    """A LiteRT file on the CPU."""
-
-    def count_undelegated(self) -> Counter[str]:
-        """Return the number of operators of each type that XNNPACK does not run."""
-        interpreter = Interpreter(self.path)
-        interpreter.allocate_tensors()
-        names = (operator['op_name'] for operator in walk_back(interpreter))
-        return Counter(name for name in names if name != 'DELEGATE')
+def count_undelegated(path: str | Path) -> Counter[str]:
+    """Return the number of operators of each type that XNNPACK does not run."""
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    names = (operator['op_name'] for operator in walk_back(interpreter))
+    return Counter(name for name in names if name != 'DELEGATE')

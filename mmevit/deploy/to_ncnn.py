@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.jit import TracerWarning  # pyright: ignore[reportPrivateImportUsage]
 
 from mmevit.models.attention import put_channels_first
-from mmevit.runtime.sessions import append_metadata
 from mmevit.utils.errors import ConfigError
 
 from .networks import PerImageNetwork
-from .programs import ExportJob, RuntimeSession, export_program
+from .programs import ExportJob, append_description, export_program
 from .replacing import ReplaceFunctions
 
 DTYPES = ('float32', 'float16')
@@ -30,7 +29,7 @@ def write(job: ExportJob) -> None:
     """Write a .param file and its .bin file; see :func:`mmevit.deploy.export`."""
     network, images, metadata = job.network, job.inputs[0][:1], json.loads(job.metadata)
     if isinstance(network, PerImageNetwork):
-        network, metadata['suppression'] = network.list_candidates(images)
+        network, metadata['suppression'] = network.make_candidate_network(images)
     network.apply(put_channels_first)
     job_of_one = replace(job, network=network, inputs=(images,), dynamic=set(), dtype='float32')
     with ReplaceFunctions(FUNCTIONS):
@@ -45,15 +44,8 @@ def write(job: ExportJob) -> None:
         run_pnnx(folder, list(images.shape), job.dtype == 'float16')
         for suffix in ('.param', '.bin'):
             copyfile(f'{folder}/model{suffix}', job.path.with_suffix(suffix))
-    num_outputs = len(program.graph_signature.user_outputs)
-    names = getattr(job.network, 'output_names', [f'output_{i}' for i in range(num_outputs)])
-    info = dict(
-        inputs=getattr(job.network, 'input_names', ['images']),
-        outputs=names,
-        dtype=job.dtype,
-        metadata=json.dumps(metadata),
-    )
-    append_metadata(job.path.with_suffix('.bin'), json.dumps(info))
+    weights = job.path.with_suffix('.bin')
+    append_description(weights, job, program, metadata, dtype=job.dtype)
 
 
 def run_pnnx(folder: str, shape: list[int], half: bool) -> None:
@@ -70,7 +62,7 @@ def run_pnnx(folder: str, shape: list[int], half: bool) -> None:
         raise ConfigError(
             f'pnnx cannot convert this model (its exit status is {output.returncode}). Use onnx.'
         )
-    # pnnx keeps PyTorch's names of what ncnn has not, such as torch.argmax.
+    # pnnx keeps PyTorch's name, such as torch.argmax, for operators that ncnn does not have.
     layers = Path(folder, 'model.param').read_text().splitlines()[2:]
     problems = sorted({name for layer in layers if '.' in (name := layer.split()[0])})
     problems += [line for line in output.stderr.splitlines() if 'not supported' in line]
@@ -131,7 +123,3 @@ def join_views(network: Any) -> None:
             node.args = source.args[0], node.args[1]
     network.graph.eliminate_dead_code()
     network.recompile()
-
-
-class Session(RuntimeSession):
-    """An ncnn file, .param next to .bin, on the CPU."""

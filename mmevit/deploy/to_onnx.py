@@ -23,7 +23,15 @@ from mmevit.models.attention import put_channels_first
 
 from .networks import PerImageNetwork
 from .operators import EXTRACT_ROIS, LAY_MASKS, SELECT_BOXES
-from .programs import ExportJob, RuntimeSession, export_detector, export_program, temporarily
+from .programs import (
+    ExportJob,
+    count_outputs,
+    export_detector,
+    export_program,
+    list_input_names,
+    list_output_names,
+    temporarily,
+)
 
 DTYPES = ('float32', 'float16', 'int8')
 DYNAMIC = frozenset({'batch', 'size'})
@@ -33,7 +41,7 @@ op: Any = opset18  # Its type hints reject the output of one operator as the inp
 def write(job: ExportJob, float_stem: bool = True) -> None:
     """Write an ONNX file; see :func:`mmevit.deploy.export` and :func:`list_quantized`."""
     dtype = 'float32' if job.dtype == 'int8' else job.dtype
-    names = list(getattr(job.network, 'input_names', ['images']))
+    names = list_input_names(job.network)
     model = convert(dataclasses.replace(job, dtype=dtype), names)
     onnx.checker.check_model(model)
     if job.dtype == 'int8':
@@ -45,11 +53,13 @@ def write(job: ExportJob, float_stem: bool = True) -> None:
 def convert(job: ExportJob, input_names: list[str]) -> onnx.ModelProto:
     """Convert a network, a detector as its two parts."""
     job.network.apply(put_channels_first)
-    names: Any = getattr(job.network, 'output_names', None)
     if not isinstance(job.network, PerImageNetwork):
-        return translate(export_program(job), input_names, names)
+        program = export_program(job)
+        names = list_output_names(job.network, count_outputs(program))
+        return translate(program, input_names, names)
     batched, one = export_detector(job)
-    maps = [f'feature_{index}' for index in range(len(batched.graph_signature.user_outputs))]
+    maps = [f'feature_{index}' for index in range(count_outputs(batched))]
+    names = list_output_names(job.network, count_outputs(one))
     return join(
         translate(batched, input_names[:1], maps),
         translate(one, ['image', 'image_size', *maps], names),
@@ -58,7 +68,7 @@ def convert(job: ExportJob, input_names: list[str]) -> onnx.ModelProto:
     )
 
 
-def translate(program: Any, input_names: list[str], output_names: Any) -> onnx.ModelProto:
+def translate(program: Any, input_names: list[str], output_names: list[str]) -> onnx.ModelProto:
     """Translate an exported program to an ONNX model."""
     # PyTorch's exporter calls deprecated functions, and warns of constants that it does not fold.
     optimizer = logging.getLogger('onnxscript.optimizer')
@@ -295,7 +305,3 @@ class CalibrationBatches(CalibrationDataReader):
         if (batch := next(self.batches, None)) is None:
             return None
         return {name: part.numpy() for name, part in zip(self.names, batch, strict=True)}
-
-
-class Session(RuntimeSession):
-    """An ONNX file in ONNX Runtime, on the CPU."""

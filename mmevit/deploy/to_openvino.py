@@ -12,7 +12,7 @@ from openvino.frontend import OpConversionFailure
 from mmevit.utils.errors import ConfigError, one_line
 
 from . import to_onnx
-from .programs import ExportJob, RuntimeSession
+from .programs import ExportJob
 
 DTYPES = ('float32', 'bfloat16', 'float16', 'int8')
 DYNAMIC = frozenset({'batch', 'size'})
@@ -60,7 +60,3 @@ def keep_loops_in_float(path: Path) -> None:
         info = ElementTree.SubElement(layer, 'rt_info') if info is None else info
         ElementTree.SubElement(info, 'attribute', name='precise', version='0')
     tree.write(path)
-
-
-class Session(RuntimeSession):
-    """An OpenVINO file, .xml next to .bin, on the CPU."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mmevit.utils.errors import ConfigError
-from mmevit.utils.images import pad, resize
+from mmevit.utils.images import pad, resize, round_up
 
 Step = dict[str, Any]
 # Values of options for resizing, the default first.
@@ -50,7 +50,7 @@ def apply(step: Step, image: np.ndarray) -> np.ndarray:
         new = [size.max()] * 2 if step.get('pad_to_square') else (step.get('size') or size[::-1])
         divisor, value = step.get('size_divisor') or 1, step.get('pad_val', 0)
         value = value.get('img', 0) if isinstance(value, dict) else value
-        return pad(image, [-(-side // divisor) * divisor for side in new[::-1]], value)
+        return pad(image, [round_up(side, divisor) for side in new[::-1]], value)
     if kind == 'CenterCrop':
         height, width = new = np.minimum(size, np.broadcast_to(step['crop_size'], 2)[::-1])
         top, left = np.rint((size - new) / 2).astype(int)

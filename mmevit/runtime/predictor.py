@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmevit.utils.errors import UserError, warn
-from mmevit.utils.images import Size, pad, read_image
+from mmevit.utils.images import Size, pad, read_image, round_up
 from mmevit.utils.inputs import VIDEO_SUFFIXES, name_inputs
 from mmevit.utils.videos import Video
 
@@ -75,7 +75,7 @@ class Predictor:
         """Predict at most ``batch_size`` images of the same size, BGR (H, W, C) uint8."""
         inputs, contents = zip(*map(self.prepare, names, images), strict=True)
         size, divisor = inputs[0].shape[:2], self.options['pad_size_divisor']
-        height, width = padded = [-(-side // divisor) * divisor for side in size]
+        height, width = padded = [round_up(side, divisor) for side in size]
         count, _, *fixed = self.options['shape']
         padded = padded if None in fixed else fixed
         if height > padded[0] or width > padded[1]:

@@ -17,7 +17,10 @@ INSTANCE_OFFSET = 1000  # mmdet's, in panoptic segments
 
 @dataclass
 class Prediction:
-    """The prediction of an image, in pixels of that image. What a task has not is None."""
+    """The prediction of an image, in pixels of that image.
+
+    Fields that the task does not have are None.
+    """
 
     size: Size  # height and width of the image
     classes: Sequence[str]  # names

@@ -19,6 +19,7 @@ from .suppression import select_and_suppress, suppress
 FORMAT = 1
 # File in the archive that follows the model in LiteRT's, ExecuTorch's and ncnn's files.
 APPENDED_NAME = 'mmevit.json'
+NO_METADATA = 'has no metadata of mmevit. Write it with tools/export.py.'
 # The outputs of each task.
 OUTPUTS = {
     'classification': {'logits'},
@@ -28,7 +29,7 @@ OUTPUTS = {
     'panoptic-segmentation': {'segments'},
 }
 Run = Callable[[dict[str, np.ndarray]], Any]
-Opened = tuple[list[str], list[str], str | None, Run]  # inputs, outputs, metadata, function
+Opened = tuple[list[str], list[str], dict[str, Any], Run]  # inputs, outputs, metadata, function
 
 
 def open_onnx(path: str, num_threads: int) -> Opened:
@@ -40,8 +41,8 @@ def open_onnx(path: str, num_threads: int) -> Opened:
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(path, options, ['CPUExecutionProvider'])
     inputs, outputs = ([x.name for x in xs] for xs in (session.get_inputs(), session.get_outputs()))
-    metadata = session.get_modelmeta().custom_metadata_map.get('mmevit')
-    return inputs, outputs, metadata, lambda arrays: session.run(None, arrays)
+    metadata = session.get_modelmeta().custom_metadata_map.get('mmevit', '{}')
+    return inputs, outputs, json.loads(metadata), lambda arrays: session.run(None, arrays)
 
 
 def open_openvino(path: str, num_threads: int) -> Opened:
@@ -55,7 +56,8 @@ def open_openvino(path: str, num_threads: int) -> Opened:
     config = dict(INFERENCE_PRECISION_HINT=precision, INFERENCE_NUM_THREADS=num_threads)
     compiled: Any = openvino.compile_model(model, 'CPU', config)
     inputs, outputs = ([x.any_name for x in xs] for xs in (model.inputs, model.outputs))
-    return inputs, outputs, info.get('mmevit'), lambda x: map(np.array, compiled(x).values())
+    metadata = json.loads(info.get('mmevit', '{}'))
+    return inputs, outputs, metadata, lambda x: map(np.array, compiled(x).values())
 
 
 def open_litert(path: str, num_threads: int) -> Opened:
@@ -64,9 +66,7 @@ def open_litert(path: str, num_threads: int) -> Opened:
 
     interpreter = Interpreter(path, num_threads=num_threads or os.cpu_count())
     interpreter.allocate_tensors()
-    metadata = read_metadata(path)
-    if metadata is None:  # Files of others can have no signature.
-        return [], [], None, dict
+    metadata = read_metadata(path)  # Files of others can have no signature.
     signature = interpreter.get_signature_runner()
     # The signature's dicts are ordered by name.
     inputs = sort_tensors(signature.get_input_details(), interpreter.get_input_details())
@@ -104,21 +104,20 @@ def open_executorch(path: str, num_threads: int) -> Opened:
     import torch
     from executorch.runtime import Runtime, Verification
 
-    info = json.loads(read_metadata(path) or '{}')
-    if 'metadata' not in info:
-        return [], [], None, dict
+    info = read_metadata(path)
+    metadata = json.loads(info['metadata'])
     set_executorch_threads(num_threads)
     program = Runtime.get().load_program(path, verification=Verification.Minimal)
     method: Any = program.load_method('forward')
     LOADED.add(method)
-    suppression = json.loads(info['metadata']).get('suppression')
+    suppression = metadata.get('suppression')
 
     def run(arrays: dict[str, np.ndarray]) -> Any:
         tensors = [torch.from_numpy(arrays[name]) for name in info['inputs']]
         outputs = [tensor.numpy() for tensor in method.execute(tensors)]
         return suppress(*outputs, **suppression) if suppression else outputs
 
-    return info['inputs'], info['outputs'], info['metadata'], run
+    return info['inputs'], info['outputs'], metadata, run
 
 
 def set_executorch_threads(num_threads: int) -> None:
@@ -142,9 +141,8 @@ def open_ncnn(path: str, num_threads: int) -> Opened:
 
     ncnn: Any = untyped
     weights = str(Path(path).with_suffix('.bin'))
-    info = json.loads(read_metadata(weights) or '{}')
-    if 'metadata' not in info:
-        return [], [], None, dict
+    info = read_metadata(weights)
+    metadata = json.loads(info['metadata'])
     network = ncnn.Net()
     network.opt.num_threads = num_threads or os.cpu_count()
     if info['dtype'] == 'float32':
@@ -154,7 +152,7 @@ def open_ncnn(path: str, num_threads: int) -> Opened:
     if network.load_param(path) or network.load_model(weights):
         raise RuntimeError(f'ncnn cannot read {path} or {weights}')
 
-    suppression = json.loads(info['metadata']).get('suppression')
+    suppression = metadata.get('suppression')
 
     def run_one(image: np.ndarray) -> list[np.ndarray]:
         extractor = network.create_extractor()
@@ -170,7 +168,7 @@ def open_ncnn(path: str, num_threads: int) -> Opened:
         is_map = info['outputs'] == ['segments']
         return [outputs[0].argmax(axis=1)] if is_map else outputs
 
-    return info['inputs'], info['outputs'], info['metadata'], run
+    return info['inputs'], info['outputs'], metadata, run
 
 
 def append_metadata(path: Path, metadata: str) -> None:
@@ -179,13 +177,13 @@ def append_metadata(path: Path, metadata: str) -> None:
         archive.writestr(APPENDED_NAME, metadata)
 
 
-def read_metadata(path: str) -> str | None:
-    """Return the metadata that follows the model, if there is any."""
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Return the metadata that follows the model, or raise ConfigError if there is none."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.read(APPENDED_NAME).decode()
-    except (zipfile.BadZipFile, KeyError):
-        return None
+            return json.loads(archive.read(APPENDED_NAME))
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ConfigError(f'{path} {NO_METADATA}') from error
 
 
 OPENERS = {
@@ -197,6 +195,28 @@ OPENERS = {
 }
 
 
+def check_format(path: str | Path, metadata: dict[str, Any]) -> None:
+    """Raise ConfigError if a file has no metadata or another version of it."""
+    if not metadata:
+        raise ConfigError(f'{path} {NO_METADATA}')
+    if (found := metadata.get('format', 0)) != FORMAT:
+        raise ConfigError(
+            f'{path} has format {found} of mmevit {metadata.get("version", "0.1")}, but mmevit '
+            f'{__version__} reads format {FORMAT}. Update mmevit or export again.'
+        )
+
+
+def open_file(path: str | Path, num_threads: int) -> Opened:
+    """Open a file, or raise ConfigError if its runtime is not installed."""
+    try:
+        return OPENERS[Path(path).suffix](str(path), num_threads)
+    except ModuleNotFoundError as error:
+        name = str(error.name).partition('.')[0]
+        raise ConfigError(
+            f'{path} needs {name}, which is not installed. Run pip install {name}.'
+        ) from error
+
+
 def open_exported(path: str | Path, num_threads: int) -> tuple[dict[str, Any], Run]:
     """Return the metadata of a complete model and a function to run it, or raise ConfigError."""
     if not Path(path).is_file() or Path(path).suffix not in OPENERS:
@@ -204,27 +224,17 @@ def open_exported(path: str | Path, num_threads: int) -> tuple[dict[str, Any], R
             f'{path} is missing, or not {" or ".join(OPENERS)}. Write it with tools/export.py.'
         )
     try:
-        inputs, outputs, text, run = OPENERS[Path(path).suffix](str(path), num_threads)
-    except ModuleNotFoundError as error:
-        name = str(error.name).partition('.')[0]
-        raise ConfigError(
-            f'{path} needs {name}, which is not installed. Run pip install {name}.'
-        ) from error
+        inputs, outputs, metadata, run = open_file(path, num_threads)
+    except ConfigError:
+        raise
     # Each runtime raises errors of its own.
     except Exception as error:
         raise ConfigError(
             f'{path} is corrupt or truncated ({one_line(error)}). Copy or export it again.'
         ) from error
-    metadata = json.loads(text or '{}')
-    found, task = metadata.get('format', 0), str(metadata.get('task'))
-    if not metadata:
-        fault = 'has no metadata of mmevit. Write it with tools/export.py.'
-    elif found != FORMAT:
-        fault = (
-            f'has format {found} of mmevit {metadata.get("version", "0.1")}, but mmevit '
-            f'{__version__} reads format {FORMAT}. Update mmevit or export again.'
-        )
-    elif task == 'features':
+    check_format(path, metadata)
+    task = str(metadata.get('task'))
+    if task == 'features':
         fault = 'is a backbone, without predictions. Use mmevit.deploy.load_exported().'
     elif {*inputs} - {'image_sizes'} != {'images'} or OUTPUTS.get(task) != {*outputs}:
         fault = (

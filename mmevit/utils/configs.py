@@ -96,6 +96,13 @@ def as_list(cfg: dict | Sequence[dict]) -> Sequence[dict]:
     return [cfg] if isinstance(cfg, dict) else cfg
 
 
+def find_preprocessor(cfg: Config) -> tuple[str, dict]:
+    """Find name and config of the data preprocessor."""
+    if cfg.model.get('data_preprocessor'):
+        return 'model.data_preprocessor', cfg.model.data_preprocessor
+    return 'data_preprocessor', cfg.get('data_preprocessor') or {}
+
+
 def find_step(pipeline: Sequence[dict], name: str) -> dict | None:
     """Find a step of a pipeline by its type, or None."""
     return next((step for step in pipeline if type_name(step) == name), None)

@@ -108,6 +108,16 @@ def pad(image: np.ndarray, size: Size, value: Any) -> np.ndarray:
     return padded
 
 
+def round_up(side: int, divisor: int) -> int:
+    """Return the next multiple of a divisor.
+
+    Example:
+        >>> round_up(33, 32), round_up(32, 32)
+        (64, 32)
+    """
+    return -(-side // divisor) * divisor
+
+
 def choose_color(number: int) -> tuple[int, ...]:
     """Return the color of a label or another number, RGB; those of near numbers differ."""
     return tuple(int(255 * x) for x in colorsys.hsv_to_rgb(number * 0.618 % 1, 0.8, 1))

@@ -52,6 +52,14 @@ def predict_files(
     return num_images + sum(counts), len(images) - num_images + counts.count(0)
 
 
+def print_summary(num_predicted: int, num_skipped: int, out_dir: str | Path) -> None:
+    """Print what :func:`predict_files` did, or raise ConfigError if nothing was predicted."""
+    if not num_predicted:
+        raise ConfigError('None of the files can be read. See the warnings above.')
+    skipped = f' ({num_skipped} files could not be read)' if num_skipped else ''
+    print(f'Predictions of {num_predicted} images are in {out_dir}{skipped}.')
+
+
 def predict_video(name: str, path: Path, out_dir: Path, run: Run) -> int:
     """Predict the frames of a video, and return the number of readable ones."""
     try:

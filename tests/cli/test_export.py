@@ -11,11 +11,14 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmevit.cli.export import choose_axes, main, make_metadata
+from mmevit.cli.export import choose_axes, infer_size, main, make_metadata
+from mmevit.datasets.sampling import find_test_pipeline
 from mmevit.deploy import load_exported
 from mmevit.deploy.evaluation import evaluate_exported
 from mmevit.deploy.networks import Network
 from mmevit.runtime import Predictor
+from mmevit.utils.configs import build_model as build_from_config
+from mmevit.utils.configs import find_step
 from mmevit.utils.errors import ConfigError, UserError
 
 DETECTOR = 'configs/retinanet_evit_m4_digits.py'
@@ -113,12 +116,13 @@ def test_exported_detector_has_the_metrics_of_its_checkpoint_and_metadata(
     assert metadata['input']['pipeline'][1]['type'] == 'Resize'
 
 
-def test_folding_and_other_sizes_are_refused_for_exported_files(
+def test_mixed_precision_folding_and_other_sizes_are_refused_for_exported_files(
     classifier, torchscript, refuse, run_tool, tmp_path
 ):
     command = (classifier[0], torchscript, '--work-dir', tmp_path)
-    sentence = refuse('test', *command, '--deploy')
-    assert '--deploy and --launcher are not supported for exported files' in sentence
+    for flag in ('--amp', '--deploy'):
+        sentence = refuse('test', *command, flag)
+        assert '--amp, --deploy and --launcher are not supported for exported files' in sentence
     scale = 'test_dataloader.dataset.pipeline.1.scale=40'
     result = run_tool('tools/test.py', *command, '--cfg-options', scale)
     assert result.returncode == 1
@@ -161,6 +165,28 @@ def test_other_numbers_of_channels(channels, order, classifier, export, tmp_path
     assert metadata['shape'] == [None, channels, 112, 112]
     assert metadata['channels'] == order
     assert metadata['mean'] == [100.0] * channels
+
+
+def test_classifiers_without_backbone(classifier, export, refuse, tmp_path):
+    pytest.importorskip('timm')
+    cfg = Config.fromfile(classifier[0])
+    cfg.model = dict(
+        type='TimmClassifier',
+        model_name='mobilenetv3_small_050',
+        num_classes=10,
+        data_preprocessor=cfg.model.data_preprocessor,
+    )
+    config, checkpoint, file = (tmp_path / f'model.{end}' for end in ('py', 'pth', 'torchscript'))
+    cfg.dump(config)
+    model = build_from_config(cfg).eval()
+    torch.save(model.state_dict(), checkpoint)
+    export(config, checkpoint, '--to', 'torchscript', '--out', file)
+    evaluate_exported(cfg, file)
+    exported, images = build_from_config(cfg), torch.rand(2, 3, 112, 112)
+    for found, wanted in zip(exported(images), model.predict(images), strict=True):
+        torch.testing.assert_close(found.pred_score, wanted.pred_score)
+    sentence = refuse('export', config, checkpoint, '--part', 'backbone')
+    assert 'TimmClassifier has no backbone. Give --part model.' in sentence
 
 
 def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
@@ -261,7 +287,7 @@ def describe(config, checkpoint=None, **preprocessor):
     cfg.model.data_preprocessor.update(preprocessor)
     args = Namespace(part='model', config='x.py', checkpoint='none.pth')
     network = Network(nn.Identity(), 'classification', ('logits',))
-    return make_metadata(args, cfg, network, checkpoint or {}, [None, 3, 32, 32])
+    return make_metadata(args, cfg, network, checkpoint or {}, [None, 3, 32, 32], divisor=32)
 
 
 @pytest.mark.parametrize('name', ['evit_m0_digits', 'evit_m0_cifar10'])
@@ -278,12 +304,28 @@ def test_both_names_of_swapping_channels_are_known():
     assert describe(DETECTOR, bgr_to_rgb=False)['input']['channels'] == 'BGR'
 
 
-def test_padding_of_segmentors_is_that_of_testing():
+def test_padding_of_segmentors_is_that_of_testing_and_of_the_network():
     config = 'configs/semantic-fpn_evit_m4_digits.py'
-    padding = dict(size=(512, 512), test_cfg=dict(size_divisor=32))
-    assert describe(config, **padding)['input']['pad_size_divisor'] == 32
+    padding = dict(size=(512, 512), test_cfg=dict(size_divisor=24))
+    assert describe(config, **padding)['input']['pad_size_divisor'] == 96
     with pytest.raises(UserError, match=r'test_cfg\.size is not supported'):
         describe(config, test_cfg=dict(size=(64, 64)))
+
+
+@pytest.mark.parametrize(
+    ('padding', 'size'),
+    [
+        (dict(test_cfg=dict(size_divisor=32)), (320, 512)),
+        (dict(test_cfg=dict(size_divisor=None)), (300, 500)),
+        (dict(pad_size_divisor=16), (304, 512)),
+    ],
+    ids=str,
+)
+def test_inferred_size_is_that_of_padded_images(padding, size):
+    cfg = Config.fromfile('configs/semantic-fpn_evit_m4_digits.py')
+    find_step(find_test_pipeline(cfg), 'Resize').scale = (500, 300)
+    cfg.model.data_preprocessor.update(padding)
+    assert infer_size(cfg) == size
 
 
 def test_classes_are_those_of_the_checkpoint_or_of_the_config():

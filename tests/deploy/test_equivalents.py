@@ -7,6 +7,7 @@ from mmdet.models.utils import filter_scores_and_topk
 from torch import nn
 from torch.nn.functional import conv2d
 
+from mmevit.deploy import segmentors
 from mmevit.deploy.equivalents import boxes, exportable_operators, tensors
 from mmevit.deploy.replacing import ReplaceFunctions
 
@@ -28,6 +29,14 @@ def test_calls_of_pytorch_return_the_same(call):
         found = call(values)
     assert torch.equal(found, expected)
     assert found.stride() == expected.stride()
+
+
+@pytest.mark.parametrize('num_bins', [1, (1, 1), 3, (2, 3)])
+def test_pooling_is_that_of_pytorch(num_bins):
+    maps = torch.rand(2, 3, 7, 8)
+    with ReplaceFunctions(segmentors.FUNCTIONS):
+        pooled = nn.AdaptiveAvgPool2d(num_bins)(maps)
+    torch.testing.assert_close(pooled, nn.AdaptiveAvgPool2d(num_bins)(maps))
 
 
 def test_maps_keep_their_precision_when_they_are_joined():

@@ -3,21 +3,25 @@
 import numpy as np
 import pytest
 import torch
-from making_exported import write_exported
+from making_exported import first_channel, write_exported
 from making_models import TINY, build_model
 from mmdet.models import MaskFormerFusionHead
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmseg.structures import SegDataSample
+from torch import nn
 from torch.nn.functional import interpolate, one_hot
 
 from mmevit.deploy import ExportedDetector, ExportedSegmentor, export, fold
+from mmevit.deploy.evaluation import evaluate_exported
 from mmevit.deploy.networks import make_exportable
+from mmevit.utils.errors import ConfigError
 
 # Height and width of the images without padding, and of the original images.
 SIZES = [((90, 128), (180, 512)), ((96, 100), (192, 400))]
 SCALE = 0.25, 0.5  # of width and height
 DETECTOR = dict(data_preprocessor=dict(type='mmdet.DetDataPreprocessor'))
+SEGMENTOR = dict(type='mmseg.SegDataPreProcessor')
 
 
 def make_samples():
@@ -54,7 +58,8 @@ def write(model, path):
     """Export a model to TorchScript."""
     network = make_exportable(model)
     inputs = (torch.rand(1, 3, 96, 128), torch.tensor([[96.0, 128.0]]))
-    metadata = dict(task=network.task, input=dict(shape=[None, 3, None, None]), **network.metadata)
+    options = dict(shape=[None, 3, None, None], pad_value=0)
+    metadata = dict(task=network.task, input=options, **network.metadata)
     inputs = inputs[: len(network.input_names)]
     export(network, inputs, path, 'torchscript', ('batch', 'size'), metadata=metadata)
     return path
@@ -117,6 +122,28 @@ def test_panoptic_segments_are_in_the_original_images(tmp_path):
         np.testing.assert_array_equal(sample.pred_panoptic_seg.sem_seg[0], expected)
 
 
+def test_files_of_other_versions_are_refused(tmp_path):
+    cfg = Config.fromfile('configs/retinanet_evit_m4_digits.py')
+    outputs = dict(segments=np.zeros((4, 4), np.int64))
+    file = write_exported(tmp_path / 'model.onnx', outputs, format=2, version='9.0')
+    with pytest.raises(ConfigError, match='has format 2 of mmevit 9.0, but mmevit .* reads'):
+        evaluate_exported(cfg, file)
+    export(nn.Identity(), torch.rand(1, 3, 4, 4), tmp_path / 'model.torchscript', 'torchscript')
+    with pytest.raises(ConfigError, match='has no metadata of mmevit'):
+        evaluate_exported(cfg, tmp_path / 'model.torchscript')
+
+
+def test_fixed_sizes_are_filled_up_with_the_value_of_the_preprocessor(tmp_path):
+    settings = first_channel(shape=(1, 3, 8, 8), input=dict(pad_value=114))
+    file = write_exported(tmp_path / 'model.onnx', **settings)
+    segmentor = ExportedSegmentor(file=file, data_preprocessor=SEGMENTOR)
+    sample = SegDataSample(metainfo=dict(img_shape=(8, 8), ori_shape=(8, 8)))
+    (found,) = segmentor(torch.full((1, 3, 6, 5), 7.0), [sample])
+    segments = found.pred_sem_seg.data[0]
+    assert (segments[:6, :5] == 7).all()
+    assert (segments == 114).sum() == 64 - 30
+
+
 def test_segments_are_those_of_mmseg_without_padding(tmp_path):
     torch.manual_seed(0)
     cfg = Config.fromfile('configs/semantic-fpn_evit_m4_digits.py')
@@ -130,9 +157,8 @@ def test_segments_are_those_of_mmseg_without_padding(tmp_path):
         samples.append(SegDataSample(metainfo=meta))
     with torch.no_grad():
         expected = model.predict(images, [sample.clone() for sample in samples])
-    preprocessor = dict(type='mmseg.SegDataPreProcessor')
     file = write(model, tmp_path / 'model.torchscript')
-    exported = ExportedSegmentor(file=file, data_preprocessor=preprocessor)
+    exported = ExportedSegmentor(file=file, data_preprocessor=SEGMENTOR)
     for found, wanted in zip(exported(images, samples), expected, strict=True):
         segments = wanted.pred_sem_seg.data
         assert segments.unique().numel() > 2

@@ -12,6 +12,8 @@ pytest.importorskip('executorch')  # needs a newer PyTorch than the original Ope
 from mmevit.deploy import export, load_exported
 from mmevit.deploy.exporting import compare
 from mmevit.deploy.networks import make_exportable
+from mmevit.deploy.to_executorch import count_undelegated
+from mmevit.runtime.sessions import open_exported
 from mmevit.runtime.suppression import suppress
 from mmevit.utils.errors import ConfigError
 
@@ -31,13 +33,14 @@ def test_maps_and_metadata(network, file):
 
 def test_xnnpack_runs_all_but_views(file):
     others = {'aten_view_copy_default', 'aten_alias_copy_default'}
-    assert {*load_exported(file).count_undelegated()} <= others
+    assert {*count_undelegated(file)} <= others
 
 
 def test_another_number_of_threads_is_refused_while_files_are_in_use(file):
     session = load_exported(file)
-    with pytest.raises(ConfigError, match='ExecuTorch has .* threads for all files of a process'):
-        load_exported(file, num_threads=torch.get_num_threads() + 1)
+    for load in (load_exported, open_exported):
+        with pytest.raises(ConfigError, match='^ExecuTorch has .* threads for all files of a'):
+            load(file, num_threads=torch.get_num_threads() + 1)
     del session
 
 

@@ -128,6 +128,21 @@ def test_aoti_runs_without_mmevit(network, tmp_path):
         assert torch.equal(actual, wanted)
 
 
+@pytest.mark.parametrize('target', ['onnx', 'coreml'])
+def test_outputs_without_names_are_numbered(target, tmp_path):
+    class Pair(nn.Module):
+        def forward(self, images):
+            return images + 1, images * 2
+
+    path = tmp_path / f'pair{TARGETS[target]}'
+    export(Pair(), torch.rand(1, 3, 4, 4), path, target)
+    if target == 'onnx':
+        outputs = [node.name for node in onnx.load(path).graph.output]
+    else:
+        outputs = load_exported(path).outputs
+    assert outputs == ['output_0', 'output_1']
+
+
 def test_largest_difference_keeps_nan():
     wanted = [torch.ones(3), torch.ones(3)]
     for position in (0, 1):
@@ -253,8 +268,15 @@ def test_native_code_is_refused_before_the_file_is_opened(tmp_path, monkeypatch)
 def test_pytorch_too_old_for_native_code_is_reported(tmp_path, monkeypatch):
     monkeypatch.delattr(torch._inductor, 'aoti_load_package', raising=False)
     (tmp_path / 'model.pt2').write_bytes(b'native code')
-    with pytest.raises(UserError, match=r'model\.pt2 cannot be loaded: PyTorch \S+ is too old'):
+    with pytest.raises(UserError, match=r'^PyTorch \S+ is too old'):
         load_exported(tmp_path / 'model.pt2', trust=True)
+
+
+def test_files_are_loaded_without_the_packages_that_write_them(network, exported, monkeypatch):
+    path = exported('onnx')
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    monkeypatch.delitem(sys.modules, 'mmevit.deploy.to_onnx')
+    assert compare(network, load_exported(path), (torch.rand(2, 4, 96, 64),)) < 1e-5
 
 
 def test_session_restores_number_of_threads(exported):

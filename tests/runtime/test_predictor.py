@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch.nn.functional import interpolate
 
+from mmevit.deploy import load_exported
 from mmevit.runtime import Prediction, Predictor
 from mmevit.utils.errors import ConfigError, UserError
 
@@ -379,16 +380,16 @@ def test_unsuitable_array_is_named_by_its_index(tmp_path):
         predictor(images)
 
 
-@pytest.mark.parametrize(
-    ('module', 'name'),
-    [
-        ('onnxruntime', 'm.onnx'),
-        ('openvino', 'm.xml'),
-        ('ai_edge_litert', 'm.tflite'),
-        ('executorch', 'm.pte'),
-        ('ncnn', 'm.param'),
-    ],
-)
+RUNTIMES = [
+    ('onnxruntime', 'm.onnx'),
+    ('openvino', 'm.xml'),
+    ('ai_edge_litert', 'm.tflite'),
+    ('executorch', 'm.pte'),
+    ('ncnn', 'm.param'),
+]
+
+
+@pytest.mark.parametrize(('module', 'name'), RUNTIMES)
 def test_missing_runtimes_are_named(module, name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     for part in ('interpreter', 'runtime'):
@@ -396,6 +397,16 @@ def test_missing_runtimes_are_named(module, name, tmp_path, monkeypatch):
     (tmp_path / name).touch()
     with pytest.raises(ConfigError, match=f'{module}, which is not installed. Run pip install'):
         Predictor(tmp_path / name)
+
+
+@pytest.mark.parametrize(('module', 'name'), RUNTIMES[3:])
+@pytest.mark.parametrize('load', [Predictor, load_exported])
+def test_models_without_metadata_are_refused(load, module, name, tmp_path):
+    pytest.importorskip(module)
+    for path in (tmp_path / name, tmp_path / 'm.bin'):
+        path.write_bytes(b'a model of others')
+    with pytest.raises(ConfigError, match=r'm\.(pte|bin) has no metadata of mmevit'):
+        load(tmp_path / name)
 
 
 def test_missing_opencv_is_named(detect, tmp_path, monkeypatch):

@@ -26,7 +26,8 @@ from mmevit.cli.arguments import (
     write_outputs,
 )
 from mmevit.datasets.sampling import sample_images
-from mmevit.deploy import TARGETS, export, try_to_fold
+from mmevit.deploy import export, try_to_fold
+from mmevit.deploy.exporting import TARGETS_BY_SUFFIX
 from mmevit.deploy.networks import make_exportable
 from mmevit.engine.runner import build_runner
 from mmevit.utils.configs import type_name
@@ -62,7 +63,7 @@ def main(args: Namespace) -> None:
     if not 0 < (args.macs or args.params) <= 1:
         raise ArgumentError(None, '--params and --macs must be above 0 and at most 1.')
     if args.export:
-        check_ending(args.export, TARGETS.values())
+        check_ending(args.export, TARGETS_BY_SUFFIX)
     splits = ('train', 'test')
     needs = ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator', 'test_cfg')
     cfg = load_config(args, splits, needs)
@@ -102,7 +103,7 @@ def main(args: Namespace) -> None:
     note = f'{args.config}: {cost(pruned)} of {cost(model)}, {len(images)} images.'
     write_outputs(args, rows, COLUMNS, note, lambda: plot_kept(rows))
     if args.export:
-        target = {suffix: target for target, suffix in TARGETS.items()}[Path(args.export).suffix]
+        target = TARGETS_BY_SUFFIX[Path(args.export).suffix]
         network = make_exportable(try_to_fold(pruned.cpu()))
         export(network, images[0]['inputs'].cpu(), args.export, target)
 

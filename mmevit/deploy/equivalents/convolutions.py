@@ -1,4 +1,4 @@
-"""Deformable convolutions, which runtimes do not share, by sampling and a 1x1 convolution."""
+"""Equivalents of deformable convolutions: bilinear sampling and a 1x1 convolution."""
 
 from collections.abc import Sequence
 from typing import Any
