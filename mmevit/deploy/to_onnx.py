@@ -258,8 +258,8 @@ def list_quantized(graph: onnx.GraphProto, float_stem: bool) -> list[str]:
     """List the nodes to quantize: layers, and the connections that lead to them.
 
     Others, such as the sums that softmax needs or the coordinates of boxes, stay in float32. With
-    ``float_stem`` the first convolution does too, which takes ONNX Runtime up to 2.6 times as long in
-    8 bits.
+    ``float_stem`` the first convolution does too, for which ONNX Runtime takes up to 2.6 times as
+    long in 8 bits.
     """
     producers = {output: node for node in graph.node for output in node.output}
     layers = [node for node in graph.node if node.op_type in LAYERS]
