@@ -41,7 +41,7 @@ def fill_table(start: str, path: str, column: str, end: str) -> str:
             network[row['form']] = float(row[column])
         if row['top1']:
             network['top1'] = float(row['top1'])
-    heading, number = COLUMNS[column]
+    heading, number = COLUMNS[column] if column != 'ratio' else ('ratio', '{:.2f}')
     columns = {form: (f'`{form}`', number) for form in forms}
     table = format_table(
         list(networks.values()),
