@@ -180,13 +180,13 @@ def test_classifiers_without_backbone(classifier, export, refuse, tmp_path):
     cfg.dump(config)
     model = build_from_config(cfg).eval()
     torch.save(model.state_dict(), checkpoint)
+    sentence = refuse('export', config, checkpoint, '--part', 'backbone')
+    assert 'TimmClassifier has no backbone. Give --part model.' in sentence
     export(config, checkpoint, '--to', 'torchscript', '--out', file)
     evaluate_exported(cfg, file)
     exported, images = build_from_config(cfg), torch.rand(2, 3, 112, 112)
     for found, wanted in zip(exported(images), model.predict(images), strict=True):
         torch.testing.assert_close(found.pred_score, wanted.pred_score)
-    sentence = refuse('export', config, checkpoint, '--part', 'backbone')
-    assert 'TimmClassifier has no backbone. Give --part model.' in sentence
 
 
 def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
