@@ -165,7 +165,9 @@ def list_allowed_globals() -> dict[str, Callable]:
     """Map pickled names to what :func:`read_checkpoint` allows in addition to tensors."""
     # Any: __reduce__() may also return a string.
     makers: list[Any] = [value.__reduce__()[0] for value in (np.zeros(0), np.float64(0))]
-    dtypes = {type(np.dtype(name)) for name in ('int32', 'int64', 'float32', 'float64', 'bool')}
+    # Checkpoints of mmpose have the colors of the keypoints, which are uint8.
+    names = ('uint8', 'int32', 'int64', 'float32', 'float64', 'bool')
+    dtypes = {type(np.dtype(name)) for name in names}
     classes = (np.ndarray, np.dtype, HistoryBuffer, argparse.Namespace, *dtypes)
     functions = {
         f'numpy.{core}.multiarray.{maker.__name__}': maker

@@ -282,6 +282,16 @@ def test_mmengines_checkpoints_are_read_in_every_pytorch(named_by, tmp_path):
     assert loaded['loss'].mean() == 1.5 and loaded['best'] == 0.5 and loaded['args'] == options
 
 
+def test_colors_of_keypoints_are_read_in_every_pytorch(named_by, tmp_path):
+    # What mmpose has in its dataset_meta.
+    colors, sigmas = np.full((17, 3), 255, dtype=np.uint8), np.full(17, 0.5, dtype=np.float32)
+    meta = dict(dataset_meta=dict(keypoint_colors=colors, sigmas=sigmas))
+    torch.save(dict(meta=meta, state_dict={}), tmp_path / 'pose.pth')
+    loaded = read_checkpoint(tmp_path / 'pose.pth')['meta']['dataset_meta']
+    assert np.array_equal(loaded['keypoint_colors'], colors)
+    assert np.array_equal(loaded['sigmas'], sigmas)
+
+
 def test_hostile_files_are_refused_in_every_pytorch(named_by, tmp_path):
     marker = tmp_path / 'ran'
     for name, evil in touching(marker):
