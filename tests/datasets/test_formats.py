@@ -707,6 +707,16 @@ def test_difficult_objects_are_crowds(tmp_path):
         content = json.loads(path.read_text())
         is_first = content['images'][0]['file_name'].endswith('1.png')
         assert [a['iscrowd'] for a in content['annotations']] == [int(is_first)]
+    assert count(data) == {'object marked as crowd or difficult': 1}
+
+
+def test_data_whose_objects_are_all_ignored_are_refused(tmp_path):
+    write_coco(tmp_path / 'in', plain_photos())
+    coco(lambda content: [a.update(iscrowd=1) for a in content['annotations']])(tmp_path / 'in')
+    data = complete_splits(read_labels(tmp_path / 'in'), 0.5)
+    with pytest.raises(ConfigError, match='has only objects marked as crowd or difficult'):
+        save_coco(data, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
 
 
 def test_a_category_above_the_classes_is_kept_if_it_is_used_or_above_itself(tmp_path):

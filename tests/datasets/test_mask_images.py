@@ -1,11 +1,14 @@
 """Against mmsegmentation's loading of the maps that are written, and what the test has drawn."""
 
+import json
+
 import numpy as np
 import pytest
 from making_labels import make_shape, plain_photos, write_shapes, write_voc
 from mmengine.registry import init_default_scope
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
+from pycocotools import mask as coco_masks
 
 from mmevit.datasets.formats import complete_splits, read_labels, write_seg_maps
 from mmevit.utils.errors import ConfigError
@@ -153,6 +156,23 @@ def test_smaller_of_overlapping_objects_is_on_top_of_the_background(tmp_path):
     expected[4:], expected[10:20, 10:20] = 2, 1
     assert classes == ('background', 'car', 'road')
     np.testing.assert_array_equal(loaded['1'], expected)
+
+
+def test_brush_masks_of_cvat_that_are_marked_as_crowds_keep_their_class(maps, tmp_path):
+    root = tmp_path / 'data'
+    save_images(root, [1])
+    code = coco_masks.encode(np.asfortranarray(maps[0] == 1, np.uint8))
+    mask = dict(size=list(SIZE), counts=code['counts'].decode())
+    annotation = dict(id=1, image_id=1, category_id=1, iscrowd=1, segmentation=mask)
+    content = dict(
+        images=[dict(id=1, file_name='1.jpg')],
+        categories=[dict(id=1, name='road')],
+        annotations=[annotation],
+    )
+    (root / 'x.json').write_text(json.dumps(content))
+    classes, loaded = load(read_labels(root), tmp_path / 'out')
+    assert classes == ('background', 'road')
+    np.testing.assert_array_equal(loaded['1'], maps[0] == 1)
 
 
 def test_maps_next_to_boxes_are_read_on_request(tmp_path):

@@ -75,7 +75,7 @@ box=(16.0, 12.0, 48.0, 36.0), segmentation=None, is_ignored=False),))]
         )
     ((name, label_files),) = found.items()
     data: LabelledData = FORMATS[name].read(files, label_files)
-    if not any(image.shapes for images in data.splits.values() for image in images):
+    if not data.shapes:
         reasons = data.faults.describe(data.faults.counts)
         raise ConfigError(
             f'{root} contains no labelled object in the format {name}'
