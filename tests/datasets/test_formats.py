@@ -777,6 +777,18 @@ def test_a_single_split_is_used_for_training_and_validation(name, tmp_path):
     assert {split: len(images) for split, images in data.splits.items()} == dict(train=4, val=1)
 
 
+def test_images_next_to_a_folder_for_testing_are_for_training(tmp_path):
+    names = {'photos/1': 0, 'photos/2': 1, 'test/3': 2}
+    files = {f'{name}.png': None for name in names}
+    write_all(tmp_path, ABC | files | {f'{name}.txt': yolo(n) for name, n in names.items()})
+    splits = read_labels(tmp_path).splits
+    assert {split: len(images) for split, images in splits.items()} == dict(train=2, test=1)
+    write_all(tmp_path, {'train/4.png': None, 'train/4.txt': yolo(0)})
+    data = read_labels(tmp_path)
+    assert {split: len(images) for split, images in data.splits.items()} == dict(train=1, test=1)
+    assert count(data) == {'image of no split': 2}
+
+
 def draw_series(folder, count, seed, name='frame'):
     """Draw a picture that moves slowly."""
     rng = np.random.default_rng(seed)

@@ -113,10 +113,13 @@ def show_progress(
 
 
 def split_by_folder(images: Iterable[PurePosixPath]) -> dict[str, list[PurePosixPath]]:
-    """Split images by the names of their folders; those of no split are left out, if not all."""
+    """Split images by the names of their folders; next to val or test, the others are for training.
+
+    If there is a folder for training, the others are left out.
+    """
     splits: dict[str, list[PurePosixPath]] = {}
     for path in images:
         splits.setdefault(split_of(*path.parts[:-1]), []).append(path)
-    if len(splits) > 1:
-        splits.pop('', None)
+    if len(splits) > 1 and (others := splits.pop('', None)):
+        splits.setdefault('train', others)
     return splits
