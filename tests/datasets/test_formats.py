@@ -789,6 +789,16 @@ def test_images_next_to_a_folder_for_testing_are_for_training(tmp_path):
     assert count(data) == {'image of no split': 2}
 
 
+@pytest.mark.parametrize('settings', ['', '\ntrain: images/train\ntest: images/test'])
+def test_a_split_without_label_files_is_unlabelled_and_not_background(settings, tmp_path):
+    files = {'data.yaml': f'names: [a]{settings}', 'labels/train/1.txt': yolo(0)}
+    images = {f'images/{name}.png': None for name in ('train/1', 'train/2', 'test/3', 'test/4')}
+    write_all(tmp_path, files | images)
+    data = read_labels(tmp_path)
+    assert {split: len(images) for split, images in data.splits.items()} == dict(train=2)
+    assert count(data) == {BACKGROUND: 1, NO_LABELS: 2}
+
+
 def draw_series(folder, count, seed, name='frame'):
     """Draw a picture that moves slowly."""
     rng = np.random.default_rng(seed)

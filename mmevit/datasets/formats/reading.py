@@ -1,5 +1,6 @@
 """Reading of formats that have a label file for each image."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from pathlib import PurePosixPath
@@ -64,17 +65,23 @@ def read_label_files(
     splits = {split: list(dict.fromkeys(paths)) for split, paths in splits.items()}
     listed = {path for paths in splits.values() for path in paths}
     faults.add_all((NO_SPLIT, path) for path in indices if path not in listed)
-    images: dict[str, list[LabelledImage]] = {split: [] for split in splits}
+    # Without any label file, images are unlabelled and not background.
+    with_background = [
+        split
+        for split, paths in splits.items()
+        if keep_unlabelled and any(path in indices for path in paths)
+    ]
+    images: dict[str, list[LabelledImage]] = defaultdict(list)
     for split, path in show_progress([(name, path) for name in splits for path in splits[name]]):
         if path in unclear:
             continue
         label_file = label_files[indices[path]] if path in indices else None
-        is_background = keep_unlabelled and not is_label_folder(path.parent)
+        is_background = split in with_background and not is_label_folder(path.parent)
         if label_file is None and not is_background:
             faults.add(NO_LABELS, path)
         elif image := read_image(files, path, label_file, parse, faults):
             images[split].append(image)
-    return images
+    return dict(images)
 
 
 def read_image(
