@@ -799,6 +799,19 @@ def test_a_split_without_label_files_is_unlabelled_and_not_background(settings, 
     assert count(data) == {BACKGROUND: 1, NO_LABELS: 2}
 
 
+@pytest.mark.parametrize('names', ['a\nb', 'a', 'a\nb\nc', 'b\na', 'a\nc'])
+def test_class_lists_of_several_folders_must_agree(names, tmp_path):
+    files = {f'{x}/1.png': None for x in 'xy'} | {f'{x}/1.txt': yolo(0) for x in 'xy'}
+    write_all(tmp_path, files | {'x/classes.txt': 'a\nb\n', 'y/classes.txt': names})
+    if names in ('b\na', 'a\nc'):
+        with pytest.raises(ConfigError, match='y/classes.txt have different classes.*Renumber'):
+            read_labels(tmp_path)
+    else:
+        data = read_labels(tmp_path)
+        assert data.classes == tuple(max(names, 'a\nb', key=len).split())
+        assert by_path(data) == {'x/1.png': ['a'], 'y/1.png': ['a']}
+
+
 def draw_series(folder, count, seed, name='frame'):
     """Draw a picture that moves slowly."""
     rng = np.random.default_rng(seed)
