@@ -11,7 +11,6 @@ from PIL import Image
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write
 
-from .files import ORDER
 from .labels import LabelledData, LabelledImage, Shape
 from .masks import decode_mask, measure_mask
 from .reading import show_progress
@@ -23,8 +22,7 @@ IGNORED = 255
 def write_coco(data: LabelledData, folder: str | Path) -> dict[str, Path]:
     """Write ``instances_SPLIT.json`` for each split, and return the paths by split.
 
-    The file names in it are relative to the root of the data. Files of other splits, from data that
-    were written there before, are removed.
+    The file names in it are relative to the root of the data.
 
     Raises:
         ConfigError: If all objects are ignored.
@@ -35,12 +33,10 @@ def write_coco(data: LabelledData, folder: str | Path) -> dict[str, Path]:
             'on nor evaluated. CVAT marks brush masks so: set iscrowd to 0, or use them for '
             'semantic segmentation.'
         )
-    paths = {split: Path(folder, f'instances_{split}.json') for split in ORDER}
-    for split in data.splits:
-        with atomic_write(paths[split]) as path:
-            path.write_text(json.dumps(make_coco(data, split)))
-    for split in paths.keys() - data.splits.keys():
-        paths.pop(split).unlink(missing_ok=True)
+    paths = {split: Path(folder, f'instances_{split}.json') for split in data.splits}
+    for split, path in paths.items():
+        with atomic_write(path) as unfinished:
+            unfinished.write_text(json.dumps(make_coco(data, split)))
     return paths
 
 
