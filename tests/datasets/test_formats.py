@@ -167,6 +167,7 @@ def test_boxes_of_bccd_are_those_of_mmdet_and_supervision(bccd, tmp_path):
 
 
 TRIANGLE, HOUSE = [10.5, 5, 30, 8, 20, 33.25], [40, 40, 60, 40, 60, 20, 50.5, 11, 40, 20]
+DIAMOND = [30, 10, 40, 20, 30, 30, 20, 20]
 MASK = np.zeros((48, 64), np.uint8)
 MASK[10:21, 30:43] = np.random.default_rng(0).integers(0, 2, (11, 13))
 MASK[10, 30] = MASK[20, 42] = 1
@@ -201,13 +202,15 @@ def write_labelme_masks(root, photos):
         make_shape('cell', pairs(TRIANGLE), group_id=7),
         make_shape('dot', pairs(TRIANGLE), group_id=7),
         make_shape('cell', pairs(HOUSE), group_id=7),
+        make_shape('cell', pairs(DIAMOND), 'oriented_rectangle'),
+        make_shape('cell', pairs(DIAMOND), 'rotation', direction=0.8),
         make_shape('cell', [[30, 20], [30, 30]], 'circle'),
         make_shape(
             'cell', [[30, 10], [42, 20]], 'mask', mask=base64.b64encode(png.getvalue()).decode()
         ),
     ]
     write_shapes(root / '1.json', shapes)
-    return [[TRIANGLE, HOUSE], [TRIANGLE], 'circle', MASK]
+    return [[TRIANGLE, HOUSE], [TRIANGLE], [DIAMOND], [DIAMOND], 'circle', MASK]
 
 
 def write_coco_masks(root, photos):
@@ -278,7 +281,7 @@ NAN = 'box or mask with NaN or infinity'
 EMPTY = 'box of less than one pixel, or outside its image'
 ACROSS = 'box partly outside its image'
 FEW_POINTS = 'polygon of fewer than three points'
-NO_AREA = 'point or line'
+NO_AREA = 'point, line or unsupported shape'
 
 
 def xml(*boxes, **options):
@@ -375,6 +378,13 @@ REPAIRS = [
         2,
     ),
     ('labelme', shapes(make_shape('cell', [[3, 4]], 'point')), {NO_AREA: 1, BACKGROUND: 1}, 3, 2),
+    (
+        'labelme',
+        shapes(make_shape('cell', pairs(TRIANGLE), 'x')),
+        {NO_AREA: 1, BACKGROUND: 1},
+        3,
+        2,
+    ),
     (
         'coco',
         annotate(image_id=9),

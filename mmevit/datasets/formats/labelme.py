@@ -54,7 +54,8 @@ class Parts(msgspec.Struct):
     shapes: list[msgspec.Raw]
 
 
-POLYGONS = ('polygon', None)
+# Oriented boxes have four corners; those of X-AnyLabeling are named rotation.
+POLYGONS = ('polygon', 'oriented_rectangle', 'rotation', None)
 
 
 def find(files: Files) -> list[PurePosixPath]:
