@@ -1,13 +1,13 @@
 """List images for classification in class folders."""
 
 import os
-import random
 from pathlib import Path
 
 from mmevit.utils.errors import ConfigError, shorten, warn
 from mmevit.utils.inputs import IMAGE_SUFFIXES
 
 from .formats.files import SPLITS, split_of
+from .formats.splits import hold_out
 
 Labelled = list[tuple[str, int]]
 Folders = dict[str, list[str]]  # paths of images by class
@@ -19,8 +19,8 @@ def split_class_folders(
     """List the images of class folders for training and for validation.
 
     The classes are the folders in ``root`` or in ``root/train``. Some images of each are held out
-    for validation, unless there are ``root/train`` and ``root/val`` or ``root/test``, also under
-    names such as ``Training`` or ``seg_test``::
+    for validation, series of similar images together, unless there are ``root/train`` and
+    ``root/val`` or ``root/test``, also under names such as ``Training`` or ``seg_test``::
 
         root/cat/anything.jpg    or    root/train/cat/anything.jpg
         root/dog/any/where.png         root/val/dog/any/where.png
@@ -47,7 +47,7 @@ def split_class_folders(
         ...         path.parent.mkdir(exist_ok=True)
         ...         path.touch()
         ...     split_class_folders(folder)
-        (('cat', 'dog'), [('cat/1.png', 0), ('dog/1.png', 1)], [('cat/2.png', 0), ('dog/2.png', 1)])
+        (('cat', 'dog'), [('cat/2.png', 0), ('dog/2.png', 1)], [('cat/1.png', 0), ('dog/1.png', 1)])
     """
     root = Path(root)
     if not root.is_dir():
@@ -65,7 +65,14 @@ def split_class_folders(
                 f'{root / train_name}. Give both folders the same classes.'
             )
     else:
-        train, val = hold_out(train, val_fraction, seed)
+        val = {}
+        for name, paths in train.items():
+            if len(paths) < 2:
+                raise ConfigError(
+                    f'The class {name} has only one image. Add images: training and validation '
+                    'need at least one each.'
+                )
+            train[name], val[name] = hold_out(root, paths, val_fraction, seed)
     if len(train) < 2 or not val:
         raise ConfigError(
             f'{root} has {len(train)} training and {len(val)} validation classes, but needs at '
@@ -139,19 +146,3 @@ def find_images(root: Path, part: str) -> Folders:
             f'{", ".join(IMAGE_SUFFIXES)}.'
         )
     return images
-
-
-def hold_out(images: Folders, fraction: float, seed: int) -> tuple[Folders, Folders]:
-    """Split the paths of each class, of which there must be two, into kept and held-out ones."""
-    kept, held_out = {}, {}
-    for name, paths in images.items():
-        if len(paths) < 2:
-            raise ConfigError(
-                f'The class {name} has only one image. Add images: training and validation need '
-                'at least one each.'
-            )
-        count = min(max(round(fraction * len(paths)), 1), len(paths) - 1)
-        chosen = set(random.Random(f'{seed} {name}').sample(paths, count))
-        kept[name] = [path for path in paths if path not in chosen]
-        held_out[name] = [path for path in paths if path in chosen]
-    return kept, held_out

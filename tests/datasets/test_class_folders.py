@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+from making_datasets import random_image
 
 from mmevit.datasets import split_class_folders
 from mmevit.utils.errors import ConfigError
@@ -114,6 +116,19 @@ def test_hidden_files_and_those_of_macos_are_left_out(make):
     root = make('a/1.jpg', 'a/2.jpg', 'a/._1.jpg', 'b/1.jpg', 'b/2.jpg', '__MACOSX/a/1.jpg')
     classes, train, val = split_class_folders(root)
     assert classes == ('a', 'b') and len(train + val) == 4
+
+
+def test_frames_of_a_video_are_held_out_together(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ('cat', 'dog'):
+        (tmp_path / name).mkdir()
+        for series in range(4):
+            picture = random_image(rng, (64, 65))
+            for number in range(5):
+                picture.save(tmp_path / name / f'{series}_frame_{number}.png')
+    for seed in range(3):
+        _, train, val = split_class_folders(tmp_path, 0.25, seed)
+        assert len(train) == 30 and len({path.split('_')[0] for path, _ in val}) == 2
 
 
 def test_links_to_folders_are_not_followed(make):

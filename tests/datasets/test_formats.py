@@ -35,7 +35,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 
-from mmevit.datasets.formats import LabelledImage, complete_splits, read_labels
+from mmevit.datasets.formats import complete_splits, read_labels
 from mmevit.datasets.formats import write_coco as save_coco
 from mmevit.datasets.formats.splits import hold_out
 from mmevit.utils.errors import ConfigError
@@ -830,25 +830,21 @@ def draw_series(folder, count, seed, name='frame'):
         frame = picture.crop((number // 4, 0, 160 + number // 4, 160))
         folder.mkdir(parents=True, exist_ok=True)
         frame.save(folder / f'{name}_{number:03}.png')
-    return [
-        LabelledImage(f'{folder.name}/{name}_{number:03}.png', 160, 160, ())
-        for number in range(count)
-    ]
+    return [f'{folder.name}/{name}_{number:03}.png' for number in range(count)]
 
 
 def test_images_that_follow_each_other_are_held_out_together(tmp_path):
     series = [draw_series(tmp_path / f'{n}', 6, n) for n in range(8)]
-    images = [image for own in series for image in own]
+    images = [path for own in series for path in own]
     for seed in range(5):
         train, val = hold_out(tmp_path, images, 0.3, seed)
-        assert sorted(image.path for image in train + val) == [image.path for image in images]
-        paths = {image.path for image in val}
-        assert len(val) == 12 and all(len({i.path in paths for i in own}) == 1 for own in series)
+        assert sorted(train + val) == images
+        assert len(val) == 12 and all(len({path in val for path in own}) == 1 for own in series)
     assert hold_out(tmp_path, images, 0.3, 1) == hold_out(tmp_path, images, 0.3, 1)
     assert hold_out(tmp_path, images, 0.3, 1) != hold_out(tmp_path, images, 0.3, 2)
     # A longer series is cut in few places.
     train, val = hold_out(tmp_path, images, 0.05, 0)
-    assert len(val) == 2 and len({image.path.split('/')[0] for image in val}) == 1
+    assert len(val) == 2 and len({path.split('/')[0] for path in val}) == 1
 
 
 def test_images_that_look_different_are_held_out_one_by_one(tmp_path):
@@ -856,7 +852,7 @@ def test_images_that_look_different_are_held_out_one_by_one(tmp_path):
     for number in range(12):
         images += draw_series(tmp_path / 'x', 1, number, f'{number}_frame')
     _, val = hold_out(tmp_path, images, 0.5, 0)
-    numbers = sorted(int(image.path[2:].split('_')[0]) for image in val)
+    numbers = sorted(int(path[2:].split('_')[0]) for path in val)
     assert len(val) == 6 and numbers != list(range(numbers[0], numbers[0] + 6))
 
 
@@ -864,15 +860,14 @@ def test_copies_and_augmented_images_are_held_out_together(tmp_path):
     images = []
     for number in range(6):
         images += draw_series(tmp_path / 'x', 1, number, f'{number}_a_jpg.rf.{number}a')
-        path = tmp_path / images[-1].path
+        path = tmp_path / images[-1]
         shutil.copy(path, tmp_path / 'x' / f'copy {100 * number}.png')
         flipped = path.with_name(f'{number}_a_jpg.rf.{number}b_000.png')
         Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(flipped)
-        for name in (f'copy {100 * number}.png', flipped.name):
-            images.append(LabelledImage(f'x/{name}', 160, 160, ()))
+        images += [f'x/copy {100 * number}.png', f'x/{flipped.name}']
     for seed in range(4):
         _, val = hold_out(tmp_path, images, 0.5, seed)
-        groups = [number // 3 for number, image in enumerate(images) if image in val]
+        groups = [number // 3 for number, path in enumerate(images) if path in val]
         assert len(val) == 9 and all(groups.count(group) == 3 for group in groups)
 
 
