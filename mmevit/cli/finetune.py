@@ -133,7 +133,7 @@ def finetune_labelled(args: Namespace, data: LabelledData) -> None:
 
 
 def default_task(data: LabelledData) -> str:
-    """Return the task for which labels are."""
+    """Choose the task that fits the labels."""
     if data.is_semantic:
         return 'semantic-segmentation'
     return 'instance-segmentation' if data.has_masks else 'detection'

@@ -32,7 +32,7 @@ PICTURES = ('precision_recall.png', 'confusions.png')
 
 
 def prepare(args: Namespace, data: LabelledData, with_masks: bool) -> Config:
-    """Write annotation files and a whole config to the work directory, and load it.
+    """Write annotation files and a complete config to the work directory, and load it.
 
     Args:
         args: The arguments of the command.

@@ -67,7 +67,7 @@ def start_config(
 
 
 def finish_config(cfg: Config, name: str, args: Namespace, data: LabelledData) -> Config:
-    """Set batches, flips, precision, sizes and schedule, write the whole config, and load it."""
+    """Set batches, flips, precision, sizes and schedule, write the complete config, load it."""
     set_batch_size(cfg.train_dataloader, args, len(data.splits['train']))
     cfg.auto_scale_lr.enable = True
     if args.no_flip:
@@ -293,6 +293,6 @@ def print_commands(runner: Runner, checkpoint: str) -> None:
         f"""\
 To predict:     mmevit infer {model} IMAGE_OR_FOLDER
 To export:      mmevit export {model} --to onnx
-To go on:       mmevit train {config} --resume --cfg-options \
+To resume:      mmevit train {config} --resume --cfg-options \
 train_cfg.max_epochs={2 * runner.max_epochs}"""
     )

@@ -22,7 +22,7 @@ PICTURE = 'confusions.png'
 
 
 def prepare(args: Namespace, data: LabelledData) -> Config:
-    """Write segmentation maps and a whole config to the work directory, and load it.
+    """Write segmentation maps and a complete config to the work directory, and load it.
 
     Args:
         args: The arguments of the command.

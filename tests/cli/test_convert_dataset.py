@@ -24,7 +24,7 @@ def test_files_are_written_and_summarised(run_tool, tmp_path):
     assert sum(int(number) for row in tables[2:4] for number in row[1:]) == 4
     assert sorted(row[:3] for row in tables[5:]) == [
         ['1', 'box of less than one pixel, or outside its image', 'left out'],
-        ['1', 'image without a label file', 'left out'],
+        ['1', 'image without labels', 'left out'],
     ]
     assert 'Annotations/1.xml: cell (70.0, 8.0, 90.0, 40.0)' in result.stdout
     for split in ('train', 'val'):

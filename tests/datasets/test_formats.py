@@ -269,7 +269,7 @@ def test_masks_are_kept_as_they_are_and_measured(write, tmp_path):
 BOX = ('cell', (8, 8, 40, 40))
 NO_IMAGE = 'label file without an image'
 MISSING = 'listed image that is not in the data'
-NO_LABELS = 'image without a label file'
+NO_LABELS = 'image without labels'
 UNCLEAR = 'labels that fit several images, or image with several labels'
 TWICE = 'image that is listed twice in a split'
 CORRUPT = 'image whose size cannot be read'
@@ -755,6 +755,10 @@ def test_a_format_can_be_chosen(tmp_path):
         read_labels(tmp_path, 'coco')
     shutil.rmtree(tmp_path / 'Annotations')
     (tmp_path / 'data.yaml').unlink()
+    with pytest.raises(ConfigError, match='such as JPEGImages/1.txt, but no class names. For YOLO'):
+        read_labels(tmp_path)
+    for path in tmp_path.rglob('*.txt'):
+        path.unlink()
     assert read_labels(tmp_path) is None
 
 

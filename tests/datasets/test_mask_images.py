@@ -223,7 +223,7 @@ def test_faulty_maps_are_counted(maps, tmp_path):
     save(tmp_path / 'data/masks/val/3.png', transparent)
     data = read_labels(tmp_path / 'data')
     assert {fault.name: count for fault, count in data.faults.counts.items()} == {
-        'image without a label file': 1,
+        'image without labels': 1,
         'label file without an image': 1,
         'label file that cannot be read': 3,
     }

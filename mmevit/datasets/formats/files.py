@@ -98,8 +98,8 @@ def list_files(root: Path) -> Iterator[PurePosixPath]:
 def split_of(*names: str) -> str:
     """Return the split that some names of folders or files mean, ``''`` if none does.
 
-    A name that is a split, but for digits, comes before names with the word of a split; then the
-    first counts.
+    A name that equals a split apart from digits wins over one that only contains it. Of several,
+    the first wins.
 
     Example:
         >>> split_of('images', 'valid'), split_of('instances_train2017'), split_of('trains')

@@ -51,7 +51,7 @@ def read_label_files(
         parse: Parses one. After an error other than ConfigError, the image is left out.
         faults: Receives what is left out or repaired.
         splits: The images by split, by default by folder.
-        keep_unlabelled: Whether an image without a label file has no objects, or is left out.
+        keep_unlabelled: Whether to keep images without a label file as background.
         name_of: Returns the name of the image of a label file, without its suffix.
     """
     references = [Reference(name_of(path), path) for path in label_files]
