@@ -15,7 +15,6 @@ from mmevit.analysis import (
 )
 from mmevit.cli.convert_dataset import summarise
 from mmevit.cli.finetune_recipe import (
-    SPLITS,
     finish_config,
     pipelines,
     print_commands,
@@ -23,6 +22,7 @@ from mmevit.cli.finetune_recipe import (
     test_best,
 )
 from mmevit.datasets.formats import LabelledData, write_coco
+from mmevit.datasets.formats.files import SPLITS
 from mmevit.utils.configs import type_name
 from mmevit.utils.files import atomic_write
 

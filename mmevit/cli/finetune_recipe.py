@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 from mmevit.checkpoint.loader import load_from_evit, locate
 from mmevit.cli.arguments import load_config, use_mixed_precision
 from mmevit.datasets.formats import LabelledData
+from mmevit.datasets.formats.files import SPLITS
 from mmevit.datasets.loading import load_readable_images
 from mmevit.engine.optim_wrappers import train_in_bfloat16
 from mmevit.models import EfficientViT
@@ -30,7 +31,6 @@ from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write
 
 CONFIGS = MIM_FOLDER / 'configs/efficientvit'
-SPLITS = ('train', 'val', 'test')
 # Longest sides of images, of which --minutes chooses the largest that leaves enough epochs.
 SIDES = (640, 512, 416, 320)
 # Images to see in training, and the fewest and most epochs.

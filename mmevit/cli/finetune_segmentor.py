@@ -9,13 +9,13 @@ from mmengine.runner import Runner
 
 from mmevit.cli.convert_dataset import summarise
 from mmevit.cli.finetune_recipe import (
-    SPLITS,
     finish_config,
     print_commands,
     start_config,
     test_best,
 )
 from mmevit.datasets.formats import LabelledData, write_seg_maps
+from mmevit.datasets.formats.files import SPLITS
 
 # A file in the work directory.
 PICTURE = 'confusions.png'

@@ -6,7 +6,7 @@ from pathlib import Path
 from mmevit.utils.errors import ConfigError, shorten, warn
 from mmevit.utils.inputs import IMAGE_SUFFIXES
 
-from .formats.files import SPLITS, split_of
+from .formats.files import SPLIT_NAMES, split_of
 from .formats.splits import hold_out
 
 Labelled = list[tuple[str, int]]
@@ -90,14 +90,14 @@ def find_splits(root: Path) -> dict[str, str]:
     """Return the folders of splits, relative to ``root``, by split; empty if they are classes."""
     names = list_folders(root)
     splits: dict[str, str] = {}
-    for name in sorted(names, key=lambda name: name.lower() not in SPLITS):
+    for name in sorted(names, key=lambda name: name.lower() not in SPLIT_NAMES):
         if (split := split_of(name)) and list_folders(root / name):
             splits.setdefault(split, name)
     train = splits.get('train')
     # A training folder with images in it is a class: there are pictures of trains.
     if (
         train is None
-        or (len(splits) == 1 and train.lower() not in SPLITS)
+        or (len(splits) == 1 and train.lower() not in SPLIT_NAMES)
         or any(map(is_image, (root / train).iterdir()))
     ):
         return {}

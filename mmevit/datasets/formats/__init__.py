@@ -6,7 +6,7 @@ from types import ModuleType
 from mmevit.utils.errors import ConfigError
 
 from . import coco, labelme, mask_images, voc, yolo
-from .files import SPLITS, Files
+from .files import SPLIT_NAMES, Files
 from .labels import LabelledData, LabelledImage, Shape
 from .matching import IMAGE_FOLDERS, LABEL_FOLDERS
 from .splits import complete_splits
@@ -30,7 +30,7 @@ FORMATS: dict[str, ModuleType] = dict(
 )
 
 # Usual names of folders that are not classes; there are pictures of a mask.
-FOLDERS_OF_DATA = {*IMAGE_FOLDERS, *LABEL_FOLDERS, *SPLITS} - {'mask'}
+FOLDERS_OF_DATA = {*IMAGE_FOLDERS, *LABEL_FOLDERS, *SPLIT_NAMES} - {'mask'}
 
 
 def read_labels(

@@ -12,8 +12,8 @@ from mmevit.utils.errors import ConfigError
 from mmevit.utils.inputs import IMAGE_SUFFIXES
 
 # Splits in the order of files and tables, and the names of folders and files that mean them.
-ORDER = ('train', 'val', 'test')
-SPLITS = dict(
+SPLITS = ('train', 'val', 'test')
+SPLIT_NAMES = dict(
     train='train',
     training='train',
     val='val',
@@ -109,6 +109,6 @@ def split_of(*names: str) -> str:
     """
     words = [re.findall('[a-z]+', name.lower()) for name in names]
     for word in [*(found[0] for found in words if len(found) == 1), *sum(words, [])]:
-        if word in SPLITS:
-            return SPLITS[word]
+        if word in SPLIT_NAMES:
+            return SPLIT_NAMES[word]
     return ''

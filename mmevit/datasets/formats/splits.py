@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmevit.utils.errors import ConfigError
 
-from .files import ORDER
+from .files import SPLITS
 from .labels import IN_TWO_SPLITS, LabelledData, LabelledImage
 from .reading import show_progress
 
@@ -41,7 +41,7 @@ def complete_splits(data: LabelledData, val_fraction: float, seed: int = 0) -> L
     if not 0 < val_fraction < 1:
         raise ConfigError(f'The fraction for validation is {val_fraction}, not between 0 and 1.')
     splits = {split or 'train': images for split, images in data.splits.items()}
-    splits = {split: splits[split] for split in ORDER if splits.get(split)}
+    splits = {split: splits[split] for split in SPLITS if splits.get(split)}
     if len(splits) == 1:
         splits = dict(train=next(iter(splits.values())))
     remove_shared(data, splits)
@@ -57,7 +57,7 @@ def complete_splits(data: LabelledData, val_fraction: float, seed: int = 0) -> L
         splits['train'], splits['val'] = (
             [images[path] for path in part] for part in (kept, held_out)
         )
-    return replace(data, splits={split: splits[split] for split in ORDER if split in splits})
+    return replace(data, splits={split: splits[split] for split in SPLITS if split in splits})
 
 
 def remove_shared(data: LabelledData, splits: dict[str, list[LabelledImage]]) -> None:

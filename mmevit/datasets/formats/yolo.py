@@ -11,7 +11,7 @@ import yaml
 from mmevit.datasets.faults import Faults
 from mmevit.utils.errors import ConfigError, one_line, shorten
 
-from .files import ORDER, Files
+from .files import SPLITS, Files
 from .labels import MISSING_IMAGE, LabelledData, Shape, Size, outline
 from .matching import read_list
 from .reading import read_label_files
@@ -127,7 +127,7 @@ def find_splits(
     splits: dict[str, list[PurePosixPath]] = {}
     parent, base = str(data_yaml.parent), str(content.get('path') or '')
     folders = (parent, f'{parent}/{base}', base, '')
-    for split in ORDER:
+    for split in SPLITS:
         entries = content.get(split) or content.get('valid' if split == 'val' else split) or ()
         for entry in [entries] if isinstance(entries, str) else entries:
             place = find_place(files, str(entry), folders)
