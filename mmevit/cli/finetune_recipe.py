@@ -277,10 +277,15 @@ def time_steps(
     return (time.perf_counter() - start) / (num_steps * batch_size)
 
 
-def test_best(runner: Runner) -> tuple[str, dict[str, float]]:
-    """Evaluate the best checkpoint, or the last one; return its path and its scores."""
+def find_best(runner: Runner) -> str:
+    """Return the path of the best checkpoint, or of the last one."""
     last = Path(runner.work_dir, 'last_checkpoint').read_text()
-    checkpoint = runner.message_hub.runtime_info.get('best_ckpt') or last
+    return runner.message_hub.runtime_info.get('best_ckpt') or last
+
+
+def test_best(runner: Runner) -> tuple[str, dict[str, float]]:
+    """Evaluate the best checkpoint; return its path and its scores."""
+    checkpoint = find_best(runner)
     runner.load_checkpoint(checkpoint)
     return checkpoint, runner.test()
 
