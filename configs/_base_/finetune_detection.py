@@ -43,7 +43,8 @@ tta_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=8,
-    dataset=dict(filter_cfg=dict(filter_empty_gt=False), pipeline=train_pipeline),
+    # The min_size of mmdet's base config would leave out images with a side below 32 pixels.
+    dataset=dict(filter_cfg=dict(filter_empty_gt=False, min_size=0), pipeline=train_pipeline),
 )
 val_dataloader = dict(batch_size=8, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -7,12 +7,12 @@ from typing import Any
 from mmengine.config import Config
 
 from mmevit.checkpoint.loader import find_dataset_meta
+from mmevit.datasets.formats.files import SPLITS
 from mmevit.utils.configs import default_scope
 from mmevit.utils.errors import CheckpointError, ConfigError, shorten, warn
 
 from .dataset_info import DatasetInfo, list_datasets
 
-SPLITS = ('train', 'val', 'test')
 # A model with one of these takes its classes from text, or tracks only some of the data's.
 OPEN_MODELS = ('language_model', 'text_encoder', 'tracker')
 

@@ -25,6 +25,7 @@ from mmevit.cli.arguments import add_settings_argument, argument, command
 from mmevit.datasets.coco import read_coco
 from mmevit.datasets.coco_faults import NOTHING_TO_LEARN, find_coco_faults
 from mmevit.datasets.faults import STOPS, Faults, FaultType
+from mmevit.datasets.formats.files import SPLITS
 from mmevit.datasets.image_faults import find_image_faults, find_seg_map_faults
 from mmevit.utils.configs import default_scope, find_datasets, find_step, read_config
 from mmevit.utils.errors import ConfigError, one_line
@@ -35,7 +36,6 @@ BAD_ANN_FILE = FaultType('annotation file that cannot be read', STOPS, 'fatal')
 OTHER_CLASSES = FaultType('data sets with different classes', STOPS, 'fatal')
 WRONG_LABEL = FaultType('label that is not a class of the model', STOPS, 'fatal')
 UNLABELLED = FaultType('file without annotations', 'its images are unlabelled', 'note')
-SPLITS = ('train', 'val', 'test')
 # Options of a data set that do not change which files it reads.
 NOT_OF_FILES = ('filter_cfg', 'pipeline', 'test_mode')
 COLUMNS = dict(

@@ -32,7 +32,7 @@ add_format_arguments = group(
 
 @command(
     argument('data', 'folder with images and labels; it is not changed', metavar='IN'),
-    argument('out', 'folder for the converted labels', metavar='OUT'),
+    argument('out', 'new or empty folder for the converted labels', metavar='OUT'),
     argument(
         '--to',
         'COCO annotation files, or masks: segmentation maps for semantic segmentation',
@@ -45,6 +45,8 @@ def main(args: Namespace) -> None:
     """Write the labels, and print what is in them and what was left out."""
     if Path(args.out).resolve().is_relative_to(Path(args.data).resolve()):
         raise ConfigError(f'{args.out} is inside the data {args.data}. Choose another folder.')
+    if Path(args.out).is_dir() and any(Path(args.out).iterdir()):
+        raise ConfigError(f'{args.out} is not empty. Choose another folder.')
     data = read_labels(args.data, args.format)
     if data is None:
         raise ConfigError(

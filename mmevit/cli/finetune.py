@@ -19,8 +19,8 @@ from mmevit.cli.arguments import (
     flag,
 )
 from mmevit.cli.convert_dataset import add_format_arguments
-from mmevit.cli.finetune_recipe import SPLITS
 from mmevit.datasets.formats import LabelledData, complete_splits, read_labels
+from mmevit.datasets.formats.files import SPLITS
 from mmevit.engine.runner import build_trainer
 from mmevit.utils.errors import ConfigError
 
@@ -133,7 +133,7 @@ def finetune_labelled(args: Namespace, data: LabelledData) -> None:
 
 
 def default_task(data: LabelledData) -> str:
-    """Return the task for which labels are."""
+    """Choose the task that fits the labels."""
     if data.is_semantic:
         return 'semantic-segmentation'
     return 'instance-segmentation' if data.has_masks else 'detection'

@@ -5,12 +5,12 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmevit.checkpoint.loader import load_from_evit, locate
 from mmevit.cli.arguments import load_config, use_mixed_precision
-from mmevit.cli.finetune_recipe import set_batch_size
+from mmevit.cli.finetune_recipe import find_best, pipelines, remove_flips, set_batch_size
 from mmevit.datasets import split_class_folders
 from mmevit.datasets.formats import FOLDERS_OF_DATA
 from mmevit.models import EfficientViT
@@ -55,10 +55,10 @@ def set_data(cfg: Config, args: Namespace) -> Sequence[str]:
             dataset = cfg[f'{split}_dataloader'].dataset
             dataset.update(data_root=str(root), ann_file=str(ann_file))
             dataset.metainfo = dict(classes=classes)
-            dataset.pipeline = adapt_pipeline(dataset.pipeline, args)
-    views = cfg.tta_pipeline[-1]
-    adapted = [adapt_pipeline(steps, args) for steps in views.transforms]
-    views.transforms = [steps for steps in adapted if steps]
+    if args.image_size:
+        set_size(cfg, args.image_size)
+    if args.no_flip:
+        remove_flips(cfg)
     # Batch norm cannot train on one image.
     set_batch_size(cfg.train_dataloader, args, len(train), minimum=2)
     return classes
@@ -74,17 +74,17 @@ def check_classes(root: Path, classes: Sequence[str]) -> None:
         )
 
 
-def adapt_pipeline(pipeline: list[ConfigDict], args: Namespace) -> list[ConfigDict]:
-    """Set the image size in a pipeline in place, and return it without disabled flips."""
-    size, width = args.image_size or (None, None)
-    if size != width:
+def set_size(cfg: Config, size: tuple[int, int]) -> None:
+    """Set the size of the images, which are square, in all pipelines."""
+    side, width = size
+    if side != width:
         raise ConfigError('Classifiers need square images. Give --image-size one side.')
-    for step in pipeline:
-        if size and type_name(step) == 'RandomResizedCrop':
-            step.scale = size
-        elif size and type_name(step) == 'Resize':
-            step.scale = (size, size)
-    return [step for step in pipeline if not (args.no_flip and type_name(step) == 'RandomFlip')]
+    for steps in pipelines(cfg):
+        for step in steps:
+            if type_name(step) == 'RandomResizedCrop':
+                step.scale = side
+            elif type_name(step) == 'Resize':
+                step.scale = size
 
 
 def set_model(cfg: Config, weights: str, num_classes: int) -> None:
@@ -107,8 +107,7 @@ def report(runner: Runner) -> None:
     """Print where the model is and how to use it."""
     config = str(Path(runner.work_dir, Path(runner.cfg.filename).name))
     classes = runner.cfg.train_dataloader.dataset.metainfo.classes
-    last = Path(runner.work_dir, 'last_checkpoint').read_text()
-    checkpoint = runner.message_hub.runtime_info.get('best_ckpt') or last
+    checkpoint = find_best(runner)
     print(
         f"""\
 The network:    EfficientViT-{runner.cfg.model.backbone.arch}, inferred from the weights

@@ -15,7 +15,6 @@ from mmevit.analysis import (
 )
 from mmevit.cli.convert_dataset import summarise
 from mmevit.cli.finetune_recipe import (
-    SPLITS,
     finish_config,
     pipelines,
     print_commands,
@@ -23,6 +22,7 @@ from mmevit.cli.finetune_recipe import (
     test_best,
 )
 from mmevit.datasets.formats import LabelledData, write_coco
+from mmevit.datasets.formats.files import SPLITS
 from mmevit.utils.configs import type_name
 from mmevit.utils.files import atomic_write
 
@@ -32,7 +32,7 @@ PICTURES = ('precision_recall.png', 'confusions.png')
 
 
 def prepare(args: Namespace, data: LabelledData, with_masks: bool) -> Config:
-    """Write annotation files and a whole config to the work directory, and load it.
+    """Write annotation files and a complete config to the work directory, and load it.
 
     Args:
         args: The arguments of the command.

@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 from mmevit.checkpoint.loader import load_from_evit, locate
 from mmevit.cli.arguments import load_config, use_mixed_precision
 from mmevit.datasets.formats import LabelledData
+from mmevit.datasets.formats.files import SPLITS
 from mmevit.datasets.loading import load_readable_images
 from mmevit.engine.optim_wrappers import train_in_bfloat16
 from mmevit.models import EfficientViT
@@ -30,7 +31,6 @@ from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write
 
 CONFIGS = MIM_FOLDER / 'configs/efficientvit'
-SPLITS = ('train', 'val', 'test')
 # Longest sides of images, of which --minutes chooses the largest that leaves enough epochs.
 SIDES = (640, 512, 416, 320)
 # Images to see in training, and the fewest and most epochs.
@@ -67,7 +67,7 @@ def start_config(
 
 
 def finish_config(cfg: Config, name: str, args: Namespace, data: LabelledData) -> Config:
-    """Set batches, flips, precision, sizes and schedule, write the whole config, and load it."""
+    """Set batches, flips, precision, sizes and schedule, write the complete config, load it."""
     set_batch_size(cfg.train_dataloader, args, len(data.splits['train']))
     cfg.auto_scale_lr.enable = True
     if args.no_flip:
@@ -277,10 +277,15 @@ def time_steps(
     return (time.perf_counter() - start) / (num_steps * batch_size)
 
 
-def test_best(runner: Runner) -> tuple[str, dict[str, float]]:
-    """Evaluate the best checkpoint, or the last one; return its path and its scores."""
+def find_best(runner: Runner) -> str:
+    """Return the path of the best checkpoint, or of the last one."""
     last = Path(runner.work_dir, 'last_checkpoint').read_text()
-    checkpoint = runner.message_hub.runtime_info.get('best_ckpt') or last
+    return runner.message_hub.runtime_info.get('best_ckpt') or last
+
+
+def test_best(runner: Runner) -> tuple[str, dict[str, float]]:
+    """Evaluate the best checkpoint; return its path and its scores."""
+    checkpoint = find_best(runner)
     runner.load_checkpoint(checkpoint)
     return checkpoint, runner.test()
 
@@ -293,6 +298,6 @@ def print_commands(runner: Runner, checkpoint: str) -> None:
         f"""\
 To predict:     mmevit infer {model} IMAGE_OR_FOLDER
 To export:      mmevit export {model} --to onnx
-To go on:       mmevit train {config} --resume --cfg-options \
+To resume:      mmevit train {config} --resume --cfg-options \
 train_cfg.max_epochs={2 * runner.max_epochs}"""
     )

@@ -9,20 +9,20 @@ from mmengine.runner import Runner
 
 from mmevit.cli.convert_dataset import summarise
 from mmevit.cli.finetune_recipe import (
-    SPLITS,
     finish_config,
     print_commands,
     start_config,
     test_best,
 )
 from mmevit.datasets.formats import LabelledData, write_seg_maps
+from mmevit.datasets.formats.files import SPLITS
 
 # A file in the work directory.
 PICTURE = 'confusions.png'
 
 
 def prepare(args: Namespace, data: LabelledData) -> Config:
-    """Write segmentation maps and a whole config to the work directory, and load it.
+    """Write segmentation maps and a complete config to the work directory, and load it.
 
     Args:
         args: The arguments of the command.

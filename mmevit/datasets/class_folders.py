@@ -1,13 +1,13 @@
 """List images for classification in class folders."""
 
 import os
-import random
 from pathlib import Path
 
 from mmevit.utils.errors import ConfigError, shorten, warn
 from mmevit.utils.inputs import IMAGE_SUFFIXES
 
-VAL_NAMES = ('val', 'valid', 'validation', 'test')
+from .formats.files import SPLIT_NAMES, split_of
+from .formats.splits import hold_out
 
 Labelled = list[tuple[str, int]]
 Folders = dict[str, list[str]]  # paths of images by class
@@ -19,8 +19,8 @@ def split_class_folders(
     """List the images of class folders for training and for validation.
 
     The classes are the folders in ``root`` or in ``root/train``. Some images of each are held out
-    for validation, unless there are ``root/train`` and ``root/val`` (or ``valid``, ``validation``,
-    ``test``)::
+    for validation, series of similar images together, unless there are ``root/train`` and
+    ``root/val`` or ``root/test``, also under names such as ``Training`` or ``seg_test``::
 
         root/cat/anything.jpg    or    root/train/cat/anything.jpg
         root/dog/any/where.png         root/val/dog/any/where.png
@@ -47,25 +47,32 @@ def split_class_folders(
         ...         path.parent.mkdir(exist_ok=True)
         ...         path.touch()
         ...     split_class_folders(folder)
-        (('cat', 'dog'), [('cat/1.png', 0), ('dog/1.png', 1)], [('cat/2.png', 0), ('dog/2.png', 1)])
+        (('cat', 'dog'), [('cat/2.png', 0), ('dog/2.png', 1)], [('cat/1.png', 0), ('dog/1.png', 1)])
     """
     root = Path(root)
     if not root.is_dir():
         raise ConfigError(f'The folder {root} is missing. Pass a folder with one folder per class.')
     if not 0 < val_fraction < 1:
         raise ConfigError(f'val_fraction is {val_fraction}. Pass a value between 0 and 1.')
-    # A folder of that name with images in it is a class: there are pictures of trains.
-    is_split = (root / 'train').is_dir() and not any(map(is_image, (root / 'train').iterdir()))
-    val_name = next((name for name in VAL_NAMES if (root / name).is_dir()), None)
-    if is_split and val_name:
-        train, val = find_images(root, 'train'), find_images(root, val_name)
+    splits = find_splits(root)
+    train_name, val_name = splits.get('train', '.'), splits.get('val', splits.get('test'))
+    train = find_images(root, train_name)
+    if val_name:
+        val = find_images(root, val_name)
         if extra := val.keys() - train.keys():
             raise ConfigError(
                 f'{root / val_name} has the classes {shorten(sorted(extra))}, which are missing in '
-                f'{root / "train"}. Give both folders the same classes.'
+                f'{root / train_name}. Give both folders the same classes.'
             )
     else:
-        train, val = hold_out(find_images(root, 'train' if is_split else '.'), val_fraction, seed)
+        val = {}
+        for name, paths in train.items():
+            if len(paths) < 2:
+                raise ConfigError(
+                    f'The class {name} has only one image. Add images: training and validation '
+                    'need at least one each.'
+                )
+            train[name], val[name] = hold_out(root, paths, val_fraction, seed)
     if len(train) < 2 or not val:
         raise ConfigError(
             f'{root} has {len(train)} training and {len(val)} validation classes, but needs at '
@@ -79,6 +86,40 @@ def split_class_folders(
     return classes, train, val
 
 
+def find_splits(root: Path) -> dict[str, str]:
+    """Return the folders of splits, relative to ``root``, by split; empty if they are classes."""
+    names = list_folders(root)
+    splits: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: name.lower() not in SPLIT_NAMES):
+        if (split := split_of(name)) and list_folders(root / name):
+            splits.setdefault(split, name)
+    train = splits.get('train')
+    # A training folder with images in it is a class: there are pictures of trains.
+    if (
+        train is None
+        or (len(splits) == 1 and train.lower() not in SPLIT_NAMES)
+        or any(map(is_image, (root / train).iterdir()))
+    ):
+        return {}
+    if others := [name for name in names if name not in splits.values()]:
+        warn(f'{shorten(others)} in {root} are left out: they are not splits with class folders.')
+    # Archives of Kaggle have train/train.
+    return {
+        split: f'{name}/{name}' if list_folders(root / name) == [name] else name
+        for split, name in splits.items()
+    }
+
+
+def list_folders(folder: Path) -> list[str]:
+    """List the names of the folders in a folder, without hidden ones."""
+    # macOS adds such a folder to its archives.
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.is_dir() and path.name[0] != '.' and path.name != '__MACOSX'
+    )
+
+
 def is_image(path: Path) -> bool:
     """Whether a path is a file with the suffix of an image."""
     return (
@@ -89,14 +130,10 @@ def is_image(path: Path) -> bool:
 def find_images(root: Path, part: str) -> Folders:
     """List the images in the class folders of a part by class, and warn of other files."""
     images, others = {}, []
-    for folder in sorted((root / part).iterdir()):
-        # macOS adds such a folder to its archives.
-        if not folder.is_dir() or folder.name.startswith('.') or folder.name == '__MACOSX':
-            continue
-        files = sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-        images[folder.name] = [
-            path.relative_to(root).as_posix() for path in files if is_image(path)
-        ]
+    for folder in list_folders(root / part):
+        found = os.walk(root / part / folder)
+        files = sorted(Path(parent, name) for parent, _, names in found for name in names)
+        images[folder] = [path.relative_to(root).as_posix() for path in files if is_image(path)]
         others += [path for path in files if not is_image(path)]
     if empty := [name for name, paths in images.items() if not paths]:
         raise ConfigError(
@@ -109,19 +146,3 @@ def find_images(root: Path, part: str) -> Folders:
             f'{", ".join(IMAGE_SUFFIXES)}.'
         )
     return images
-
-
-def hold_out(images: Folders, fraction: float, seed: int) -> tuple[Folders, Folders]:
-    """Split the paths of each class, of which there must be two, into kept and held-out ones."""
-    kept, held_out = {}, {}
-    for name, paths in images.items():
-        if len(paths) < 2:
-            raise ConfigError(
-                f'The class {name} has only one image. Add images: training and validation need '
-                'at least one each.'
-            )
-        count = min(max(round(fraction * len(paths)), 1), len(paths) - 1)
-        chosen = set(random.Random(f'{seed} {name}').sample(paths, count))
-        kept[name] = [path for path in paths if path not in chosen]
-        held_out[name] = [path for path in paths if path in chosen]
-    return kept, held_out

@@ -107,8 +107,7 @@ def parse_coco(ann_file: Path, layout: type[T]) -> T:
         return parse_json(ann_file, layout)
     except msgspec.ValidationError as error:
         raise ConfigError(
-            f'{ann_file} is not a valid COCO annotation file: {error}. Correct it, or set '
-            'dataset.ann_file to a COCO annotation file.'
+            f'{ann_file} is not a valid COCO annotation file: {error}. Correct or replace it.'
         ) from error
     except ValueError as error:
         raise ConfigError(

@@ -13,6 +13,8 @@ from rich.progress import track
 
 from mmevit.utils.errors import shorten
 
+from .formats.masks import encode_pixels, measure_mask
+
 CLASSES = tuple(str(digit) for digit in range(10))
 NUM_VAL_DIGITS = 360
 # Lists the generated files, one per line: only a folder with no other files is replaced.
@@ -217,18 +219,12 @@ def draw_background(rng: np.random.Generator, image_size: int) -> np.ndarray:
 
 def describe_mask(mask: np.ndarray) -> dict:
     """Return the COCO annotation of a non-empty mask, bool (h, w)."""
-    from pycocotools import mask as mask_api
-
     # Run lengths rather than polygons, since digits have holes.
-    run_lengths: Any = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
+    code = encode_pixels(mask)
+    height, width = mask.shape
+    area, (left, top, right, bottom) = measure_mask(code, (height, width))
     return dict(
-        bbox=mask_api.toBbox(run_lengths).tolist(),
-        area=int(mask.sum()),
-        iscrowd=0,
-        segmentation=dict(
-            size=[int(side) for side in run_lengths['size']],
-            counts=run_lengths['counts'].decode('ascii'),
-        ),
+        bbox=[left, top, right - left, bottom - top], area=area, iscrowd=0, segmentation=code
     )
 
 

@@ -14,8 +14,6 @@ def test_files_are_written_and_summarised(run_tool, tmp_path):
     write_voc(root, plain_photos(5))
     write_xml(root / 'Annotations/1.xml', [('cell', (70, 8, 90, 40)), ('big cell', (0, 0, 9, 9))])
     (root / 'Annotations/2.xml').unlink()
-    out.mkdir()
-    (out / 'instances_test.json').write_text('of other data')
     result = run_tool(
         'tools/convert_dataset.py', root, out, '--to', 'coco', '--val-fraction', '0.25'
     )
@@ -26,7 +24,7 @@ def test_files_are_written_and_summarised(run_tool, tmp_path):
     assert sum(int(number) for row in tables[2:4] for number in row[1:]) == 4
     assert sorted(row[:3] for row in tables[5:]) == [
         ['1', 'box of less than one pixel, or outside its image', 'left out'],
-        ['1', 'image without a label file', 'left out'],
+        ['1', 'image without labels', 'left out'],
     ]
     assert 'Annotations/1.xml: cell (70.0, 8.0, 90.0, 40.0)' in result.stdout
     for split in ('train', 'val'):
@@ -38,6 +36,16 @@ def test_files_are_written_and_summarised(run_tool, tmp_path):
         'instances_train.json',
         'instances_val.json',
     ]
+
+
+def test_a_folder_that_is_not_empty_is_refused_and_not_changed(refuse, tmp_path):
+    write_voc(tmp_path / 'in', plain_photos())
+    path = tmp_path / 'out/instances_test.json'
+    path.parent.mkdir()
+    path.write_text('of other data')
+    sentence = refuse('convert_dataset', tmp_path / 'in', tmp_path / 'out')
+    assert 'out is not empty. Choose another folder.' in sentence
+    assert list(path.parent.iterdir()) == [path] and path.read_text() == 'of other data'
 
 
 @pytest.mark.parametrize(

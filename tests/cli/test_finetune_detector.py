@@ -96,9 +96,9 @@ def test_best_checkpoint_is_evaluated_drawn_and_named_with_the_next_commands(fin
     assert reported[0] == reported[1]
 
 
-def test_training_goes_on_as_printed(finetuned, run_tool, tmp_path):
+def test_training_resumes_as_printed(finetuned, run_tool, tmp_path):
     work_dir, output = finetuned
-    command = output.split('To go on:')[1].split()
+    command = output.split('To resume:')[1].split()
     assert command[:2] == ['mmevit', 'train'] and command[-1] == 'train_cfg.max_epochs=2'
     copy = shutil.copytree(work_dir, tmp_path / 'copy')
     (copy / 'last_checkpoint').write_text(str(copy / 'epoch_1.pth'))

@@ -1,9 +1,10 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.registry import TRANSFORMS, DefaultScope
+from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
 
 from mmevit.cli.finetune_recipe import choose_size, set_size
 from mmevit.datasets.formats import LabelledData, LabelledImage
@@ -23,6 +24,18 @@ from mmevit.datasets.formats import LabelledData, LabelledImage
 def test_image_size_follows_the_data(sizes, side, chosen):
     images = [LabelledImage('', *size, ()) for size in sizes]
     assert choose_size(LabelledData(Path(), (), dict(train=images)), side) == chosen
+
+
+def test_small_images_and_images_without_objects_are_trained_on(tmp_path):
+    cfg = Config.fromfile('configs/_base_/finetune_detection.py').train_dataloader.dataset
+    images = [dict(id=n, file_name=f'{n}.png', height=20, width=64) for n in (1, 2)]
+    annotation = dict(id=1, image_id=1, category_id=1, bbox=[1, 1, 9, 9], area=81, iscrowd=0)
+    content = dict(images=images, annotations=[annotation], categories=[dict(id=1, name='cell')])
+    path = tmp_path / 'x.json'
+    path.write_text(json.dumps(content))
+    cfg.update(data_root='', ann_file=str(path), metainfo=dict(classes=('cell',)), pipeline=[])
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        assert len(DATASETS.build(cfg)) == 2
 
 
 @pytest.mark.parametrize('recipe', ['detection', 'segmentation'])

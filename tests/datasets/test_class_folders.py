@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+from making_datasets import random_image
 
 from mmevit.datasets import split_class_folders
 from mmevit.utils.errors import ConfigError
@@ -55,18 +57,46 @@ def test_new_classes_do_not_change_the_split_of_others(animals, make):
     assert [path for path, _ in before[2]] == [p for p, _ in after[2] if 'bird' not in p]
 
 
-@pytest.mark.parametrize('val', ['val', 'valid', 'validation', 'test'])
-def test_folders_for_validation_are_used(make, val):
-    root = make('train/a/1.jpg', 'train/b/2.jpg', f'{val}/b/3.jpg')
+@pytest.mark.parametrize(
+    ('train', 'val'),
+    [
+        *(('train', name) for name in ('val', 'valid', 'validation', 'test')),
+        *(('Train', 'Test'), ('Training', 'Testing'), ('training_set', 'test_set')),
+        ('seg_train/seg_train', 'seg_test/seg_test'),
+    ],
+)
+def test_folders_for_validation_are_used(make, val, train):
+    root = make(f'{train}/a/1.jpg', f'{train}/b/2.jpg', f'{val}/b/3.jpg')
     assert split_class_folders(root) == (
         ('a', 'b'),
-        [('train/a/1.jpg', 0), ('train/b/2.jpg', 1)],
+        [(f'{train}/a/1.jpg', 0), (f'{train}/b/2.jpg', 1)],
         [(f'{val}/b/3.jpg', 1)],
     )
 
 
-def test_validation_comes_before_test(make):
-    root = make('train/a/1.jpg', 'train/b/2.jpg', 'valid/a/3.jpg', 'test/a/4.jpg')
+def test_folders_without_classes_next_to_splits_are_left_out(make, log):
+    names = [f'seg_train/{name}/{index}.jpg' for name in 'ab' for index in range(2)]
+    root = make(*names, 'seg_test/a/1.jpg', 'seg_pred/2.jpg')
+    assert split_class_folders(root)[2] == [('seg_test/a/1.jpg', 0)]
+    assert 'seg_pred in ' in log.read_text()
+
+
+def test_unlabelled_test_images_are_not_for_validation(make, log):
+    root = make(*(f'train/{name}/{index}.jpg' for name in 'ab' for index in range(2)), 'test/1.jpg')
+    _, train, val = split_class_folders(root)
+    assert len(train) == len(val) == 2
+    assert 'test in ' in log.read_text()
+
+
+def test_names_with_the_word_of_a_split_may_be_classes(make):
+    root = make('train station/1.jpg', 'train station/2.jpg', 'test tube/1.jpg', 'test tube/2.jpg')
+    assert split_class_folders(root)[0] == ('test tube', 'train station')
+    make('training shoes/red/1.jpg', 'training shoes/red/2.jpg')
+    assert len(split_class_folders(root)[0]) == 3
+
+
+def test_validation_comes_before_test_and_exact_names_before_others(make):
+    root = make('train/a/1.jpg', 'train/b/2.jpg', 'my val/a/4.jpg', 'test/a/4.jpg', 'valid/a/3.jpg')
     assert split_class_folders(root)[2] == [('valid/a/3.jpg', 0)]
 
 
@@ -88,6 +118,19 @@ def test_hidden_files_and_those_of_macos_are_left_out(make):
     assert classes == ('a', 'b') and len(train + val) == 4
 
 
+def test_frames_of_a_video_are_held_out_together(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ('cat', 'dog'):
+        (tmp_path / name).mkdir()
+        for series in range(4):
+            picture = random_image(rng, (64, 65))
+            for number in range(5):
+                picture.save(tmp_path / name / f'{series}_frame_{number}.png')
+    for seed in range(3):
+        _, train, val = split_class_folders(tmp_path, 0.25, seed)
+        assert len(train) == 30 and len({path.split('_')[0] for path, _ in val}) == 2
+
+
 def test_links_to_folders_are_not_followed(make):
     root = make('a/1.jpg', 'a/2.jpg', 'b/1.jpg', 'b/2.jpg')
     (root / 'a/up').symlink_to(root)
@@ -105,7 +148,6 @@ def test_files_that_are_left_out_are_counted(make, log):
     [
         (['a/1.jpg', 'a/2.jpg'], '1 training and 1 validation classes'),
         (['1.jpg'], '0 training'),
-        (['train/a/1.jpg', 'train/b/1.jpg', 'val/1.jpg'], '0 validation classes'),
         (['a/1.jpg', 'a/2.jpg', 'b/1.jpg'], 'class b has only one image'),
         (['a/1.jpg', 'a/2.jpg', 'b/1.txt'], 'no images in b'),
         (['train/a/1.jpg', 'train/b/1.jpg', 'val/c/1.jpg'], 'classes c, which are missing in'),

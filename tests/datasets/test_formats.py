@@ -35,7 +35,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 
-from mmevit.datasets.formats import LabelledImage, complete_splits, read_labels
+from mmevit.datasets.formats import complete_splits, read_labels
 from mmevit.datasets.formats import write_coco as save_coco
 from mmevit.datasets.formats.splits import hold_out
 from mmevit.utils.errors import ConfigError
@@ -167,6 +167,7 @@ def test_boxes_of_bccd_are_those_of_mmdet_and_supervision(bccd, tmp_path):
 
 
 TRIANGLE, HOUSE = [10.5, 5, 30, 8, 20, 33.25], [40, 40, 60, 40, 60, 20, 50.5, 11, 40, 20]
+DIAMOND = [30, 10, 40, 20, 30, 30, 20, 20]
 MASK = np.zeros((48, 64), np.uint8)
 MASK[10:21, 30:43] = np.random.default_rng(0).integers(0, 2, (11, 13))
 MASK[10, 30] = MASK[20, 42] = 1
@@ -201,13 +202,15 @@ def write_labelme_masks(root, photos):
         make_shape('cell', pairs(TRIANGLE), group_id=7),
         make_shape('dot', pairs(TRIANGLE), group_id=7),
         make_shape('cell', pairs(HOUSE), group_id=7),
+        make_shape('cell', pairs(DIAMOND), 'oriented_rectangle'),
+        make_shape('cell', pairs(DIAMOND), 'rotation', direction=0.8),
         make_shape('cell', [[30, 20], [30, 30]], 'circle'),
         make_shape(
             'cell', [[30, 10], [42, 20]], 'mask', mask=base64.b64encode(png.getvalue()).decode()
         ),
     ]
     write_shapes(root / '1.json', shapes)
-    return [[TRIANGLE, HOUSE], [TRIANGLE], 'circle', MASK]
+    return [[TRIANGLE, HOUSE], [TRIANGLE], [DIAMOND], [DIAMOND], 'circle', MASK]
 
 
 def write_coco_masks(root, photos):
@@ -266,7 +269,7 @@ def test_masks_are_kept_as_they_are_and_measured(write, tmp_path):
 BOX = ('cell', (8, 8, 40, 40))
 NO_IMAGE = 'label file without an image'
 MISSING = 'listed image that is not in the data'
-NO_LABELS = 'image without a label file'
+NO_LABELS = 'image without labels'
 UNCLEAR = 'labels that fit several images, or image with several labels'
 TWICE = 'image that is listed twice in a split'
 CORRUPT = 'image whose size cannot be read'
@@ -278,7 +281,7 @@ NAN = 'box or mask with NaN or infinity'
 EMPTY = 'box of less than one pixel, or outside its image'
 ACROSS = 'box partly outside its image'
 FEW_POINTS = 'polygon of fewer than three points'
-NO_AREA = 'point or line'
+NO_AREA = 'point, line or unsupported shape'
 
 
 def xml(*boxes, **options):
@@ -375,6 +378,13 @@ REPAIRS = [
         2,
     ),
     ('labelme', shapes(make_shape('cell', [[3, 4]], 'point')), {NO_AREA: 1, BACKGROUND: 1}, 3, 2),
+    (
+        'labelme',
+        shapes(make_shape('cell', pairs(TRIANGLE), 'x')),
+        {NO_AREA: 1, BACKGROUND: 1},
+        3,
+        2,
+    ),
     (
         'coco',
         annotate(image_id=9),
@@ -707,6 +717,16 @@ def test_difficult_objects_are_crowds(tmp_path):
         content = json.loads(path.read_text())
         is_first = content['images'][0]['file_name'].endswith('1.png')
         assert [a['iscrowd'] for a in content['annotations']] == [int(is_first)]
+    assert count(data) == {'object marked as crowd or difficult': 1}
+
+
+def test_data_whose_objects_are_all_ignored_are_refused(tmp_path):
+    write_coco(tmp_path / 'in', plain_photos())
+    coco(lambda content: [a.update(iscrowd=1) for a in content['annotations']])(tmp_path / 'in')
+    data = complete_splits(read_labels(tmp_path / 'in'), 0.5)
+    with pytest.raises(ConfigError, match='has only objects marked as crowd or difficult'):
+        save_coco(data, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
 
 
 def test_a_category_above_the_classes_is_kept_if_it_is_used_or_above_itself(tmp_path):
@@ -735,6 +755,10 @@ def test_a_format_can_be_chosen(tmp_path):
         read_labels(tmp_path, 'coco')
     shutil.rmtree(tmp_path / 'Annotations')
     (tmp_path / 'data.yaml').unlink()
+    with pytest.raises(ConfigError, match='such as JPEGImages/1.txt, but no class names. For YOLO'):
+        read_labels(tmp_path)
+    for path in tmp_path.rglob('*.txt'):
+        path.unlink()
     assert read_labels(tmp_path) is None
 
 
@@ -767,6 +791,41 @@ def test_a_single_split_is_used_for_training_and_validation(name, tmp_path):
     assert {split: len(images) for split, images in data.splits.items()} == dict(train=4, val=1)
 
 
+def test_images_next_to_a_folder_for_testing_are_for_training(tmp_path):
+    names = {'photos/1': 0, 'photos/2': 1, 'test/3': 2}
+    files = {f'{name}.png': None for name in names}
+    write_all(tmp_path, ABC | files | {f'{name}.txt': yolo(n) for name, n in names.items()})
+    splits = read_labels(tmp_path).splits
+    assert {split: len(images) for split, images in splits.items()} == dict(train=2, test=1)
+    write_all(tmp_path, {'train/4.png': None, 'train/4.txt': yolo(0)})
+    data = read_labels(tmp_path)
+    assert {split: len(images) for split, images in data.splits.items()} == dict(train=1, test=1)
+    assert count(data) == {'image of no split': 2}
+
+
+@pytest.mark.parametrize('settings', ['', '\ntrain: images/train\ntest: images/test'])
+def test_a_split_without_label_files_is_unlabelled_and_not_background(settings, tmp_path):
+    files = {'data.yaml': f'names: [a]{settings}', 'labels/train/1.txt': yolo(0)}
+    images = {f'images/{name}.png': None for name in ('train/1', 'train/2', 'test/3', 'test/4')}
+    write_all(tmp_path, files | images)
+    data = read_labels(tmp_path)
+    assert {split: len(images) for split, images in data.splits.items()} == dict(train=2)
+    assert count(data) == {BACKGROUND: 1, NO_LABELS: 2}
+
+
+@pytest.mark.parametrize('names', ['a\nb', 'a', 'a\nb\nc', 'b\na', 'a\nc'])
+def test_class_lists_of_several_folders_must_agree(names, tmp_path):
+    files = {f'{x}/1.png': None for x in 'xy'} | {f'{x}/1.txt': yolo(0) for x in 'xy'}
+    write_all(tmp_path, files | {'x/classes.txt': 'a\nb\n', 'y/classes.txt': names})
+    if names in ('b\na', 'a\nc'):
+        with pytest.raises(ConfigError, match='y/classes.txt have different classes.*Renumber'):
+            read_labels(tmp_path)
+    else:
+        data = read_labels(tmp_path)
+        assert data.classes == tuple(max(names, 'a\nb', key=len).split())
+        assert by_path(data) == {'x/1.png': ['a'], 'y/1.png': ['a']}
+
+
 def draw_series(folder, count, seed, name='frame'):
     """Draw a picture that moves slowly."""
     rng = np.random.default_rng(seed)
@@ -775,25 +834,21 @@ def draw_series(folder, count, seed, name='frame'):
         frame = picture.crop((number // 4, 0, 160 + number // 4, 160))
         folder.mkdir(parents=True, exist_ok=True)
         frame.save(folder / f'{name}_{number:03}.png')
-    return [
-        LabelledImage(f'{folder.name}/{name}_{number:03}.png', 160, 160, ())
-        for number in range(count)
-    ]
+    return [f'{folder.name}/{name}_{number:03}.png' for number in range(count)]
 
 
 def test_images_that_follow_each_other_are_held_out_together(tmp_path):
     series = [draw_series(tmp_path / f'{n}', 6, n) for n in range(8)]
-    images = [image for own in series for image in own]
+    images = [path for own in series for path in own]
     for seed in range(5):
         train, val = hold_out(tmp_path, images, 0.3, seed)
-        assert sorted(image.path for image in train + val) == [image.path for image in images]
-        paths = {image.path for image in val}
-        assert len(val) == 12 and all(len({i.path in paths for i in own}) == 1 for own in series)
+        assert sorted(train + val) == images
+        assert len(val) == 12 and all(len({path in val for path in own}) == 1 for own in series)
     assert hold_out(tmp_path, images, 0.3, 1) == hold_out(tmp_path, images, 0.3, 1)
     assert hold_out(tmp_path, images, 0.3, 1) != hold_out(tmp_path, images, 0.3, 2)
     # A longer series is cut in few places.
     train, val = hold_out(tmp_path, images, 0.05, 0)
-    assert len(val) == 2 and len({image.path.split('/')[0] for image in val}) == 1
+    assert len(val) == 2 and len({path.split('/')[0] for path in val}) == 1
 
 
 def test_images_that_look_different_are_held_out_one_by_one(tmp_path):
@@ -801,7 +856,7 @@ def test_images_that_look_different_are_held_out_one_by_one(tmp_path):
     for number in range(12):
         images += draw_series(tmp_path / 'x', 1, number, f'{number}_frame')
     _, val = hold_out(tmp_path, images, 0.5, 0)
-    numbers = sorted(int(image.path[2:].split('_')[0]) for image in val)
+    numbers = sorted(int(path[2:].split('_')[0]) for path in val)
     assert len(val) == 6 and numbers != list(range(numbers[0], numbers[0] + 6))
 
 
@@ -809,15 +864,14 @@ def test_copies_and_augmented_images_are_held_out_together(tmp_path):
     images = []
     for number in range(6):
         images += draw_series(tmp_path / 'x', 1, number, f'{number}_a_jpg.rf.{number}a')
-        path = tmp_path / images[-1].path
+        path = tmp_path / images[-1]
         shutil.copy(path, tmp_path / 'x' / f'copy {100 * number}.png')
         flipped = path.with_name(f'{number}_a_jpg.rf.{number}b_000.png')
         Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(flipped)
-        for name in (f'copy {100 * number}.png', flipped.name):
-            images.append(LabelledImage(f'x/{name}', 160, 160, ()))
+        images += [f'x/copy {100 * number}.png', f'x/{flipped.name}']
     for seed in range(4):
         _, val = hold_out(tmp_path, images, 0.5, seed)
-        groups = [number // 3 for number, image in enumerate(images) if image in val]
+        groups = [number // 3 for number, path in enumerate(images) if path in val]
         assert len(val) == 9 and all(groups.count(group) == 3 for group in groups)
 
 

@@ -1,11 +1,14 @@
 """Against mmsegmentation's loading of the maps that are written, and what the test has drawn."""
 
+import json
+
 import numpy as np
 import pytest
 from making_labels import make_shape, plain_photos, write_shapes, write_voc
 from mmengine.registry import init_default_scope
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
+from pycocotools import mask as coco_masks
 
 from mmevit.datasets.formats import complete_splits, read_labels, write_seg_maps
 from mmevit.utils.errors import ConfigError
@@ -155,6 +158,23 @@ def test_smaller_of_overlapping_objects_is_on_top_of_the_background(tmp_path):
     np.testing.assert_array_equal(loaded['1'], expected)
 
 
+def test_brush_masks_of_cvat_that_are_marked_as_crowds_keep_their_class(maps, tmp_path):
+    root = tmp_path / 'data'
+    save_images(root, [1])
+    code = coco_masks.encode(np.asfortranarray(maps[0] == 1, np.uint8))
+    mask = dict(size=list(SIZE), counts=code['counts'].decode())
+    annotation = dict(id=1, image_id=1, category_id=1, iscrowd=1, segmentation=mask)
+    content = dict(
+        images=[dict(id=1, file_name='1.jpg')],
+        categories=[dict(id=1, name='road')],
+        annotations=[annotation],
+    )
+    (root / 'x.json').write_text(json.dumps(content))
+    classes, loaded = load(read_labels(root), tmp_path / 'out')
+    assert classes == ('background', 'road')
+    np.testing.assert_array_equal(loaded['1'], maps[0] == 1)
+
+
 def test_maps_next_to_boxes_are_read_on_request(tmp_path):
     photos = plain_photos(2)
     write_voc(tmp_path, photos)
@@ -203,7 +223,7 @@ def test_faulty_maps_are_counted(maps, tmp_path):
     save(tmp_path / 'data/masks/val/3.png', transparent)
     data = read_labels(tmp_path / 'data')
     assert {fault.name: count for fault, count in data.faults.counts.items()} == {
-        'image without a label file': 1,
+        'image without labels': 1,
         'label file without an image': 1,
         'label file that cannot be read': 3,
     }
@@ -264,7 +284,9 @@ def test_maps_are_found(image, label, maps, tmp_path):
         ({'classes.txt': 'cell'}, (0, 255), ('background', 'cell')),
         ({'classes.txt': 'a\nb'}, (0, 255), ('a', 'b')),
         ({'classes.txt': '1 a\n2 b'}, (1, 2), ('a', 'b')),
-        ({'classes.txt': 'a\nb\nc'}, (0, 255), ('a', 'b', 'c')),
+        ({'classes.txt': 'a\nb\nc'}, (0, 255), 'have a single class: a. .* name the value 255'),
+        ({'classes.txt': 'a\nb\nc'}, (0, 1, 255), ('a', 'b', 'c')),
+        ({'_classes.csv': '0, a\n1, b\n255, c'}, (0, 255), ('a', 'b', 'c')),
         ({'class_dict.csv': 'name,r,g,b\na,0,0,0\nb,255,255,255'}, (0, 255), ('a', 'b')),
         ({}, (0, 128, 255), 'can be a class or ignored'),
         ({}, (5, 255), 'have a single class: 5'),

@@ -1,4 +1,4 @@
-"""Labelled data of the usual formats, and their conversion to those that are trained on."""
+"""Read labelled data in common formats, write COCO files and segmentation maps."""
 
 from pathlib import Path
 from types import ModuleType
@@ -6,7 +6,7 @@ from types import ModuleType
 from mmevit.utils.errors import ConfigError
 
 from . import coco, labelme, mask_images, voc, yolo
-from .files import SPLITS, Files
+from .files import SPLIT_NAMES, Files
 from .labels import LabelledData, LabelledImage, Shape
 from .matching import IMAGE_FOLDERS, LABEL_FOLDERS
 from .splits import complete_splits
@@ -30,7 +30,7 @@ FORMATS: dict[str, ModuleType] = dict(
 )
 
 # Usual names of folders that are not classes; there are pictures of a mask.
-FOLDERS_OF_DATA = {*IMAGE_FOLDERS, *LABEL_FOLDERS, *SPLITS} - {'mask'}
+FOLDERS_OF_DATA = {*IMAGE_FOLDERS, *LABEL_FOLDERS, *SPLIT_NAMES} - {'mask'}
 
 
 def read_labels(
@@ -44,8 +44,8 @@ def read_labels(
         prefers_maps: Whether segmentation maps are read rather than objects, as VOC has both.
 
     Raises:
-        ConfigError: If the folder is missing, contains several formats or invalid files, or nothing
-            is labelled.
+        ConfigError: If the folder is missing, contains several formats, invalid files or YOLO
+            labels without class names, or nothing is labelled.
 
     Example:
         >>> import tempfile
@@ -65,6 +65,12 @@ box=(16.0, 12.0, 48.0, 36.0), segmentation=None, is_ignored=False),))]
         names = ['masks'] if prefers_maps else found.keys() - ['masks']
         found = {name: found[name] for name in names}
     if not found and format is None:
+        if label_file := next(filter(files.has_image, files.ending('.txt')), None):
+            raise ConfigError(
+                f'{root} has text files with the names of images, such as {label_file}, but no '
+                'class names. For YOLO labels add data.yaml or classes.txt; if the folders are '
+                'classes, pass --task classification.'
+            )
         return None
     if not found:
         raise ConfigError(f'{root} contains no labels in the format {format}. Choose another.')
@@ -75,7 +81,7 @@ box=(16.0, 12.0, 48.0, 36.0), segmentation=None, is_ignored=False),))]
         )
     ((name, label_files),) = found.items()
     data: LabelledData = FORMATS[name].read(files, label_files)
-    if not any(image.shapes for images in data.splits.values() for image in images):
+    if not data.shapes:
         reasons = data.faults.describe(data.faults.counts)
         raise ConfigError(
             f'{root} contains no labelled object in the format {name}'

@@ -12,8 +12,8 @@ from mmevit.utils.errors import ConfigError
 from mmevit.utils.inputs import IMAGE_SUFFIXES
 
 # Splits in the order of files and tables, and the names of folders and files that mean them.
-ORDER = ('train', 'val', 'test')
-SPLITS = dict(
+SPLITS = ('train', 'val', 'test')
+SPLIT_NAMES = dict(
     train='train',
     training='train',
     val='val',
@@ -98,8 +98,8 @@ def list_files(root: Path) -> Iterator[PurePosixPath]:
 def split_of(*names: str) -> str:
     """Return the split that some names of folders or files mean, ``''`` if none does.
 
-    A name that is a split, but for digits, comes before names with the word of a split; then the
-    first counts.
+    A name that equals a split apart from digits wins over one that only contains it. Of several,
+    the first wins.
 
     Example:
         >>> split_of('images', 'valid'), split_of('instances_train2017'), split_of('trains')
@@ -109,6 +109,6 @@ def split_of(*names: str) -> str:
     """
     words = [re.findall('[a-z]+', name.lower()) for name in names]
     for word in [*(found[0] for found in words if len(found) == 1), *sum(words, [])]:
-        if word in SPLITS:
-            return SPLITS[word]
+        if word in SPLIT_NAMES:
+            return SPLIT_NAMES[word]
     return ''

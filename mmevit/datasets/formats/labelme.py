@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -54,7 +55,8 @@ class Parts(msgspec.Struct):
     shapes: list[msgspec.Raw]
 
 
-POLYGONS = ('polygon', None)
+# Oriented boxes have four corners; those of X-AnyLabeling are named rotation.
+POLYGONS = ('polygon', 'oriented_rectangle', 'rotation', None)
 
 
 def find(files: Files) -> list[PurePosixPath]:
@@ -90,9 +92,9 @@ def parse_json(content: bytes, size: Size, place: str, faults: Faults) -> Iterat
     for shapes in groups.values():
         first = shapes[0]
         if first.shape_type in POLYGONS:
-            yield outline(first.label, [flatten(shape.points) for shape in shapes])
+            yield outline(first.label, [[*chain.from_iterable(shape.points)] for shape in shapes])
         elif first.shape_type == 'rectangle':
-            yield Shape(first.label, bounding_box([flatten(first.points)]))
+            yield Shape(first.label, bounding_box([[*chain.from_iterable(first.points)]]))
         elif first.shape_type == 'circle':
             centre, point = first.points
             yield outline(first.label, [draw_circle(centre, point)])
@@ -102,20 +104,14 @@ def parse_json(content: bytes, size: Size, place: str, faults: Faults) -> Iterat
             faults.add(NO_AREA, f'{place}: {first.label}, {first.shape_type}')
 
 
-def flatten(points: Sequence[tuple[float, float]]) -> list[float]:
-    """Join points to a list of x and y in turn."""
-    return [value for point in points for value in point]
-
-
 def draw_circle(
     centre: tuple[float, float], point: tuple[float, float], corners: int = 64
 ) -> list[float]:
     """Draw a circle, given by its centre and a point on it, as a polygon."""
     radius = math.dist(centre, point)
     angles = (2 * math.pi * index / corners for index in range(corners))
-    return flatten(
-        [(centre[0] + radius * math.cos(a), centre[1] + radius * math.sin(a)) for a in angles]
-    )
+    points = ((centre[0] + radius * math.cos(a), centre[1] + radius * math.sin(a)) for a in angles)
+    return [*chain.from_iterable(points)]
 
 
 def read_mask(shape: LabelMeShape, size: Size) -> Shape:

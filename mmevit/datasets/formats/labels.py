@@ -14,7 +14,7 @@ NOT_UNIQUE = FaultType('labels that fit several images, or image with several la
 LISTED_TWICE = FaultType('image that is listed twice in a split', 'the second time left out')
 UNREADABLE_IMAGE = FaultType('image whose size cannot be read', LEFT_OUT)
 UNREADABLE_LABELS = FaultType('label file that cannot be read', 'left out with its image')
-NO_LABELS = FaultType('image without a label file', LEFT_OUT)
+NO_LABELS = FaultType('image without labels', LEFT_OUT)
 NO_SPLIT = FaultType('image of no split', LEFT_OUT)
 IN_TWO_SPLITS = FaultType('image that is also in a later split', LEFT_OUT)
 OTHER_SIZE = FaultType('image of another size than in its labels', 'boxes may be misplaced')
@@ -22,9 +22,14 @@ NAN = FaultType('box or mask with NaN or infinity', LEFT_OUT)
 EMPTY_BOX = FaultType('box of less than one pixel, or outside its image', LEFT_OUT)
 BOX_ACROSS = FaultType('box partly outside its image', 'clipped')
 FEW_POINTS = FaultType('polygon of fewer than three points', LEFT_OUT)
-NO_AREA = FaultType('point or line', LEFT_OUT)
+NO_AREA = FaultType('point, line or unsupported shape', LEFT_OUT)
 OTHER_MASK_SIZE = FaultType('mask of another size than its image', LEFT_OUT)
 IGNORED_PIXELS = FaultType('map with white or outlines', 'these pixels are ignored', 'note')
+IGNORED_OBJECT = FaultType(
+    'object marked as crowd or difficult',
+    'neither trained on nor evaluated; CVAT marks brush masks so',
+    'note',
+)
 BACKGROUND = FaultType('image without objects', 'kept as background', 'note')
 
 # Height and width in pixels.
@@ -74,11 +79,16 @@ class LabelledData:
     is_semantic: bool = False
 
     @property
-    def has_masks(self) -> bool:
-        """Whether all objects have masks, so that instance segmentation can learn from them."""
-        shapes = [
+    def shapes(self) -> list[Shape]:
+        """The objects of all images."""
+        return [
             shape for images in self.splits.values() for image in images for shape in image.shapes
         ]
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether all objects have masks, so that instance segmentation can learn from them."""
+        shapes = self.shapes
         return bool(shapes) and all(shape.segmentation is not None for shape in shapes)
 
 
@@ -149,6 +159,8 @@ def repair_shapes(
         # A pixel is what rounding of corners can cost, and where VOC starts to count.
         if max(abs(old - new) for old, new in zip(box, clipped, strict=True)) > 1:
             faults.add(BOX_ACROSS, text)
+        if shape.is_ignored:
+            faults.add(IGNORED_OBJECT, text)
         yield Shape(shape.label, clipped, masks, shape.is_ignored)
 
 

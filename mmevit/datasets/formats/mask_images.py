@@ -115,12 +115,13 @@ def name_classes(
 ) -> LabelledData:
     """Name the values in images by those that are known, and leave out ignored ones."""
     found = [image for own in splits.values() for image in own]
-    names = name_values(root, {shape.label for image in found for shape in image.shapes}, known)
-    classes = tuple(dict.fromkeys(names.values()))
-    if len(classes) < 2:
+    values = {shape.label for image in found for shape in image.shapes}
+    names = name_values(root, values, known)
+    occurring = {names[value] for value in values & names.keys()}
+    if len(occurring) < 2:
         raise ConfigError(
-            f'The segmentation maps in {root} have a single class: {shorten(classes)}. '
-            'Give other pixels another value.'
+            f'The segmentation maps in {root} have a single class: {shorten(occurring)}. Give '
+            'other pixels another value, or name the value 255 (white) if it is a class.'
         )
     faults.add_all(
         (IGNORED_PIXELS, image.path)
@@ -128,7 +129,7 @@ def name_classes(
         if any(shape.label not in names for shape in image.shapes)
     )
     named = {split: [rename(image, names) for image in own] for split, own in splits.items()}
-    return LabelledData(root, classes, named, faults, is_semantic=True)
+    return LabelledData(root, tuple(dict.fromkeys(names.values())), named, faults, is_semantic=True)
 
 
 def have_several_palettes(paths: Iterable[Path]) -> bool:

@@ -1,4 +1,4 @@
-"""Find the images that label files, annotation files and lists mean."""
+"""Match label files, annotation entries and list entries to image files."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence

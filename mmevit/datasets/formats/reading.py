@@ -1,5 +1,6 @@
 """Reading of formats that have a label file for each image."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from pathlib import PurePosixPath
@@ -50,7 +51,7 @@ def read_label_files(
         parse: Parses one. After an error other than ConfigError, the image is left out.
         faults: Receives what is left out or repaired.
         splits: The images by split, by default by folder.
-        keep_unlabelled: Whether an image without a label file has no objects, or is left out.
+        keep_unlabelled: Whether to keep images without a label file as background.
         name_of: Returns the name of the image of a label file, without its suffix.
     """
     references = [Reference(name_of(path), path) for path in label_files]
@@ -64,17 +65,23 @@ def read_label_files(
     splits = {split: list(dict.fromkeys(paths)) for split, paths in splits.items()}
     listed = {path for paths in splits.values() for path in paths}
     faults.add_all((NO_SPLIT, path) for path in indices if path not in listed)
-    images: dict[str, list[LabelledImage]] = {split: [] for split in splits}
+    # Without any label file, images are unlabelled and not background.
+    with_background = [
+        split
+        for split, paths in splits.items()
+        if keep_unlabelled and any(path in indices for path in paths)
+    ]
+    images: dict[str, list[LabelledImage]] = defaultdict(list)
     for split, path in show_progress([(name, path) for name in splits for path in splits[name]]):
         if path in unclear:
             continue
         label_file = label_files[indices[path]] if path in indices else None
-        is_background = keep_unlabelled and not is_label_folder(path.parent)
+        is_background = split in with_background and not is_label_folder(path.parent)
         if label_file is None and not is_background:
             faults.add(NO_LABELS, path)
         elif image := read_image(files, path, label_file, parse, faults):
             images[split].append(image)
-    return images
+    return dict(images)
 
 
 def read_image(
@@ -113,10 +120,13 @@ def show_progress(
 
 
 def split_by_folder(images: Iterable[PurePosixPath]) -> dict[str, list[PurePosixPath]]:
-    """Split images by the names of their folders; those of no split are left out, if not all."""
+    """Split images by the names of their folders; next to val or test, the others are for training.
+
+    If there is a folder for training, the others are left out.
+    """
     splits: dict[str, list[PurePosixPath]] = {}
     for path in images:
         splits.setdefault(split_of(*path.parts[:-1]), []).append(path)
-    if len(splits) > 1:
-        splits.pop('', None)
+    if len(splits) > 1 and (others := splits.pop('', None)):
+        splits.setdefault('train', others)
     return splits

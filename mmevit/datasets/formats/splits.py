@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmevit.utils.errors import ConfigError
 
-from .files import ORDER
+from .files import SPLITS
 from .labels import IN_TWO_SPLITS, LabelledData, LabelledImage
 from .reading import show_progress
 
@@ -41,7 +41,7 @@ def complete_splits(data: LabelledData, val_fraction: float, seed: int = 0) -> L
     if not 0 < val_fraction < 1:
         raise ConfigError(f'The fraction for validation is {val_fraction}, not between 0 and 1.')
     splits = {split or 'train': images for split, images in data.splits.items()}
-    splits = {split: splits[split] for split in ORDER if splits.get(split)}
+    splits = {split: splits[split] for split in SPLITS if splits.get(split)}
     if len(splits) == 1:
         splits = dict(train=next(iter(splits.values())))
     remove_shared(data, splits)
@@ -52,8 +52,12 @@ def complete_splits(data: LabelledData, val_fraction: float, seed: int = 0) -> L
             'split, but needs two or more. Add images, or rename the folders of the splits.'
         )
     if 'val' not in splits:
-        splits['train'], splits['val'] = hold_out(data.root, train, val_fraction, seed)
-    return replace(data, splits={split: splits[split] for split in ORDER if split in splits})
+        images = {image.path: image for image in train}
+        kept, held_out = hold_out(data.root, list(images), val_fraction, seed)
+        splits['train'], splits['val'] = (
+            [images[path] for path in part] for part in (kept, held_out)
+        )
+    return replace(data, splits={split: splits[split] for split in SPLITS if split in splits})
 
 
 def remove_shared(data: LabelledData, splits: dict[str, list[LabelledImage]]) -> None:
@@ -83,51 +87,48 @@ def remove_shared(data: LabelledData, splits: dict[str, list[LabelledImage]]) ->
 
 
 def hold_out(
-    root: Path, images: Sequence[LabelledImage], fraction: float, seed: int
-) -> tuple[list[LabelledImage], list[LabelledImage]]:
-    """Split images into kept and held-out ones.
+    root: Path, paths: Sequence[str], fraction: float, seed: int
+) -> tuple[list[str], list[str]]:
+    """Split the paths of images, of which there must be two, into kept and held-out ones.
 
     Images that follow each other by number and look alike, such as those of a video, stay together.
     A series of more images than are held out is cut.
     """
-    count = min(max(round(fraction * len(images)), 1), len(images) - 1)
+    count = min(max(round(fraction * len(paths)), 1), len(paths) - 1)
     groups = [
         group[start : start + count]
-        for group in group_series(root, images)
+        for group in group_series(root, paths)
         for start in range(0, len(group), count)
     ]
     random.Random(seed).shuffle(groups)
-    held_out: list[LabelledImage] = []
+    held_out: set[str] = set()
     for group in groups:
         if len(held_out) + len(group) <= count:
-            held_out += group
-    chosen = {image.path for image in held_out}
-    return [image for image in images if image.path not in chosen], sorted(
-        held_out, key=lambda image: image.path
-    )
+            held_out.update(group)
+    return [path for path in paths if path not in held_out], sorted(held_out)
 
 
-def group_series(root: Path, images: Sequence[LabelledImage]) -> list[list[LabelledImage]]:
+def group_series(root: Path, paths: Sequence[str]) -> list[list[str]]:
     """Group images that follow each other by number and look alike, and copies of an image."""
-    ordered = sorted(images, key=split_name)
+    ordered = sorted(paths, key=split_name)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda image: compute_hash(root / image.path), ordered)
+        found = pool.map(lambda path: compute_hash(root / path), ordered)
         hashes = list(show_progress(found, 'Comparing images', len(ordered)))
     entries = []
     names: dict[object, Name] = {}
-    for image, bits in zip(ordered, hashes, strict=True):
-        size = os.path.getsize(root / image.path)
+    for path, bits in zip(ordered, hashes, strict=True):
+        size = os.path.getsize(root / path)
         # A copy is sorted next to the first image of its content.
-        name = names.setdefault(image.path if bits is None else (bits, size), split_name(image))
-        entries.append((name, bits, image))
+        name = names.setdefault(path if bits is None else (bits, size), split_name(path))
+        entries.append((name, bits, path))
     entries.sort(key=lambda entry: entry[0])
-    groups: list[list[LabelledImage]] = []
+    groups: list[list[str]] = []
     last_name, last_bits = None, None
-    for name, bits, image in entries:
+    for name, bits, path in entries:
         if name == last_name or (last_name and is_series(last_name, last_bits, name, bits)):
-            groups[-1].append(image)
+            groups[-1].append(path)
         else:
-            groups.append([image])
+            groups.append([path])
         last_name, last_bits = name, bits
     return groups
 
@@ -139,20 +140,20 @@ def is_series(name: Name, bits: int | None, next_name: Name, next_bits: int | No
     return (bits ^ next_bits).bit_count() <= MAX_DISTANCE
 
 
-def split_name(image: LabelledImage) -> Name:
+def split_name(path: str) -> Name:
     """Split the path of an image at its last number, without suffix and without Roboflow's.
 
     Roboflow appends a hash to the name, of which augmented images have several.
 
     Example:
-        >>> split_name(LabelledImage('day 2/frame_0042_left.png', 48, 64, ()))
+        >>> split_name('day 2/frame_0042_left.png')
         ('day 2/frame_', 42, '_left')
-        >>> split_name(LabelledImage('7_jpg.rf.06af9.jpg', 48, 64, ()))
+        >>> split_name('7_jpg.rf.06af9.jpg')
         ('', 7, '_jpg')
     """
-    path = re.sub(r'\.rf\.\w+$', '', image.path.rpartition('.')[0])
-    found = re.fullmatch(r'(.*?)(\d+)([^\d/]*)', path)
-    return (found[1], int(found[2]), found[3]) if found else (path, 0, '')
+    name = re.sub(r'\.rf\.\w+$', '', path.rpartition('.')[0])
+    found = re.fullmatch(r'(.*?)(\d+)([^\d/]*)', name)
+    return (found[1], int(found[2]), found[3]) if found else (name, 0, '')
 
 
 def compute_hash(path: Path) -> int | None:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from mmevit.datasets.faults import Faults
 
-from .files import ORDER, Files
+from .files import SPLITS, Files
 from .labels import LabelledData, Shape, Size, check_size, sorted_classes
 from .matching import read_list
 from .reading import read_label_files
@@ -60,7 +60,7 @@ def read_splits(
         lists['train'] = lists['trainval']
     splits = {
         split: [image for path in lists[split] for image in read_list(files, path, split, faults)]
-        for split in ORDER
+        for split in SPLITS
         if split in lists
     }
     return {split: images for split, images in splits.items() if images} or None

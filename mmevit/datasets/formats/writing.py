@@ -11,7 +11,6 @@ from PIL import Image
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write
 
-from .files import ORDER
 from .labels import LabelledData, LabelledImage, Shape
 from .masks import decode_mask, measure_mask
 from .reading import show_progress
@@ -23,15 +22,21 @@ IGNORED = 255
 def write_coco(data: LabelledData, folder: str | Path) -> dict[str, Path]:
     """Write ``instances_SPLIT.json`` for each split, and return the paths by split.
 
-    The file names in it are relative to the root of the data. Files of other splits, from data that
-    were written there before, are removed.
+    The file names in it are relative to the root of the data.
+
+    Raises:
+        ConfigError: If all objects are ignored.
     """
-    paths = {split: Path(folder, f'instances_{split}.json') for split in ORDER}
-    for split in data.splits:
-        with atomic_write(paths[split]) as path:
-            path.write_text(json.dumps(make_coco(data, split)))
-    for split in paths.keys() - data.splits.keys():
-        paths.pop(split).unlink(missing_ok=True)
+    if all(shape.is_ignored for shape in data.shapes):
+        raise ConfigError(
+            f'{data.root} has only objects marked as crowd or difficult, which are neither trained '
+            'on nor evaluated. CVAT marks brush masks so: set iscrowd to 0, or use them for '
+            'semantic segmentation.'
+        )
+    paths = {split: Path(folder, f'instances_{split}.json') for split in data.splits}
+    for split, path in paths.items():
+        with atomic_write(path) as unfinished:
+            unfinished.write_text(json.dumps(make_coco(data, split)))
     return paths
 
 
@@ -75,7 +80,7 @@ def write_seg_maps(
     """Write the classes of all pixels to ``IMAGE_PATH.png``, and lists of the images.
 
     Objects become classes after the background; where they overlap, the smaller one is written.
-    Ignored objects and pixels without a class have the value 255.
+    A crowd region has its class. Pixels without a class have the value 255.
 
     Returns:
         The names of the classes by value, and the paths of the lists by split, ``SPLIT.txt``.
@@ -110,5 +115,5 @@ def paint(image: LabelledImage, classes: Sequence[str], unlabelled: int) -> np.n
     pixels = np.full(size, unlabelled, np.uint8)
     masks = [(decode_mask(shape.segmentation, size), shape) for shape in image.shapes]
     for mask, shape in sorted(masks, key=lambda pair: -pair[0].sum()):
-        pixels[mask] = IGNORED if shape.is_ignored else classes.index(shape.label)
+        pixels[mask] = classes.index(shape.label)
     return pixels

@@ -11,7 +11,7 @@ import yaml
 from mmevit.datasets.faults import Faults
 from mmevit.utils.errors import ConfigError, one_line, shorten
 
-from .files import ORDER, Files
+from .files import SPLITS, Files
 from .labels import MISSING_IMAGE, LabelledData, Shape, Size, outline
 from .matching import read_list
 from .reading import read_label_files
@@ -23,12 +23,12 @@ OTHERS = re.compile(r'(autosplit_.*|classes|licen[cs]e|readme|requirements|test|
 
 
 def find(files: Files) -> list[PurePosixPath]:
-    """Find the file of class names: ``data.yaml``, or ``classes.txt`` next to labels."""
+    """Find the file of class names: ``data.yaml``, or all ``classes.txt`` next to labels."""
     if path := find_data_yaml(files):
         return [path]
     if not any(map(files.has_image, files.ending('.txt'))):
         return []
-    return [path for path in files.paths if path.name in NAME_FILES][:1]
+    return [path for path in files.paths if path.name in NAME_FILES]
 
 
 def find_data_yaml(files: Files) -> PurePosixPath | None:
@@ -52,11 +52,10 @@ def find_data_yaml(files: Files) -> PurePosixPath | None:
 def read(files: Files, label_files: Sequence[PurePosixPath]) -> LabelledData:
     """Read the data, with splits from ``data.yaml``, else by folder."""
     faults = Faults()
-    (name_file,) = label_files
+    name_file = label_files[0]
     splits, has_keypoints = None, False
     if name_file.name in NAME_FILES:
-        names = [name.strip() for name in files.read_text(name_file).splitlines()]
-        classes = number_names(files, name_file, [name for name in names if name])
+        classes = read_name_files(files, label_files)
     else:
         content = read_yaml(files, name_file)
         classes = number_names(files, name_file, content['names'])
@@ -71,6 +70,26 @@ def read(files: Files, label_files: Sequence[PurePosixPath]) -> LabelledData:
 def is_other(path: PurePosixPath) -> bool:
     """Whether a text file is not for labels, by its name."""
     return OTHERS.match(path.name) is not None
+
+
+def read_name_files(files: Files, paths: Sequence[PurePosixPath]) -> dict[int, str]:
+    """Read the class names by number; LabelImg writes a file in each folder, as far as it is known.
+
+    Raises:
+        ConfigError: If a number has different names.
+    """
+    found = {}
+    for path in paths:
+        names = [name.strip() for name in files.read_text(path).splitlines()]
+        found[path] = [name for name in names if name]
+    longest = max(paths, key=lambda path: len(found[path]))
+    for path, names in found.items():
+        if names != found[longest][: len(names)]:
+            raise ConfigError(
+                f'{files.root / longest} and {files.root / path} have different classes for the '
+                'same numbers. Renumber the labels, or convert each folder on its own.'
+            )
+    return number_names(files, longest, found[longest])
 
 
 def read_yaml(files: Files, path: PurePosixPath) -> dict[str, Any]:
@@ -108,7 +127,7 @@ def find_splits(
     splits: dict[str, list[PurePosixPath]] = {}
     parent, base = str(data_yaml.parent), str(content.get('path') or '')
     folders = (parent, f'{parent}/{base}', base, '')
-    for split in ORDER:
+    for split in SPLITS:
         entries = content.get(split) or content.get('valid' if split == 'val' else split) or ()
         for entry in [entries] if isinstance(entries, str) else entries:
             place = find_place(files, str(entry), folders)
