@@ -69,9 +69,9 @@ def test_colab_notebook_fine_tunes_exports_and_predicts(tmp_path, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
     outputs = run(COLAB, tmp_path)
     text = ''.join(output.get('text', '') for output in outputs)
-    assert 'error' not in text
+    assert not re.search('[Ee]rror:', text)
     accuracies = [float(value) for value in re.findall(r'top1: ([\d.]+)', text)]
-    assert len(accuracies) == 5 and max(accuracies) > 30
+    assert len(accuracies) == 5 and max(accuracies) > 70
     assert 'Predictions of 1 images are in outputs.' in text
     assert sum('image/png' in output.get('data', {}) for output in outputs) == 2
 
