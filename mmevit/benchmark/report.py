@@ -93,11 +93,11 @@ def write_results(rows: Rows, setting: Setting, path: str | Path) -> None:
     Raises:
         UserError: If the suffix is another one, or the file cannot be written.
     """
-    machine = describe(setting)
+    machine, run = describe(setting), describe_run(setting)
     write_formats(
         path,
         f'{machine}\n\n{format_results(rows)}\n',
-        [{name: row.get(name) for name in CSV_COLUMNS} | describe_run(setting) for row in rows],
+        [{name: row.get(name) for name in CSV_COLUMNS} | run for row in rows],
         dict(setting=dataclasses.asdict(setting), machine=machine, rows=rows),
     )
 

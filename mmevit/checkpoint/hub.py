@@ -86,7 +86,7 @@ def explain_hub_errors(address: str) -> Iterator[None]:
 
 
 def find_weights(hub: Any, address: str, repo: str, revision: str | None) -> str:
-    """Find the file of the weights in a repository, or in its cache if there is no network."""
+    """Find the file of the weights in a repository, or in the cache if the hub is unreachable."""
     from huggingface_hub import errors
 
     try:
