@@ -2,9 +2,10 @@
 
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from graphlib import TopologicalSorter
 from importlib.resources import files
 from itertools import accumulate
 from pathlib import Path
@@ -21,7 +22,8 @@ from executorch.exir import to_edge_transform_and_lower
 from executorch.exir.passes.constant_prop_pass import constant_prop_pass
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
+from torch.fx.passes.infra.partitioner import Partition
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
@@ -48,7 +50,7 @@ def write(job: ExportJob) -> None:
         program = constant_prop_pass(export_program(replace(job, dtype=dtype)))
     if job.dtype == 'int8':
         program = quantize(program, job)
-    edge: Any = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    edge: Any = to_edge_transform_and_lower(program, partitioner=[OrderedPartitioner()])
     breakdown = get_delegation_info(edge.exported_program().graph_module).delegation_by_operator
     counts = {name: count.non_delegated for name, count in breakdown.items() if name != 'getitem'}
     undelegated = {name: count for name, count in counts.items() if count}
@@ -109,6 +111,33 @@ class FeatureQuantizer(XNNPACKQuantizer):
             if any('predict' in name.split('.') for name, _ in modules):
                 node.meta.pop(Q_ANNOTATION_KEY, None)
         return model
+
+
+class OrderedPartitioner(XnnpackPartitioner):
+    """XNNPACK's partitioner, whose partitions can run one after the other.
+
+    Those of ExecuTorch 1.2 may wait for each other where a network has branches.
+    """
+
+    def generate_partitions(self, ep: ExportedProgram) -> list[Partition]:
+        """Return a partition for each number of changes from XNNPACK to other operators before."""
+        groups = {frozenset(group) for group in self.get_matched_nodes_from_configs(ep)}
+        group_of = {node: group for group in groups for node in group}
+        inputs: dict[frozenset[Node], set[frozenset[Node]]] = defaultdict(set)
+        for node in ep.graph.nodes:
+            group = group_of.setdefault(node, frozenset({node}))
+            inputs[group] |= {group_of[other] for other in node.all_input_nodes} - {group}
+        changes: dict[frozenset[Node], int] = {}
+        partitions: dict[int, Partition] = {}
+        for group in TopologicalSorter(inputs).static_order():
+            delegated = group in groups
+            before = [changes[i] + (i in groups and not delegated) for i in inputs[group]]
+            changes[group] = number = max(before, default=0)
+            if delegated:
+                partition = partitions.setdefault(number, Partition(number))
+                for node in group:
+                    partition.add_node(node)
+        return list(partitions.values())
 
 
 def count_undelegated(path: str | Path) -> Counter[str]:

@@ -255,10 +255,14 @@ def test_detector_for_phones_predicts_what_it_does_in_onnx(
         export(DETECTOR, detector, '--to', name, '--dynamic', 'none', '--out', file)
         found.append(Predictor(file)(images))
     for own, other in zip(*found, strict=True):
-        assert len(own.boxes) > 5
-        assert own.labels.tolist() == other.labels.tolist()
-        np.testing.assert_allclose(own.boxes, other.boxes, atol=0.01)
-        np.testing.assert_allclose(own.scores, other.scores, atol=1e-4)
+        assert len(own.boxes) == len(other.boxes) > 5
+        # Detections with almost equal scores may change places.
+        distances = np.abs(own.boxes[:, None] - other.boxes).max(axis=2)
+        distances[own.labels[:, None] != other.labels] = np.inf
+        assert distances.min(axis=1).max() < 0.01
+        partners = distances.argmin(axis=1)
+        assert len(set(partners)) == len(partners)
+        np.testing.assert_allclose(own.scores, other.scores[partners], atol=1e-4)
 
 
 @pytest.mark.slow
