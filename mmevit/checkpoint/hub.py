@@ -74,7 +74,7 @@ def explain_hub_errors(address: str) -> Iterator[None]:
     except errors.LocalEntryNotFoundError as error:
         raise CheckpointError(
             f'{address} is not cached, and the Hugging Face Hub cannot be reached '
-            f'({one_line(error.__cause__ or error)}). Check the connection, HF_ENDPOINT and '
+            f'({one_line(find_root(error))}). Check the connection, HF_ENDPOINT and '
             'HF_HUB_OFFLINE.'
         ) from error
     except errors.EntryNotFoundError as error:
@@ -83,6 +83,13 @@ def explain_hub_errors(address: str) -> Iterator[None]:
         ) from error
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise CheckpointError(f'{address} cannot be downloaded: {one_line(error)}') from error
+
+
+def find_root(error: BaseException) -> BaseException:
+    """Return the error that led to this one, below those of requests and urllib3."""
+    while earlier := error.__cause__ or error.__context__:
+        error = earlier
+    return error
 
 
 def find_weights(hub: Any, address: str, repo: str, revision: str | None) -> str:

@@ -16,7 +16,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.optim import build_optim_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 
 from mmevit.checkpoint.loader import load_from_evit, locate
 from mmevit.cli.arguments import load_config, use_mixed_precision
@@ -62,6 +62,7 @@ def start_config(
         cfg.pop(variable, None)
     cfg.model = model
     set_weights(cfg.model, args.weights)
+    load_weights(cfg.model.backbone)
     set_classes(cfg.model, num_classes)
     return name, cfg
 
@@ -135,6 +136,13 @@ def set_weights(model: Any, weights: str | None) -> None:
         backbone.update({key: value for key, value in kept.items() if key in backbone})
     else:
         backbone.init_cfg = dict(type='Pretrained', checkpoint=locate(weights), prefix='backbone.')
+
+
+def load_weights(backbone: Any) -> None:
+    """Load the weights of a backbone, which fails earlier here than after measuring its speed."""
+    init_cfg = backbone.get('init_cfg') or {}
+    if 'checkpoint' in init_cfg:
+        CheckpointLoader.load_checkpoint(init_cfg['checkpoint'], 'cpu')
 
 
 def set_classes(settings: Any, num_classes: int) -> None:

@@ -156,6 +156,16 @@ def test_time_that_is_asked_for_is_kept(scenes, run_tool, tmp_path):
     assert cfg.train_cfg.max_epochs > 1
 
 
+def test_missing_weights_are_reported_before_the_speed_is_measured(scenes, run_tool, tmp_path):
+    result = run_tool(
+        *('tools/finetune.py', scenes, '--model', 'rtmdet_evit_m0', '--minutes', '2'),
+        *('--weights', 'hf://me/missing', '--work-dir', tmp_path),
+    )
+    assert result.returncode == 1
+    assert 'hf://me/missing' in result.stdout.splitlines()[-1]
+    assert 'ms for a training image' not in result.stdout
+
+
 def test_wrong_requests_are_refused_in_one_sentence(digits, scenes, refuse, tmp_path):
     def refused(*command):
         return refuse('finetune', '--work-dir', tmp_path / 'work', *command)
