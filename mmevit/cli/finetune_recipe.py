@@ -31,8 +31,9 @@ from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write
 
 CONFIGS = MIM_FOLDER / 'configs/efficientvit'
-# Longest sides of images, of which --minutes chooses the largest that leaves enough epochs.
-SIDES = (640, 512, 416, 320)
+# Longest sides of images, of which --minutes chooses the largest that leaves enough epochs: this
+# share of the usual number, since the next smaller side leaves about 1.5 times as many.
+SIDES, ENOUGH = (640, 512, 416, 320), 0.8
 # Images to see in training, and the fewest and most epochs.
 NUM_SEEN, MIN_EPOCHS, MAX_EPOCHS = 12_000, 12, 200
 # Share of --minutes that is planned for: the machine may become slower.
@@ -243,7 +244,7 @@ def set_schedule(cfg: Config, args: Namespace, data: LabelledData) -> None:
             f'{max(possible, 0):.1f} epochs in {args.minutes} min.',
             'current',
         )
-        if possible >= epochs or size == sizes[-1]:
+        if possible >= (args.epochs or ENOUGH * epochs) or size == sizes[-1]:
             epochs = args.epochs or max(int(possible), 1)
             break
     steps = math.ceil(num_train / cfg.train_dataloader.batch_size / count_processes(args))
