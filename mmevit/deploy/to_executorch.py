@@ -120,7 +120,7 @@ class OrderedPartitioner(XnnpackPartitioner):
     """
 
     def generate_partitions(self, ep: ExportedProgram) -> list[Partition]:
-        """Return a partition for each number of changes from XNNPACK to other operators before."""
+        """Return partitions, numbered by how often XNNPACK's operators were left before them."""
         groups = {frozenset(group) for group in self.get_matched_nodes_from_configs(ep)}
         group_of = {node: group for group in groups for node in group}
         inputs: dict[frozenset[Node], set[frozenset[Node]]] = defaultdict(set)
@@ -132,7 +132,7 @@ class OrderedPartitioner(XnnpackPartitioner):
         for group in TopologicalSorter(inputs).static_order():
             delegated = group in groups
             before = [changes[i] + (i in groups and not delegated) for i in inputs[group]]
-            changes[group] = number = max(before, default=0)
+            number = changes[group] = max(before, default=0)
             if delegated:
                 partition = partitions.setdefault(number, Partition(number))
                 for node in group:
