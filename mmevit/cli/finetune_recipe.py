@@ -63,7 +63,6 @@ def start_config(
         cfg.pop(variable, None)
     cfg.model = model
     set_weights(cfg.model, args.weights)
-    load_weights(cfg.model.backbone)
     set_classes(cfg.model, num_classes)
     return name, cfg
 
@@ -140,7 +139,7 @@ def set_weights(model: Any, weights: str | None) -> None:
 
 
 def load_weights(backbone: Any) -> None:
-    """Load the weights of a backbone, which fails earlier here than after measuring its speed."""
+    """Load the weights of a backbone, so that a failure comes before its speed is measured."""
     init_cfg = backbone.get('init_cfg') or {}
     if 'checkpoint' in init_cfg:
         CheckpointLoader.load_checkpoint(init_cfg['checkpoint'], 'cpu')
@@ -231,6 +230,8 @@ def set_schedule(cfg: Config, args: Namespace, data: LabelledData) -> None:
     num_train, num_val = len(data.splits['train']), len(data.splits['val'])
     epochs = args.epochs or round(np.clip(NUM_SEEN / num_train, MIN_EPOCHS, MAX_EPOCHS))
     sizes = [args.image_size] if args.image_size else [choose_size(data, side) for side in SIDES]
+    if args.minutes is not None:
+        load_weights(cfg.model.backbone)
     for size in sizes:
         set_size(cfg, size)
         if args.minutes is None:

@@ -55,7 +55,7 @@ def test_large_images_are_cropped_to_the_height_and_width_that_are_set(recipe):
 
 def test_larger_images_are_kept_for_four_fifths_of_the_usual_epochs(monkeypatch):
     cfg = Config.fromfile('configs/_base_/finetune_detection.py')
-    cfg.model = dict(data_preprocessor=dict())
+    cfg.model = dict(backbone=dict(), data_preprocessor=dict())
     (crop,) = (step for step in cfg.train_dataloader.dataset.pipeline if step.type == 'RandomCrop')
     # 50 epochs of 320 x 416 pixels in half an hour; the usual number is 59.
     seconds_per_pixel = 0.85 * 1800 / (205 * 50.5 * 320 * 416)
