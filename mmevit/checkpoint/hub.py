@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mmevit.utils.errors import CheckpointError, one_line, shorten
+from mmevit.utils.errors import CheckpointError, one_line, shorten, walk_causes
 
 ADDRESS = re.compile(r'hf://([\w.-]+/[\w.-]+)(?:/([^@]+))?(?:@(.+))?')
 # File names of weights. The first pattern that any file matches is loaded.
@@ -72,9 +72,10 @@ def explain_hub_errors(address: str) -> Iterator[None]:
             f'The revision of {address} does not exist. Pass a branch, tag or commit.'
         ) from error
     except errors.LocalEntryNotFoundError as error:
+        *_, root = walk_causes(error)  # below the errors of requests and urllib3
         raise CheckpointError(
             f'{address} is not cached, and the Hugging Face Hub cannot be reached '
-            f'({one_line(find_root(error))}). Check the connection, HF_ENDPOINT and '
+            f'({one_line(root)}). Check the connection, HF_ENDPOINT and '
             'HF_HUB_OFFLINE.'
         ) from error
     except errors.EntryNotFoundError as error:
@@ -83,13 +84,6 @@ def explain_hub_errors(address: str) -> Iterator[None]:
         ) from error
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise CheckpointError(f'{address} cannot be downloaded: {one_line(error)}') from error
-
-
-def find_root(error: BaseException) -> BaseException:
-    """Return the error that led to this one, below those of requests and urllib3."""
-    while earlier := error.__cause__ or error.__context__:
-        error = earlier
-    return error
 
 
 def find_weights(hub: Any, address: str, repo: str, revision: str | None) -> str:

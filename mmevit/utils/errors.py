@@ -75,15 +75,21 @@ def reraise_as_config_error() -> Iterator[None]:
         ) from error
 
 
-def involves_user_code(error: BaseException | None) -> bool:
+def involves_user_code(error: BaseException) -> bool:
     """Whether the traceback contains code that is not of :data:`PACKAGES`."""
-    while error is not None:
-        for frame, _ in traceback.walk_tb(error.__traceback__):
+    for cause in walk_causes(error):
+        for frame, _ in traceback.walk_tb(cause.__traceback__):
             package = frame.f_globals.get('__name__', '').partition('.')[0]
             if package not in PACKAGES and package not in sys.stdlib_module_names:
                 return True
-        error = error.__cause__ or error.__context__
     return False
+
+
+def walk_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, the one that led to it, and so on to the first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def list_problems(names_by_problem: Mapping[str, Collection]) -> list[str]:
