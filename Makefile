@@ -5,6 +5,7 @@
 #   make demo-retinanet        the same for the detector of the paper
 #   make test                  the fast tests
 #   make test-all              all tests
+#   make gpu-check             on a machine with a GPU: its tests and benchmarks/gpu_*.csv
 #   make test-openmmlab        the fast tests and two demos with the original OpenMMLab packages
 #   make test-readme           the commands in README.md, with a small data set
 #   make lint                  ruff and pyright
@@ -32,8 +33,8 @@ EXTRAS += executorch litert ncnn
 endif
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c $(OPENMMLAB)/constraints.txt
 
-.PHONY: env demo demo-classification demo-segmentation demo-retinanet test test-all test-readme \
-	test-openmmlab lint format docs clean
+.PHONY: env demo demo-classification demo-segmentation demo-retinanet test test-all gpu-check \
+	test-readme test-openmmlab lint format docs clean
 
 env: $(INSTALLED) mmevit/.mim/configs
 
@@ -98,6 +99,17 @@ test: env
 
 test-all: env
 	$(PYTEST) -m 'slow or not slow'
+
+GPU_BENCHMARK = $(BIN)/python tools/benchmark.py --device cuda --rounds 5 --seconds 0.1 \
+	$(foreach arch,m0 m1 m2 m3 m4 m5,efficientvit-$(arch) timm::efficientvit_$(arch))
+
+gpu-check: env
+	$(PYTEST) --dist loadfile -m gpu tests/gpu
+	$(GPU_BENCHMARK) --batch 256 --forms folded folded-float16 folded-bfloat16 \
+		--out benchmarks/gpu_throughput.csv
+	$(GPU_BENCHMARK) --batch 1 --forms eager compiled cudagraph cudagraph-float16 \
+		--out benchmarks/gpu_latency.csv
+	$(BIN)/python tools/dev/benchmark_tables.py
 
 # In a copy with few digits, so that it takes minutes, and without `make test`, which is run elsewhere.
 test-readme: COPY := build/readme

@@ -33,9 +33,9 @@ class Setting:
         size: Height and width of the images. Defaults to the size that the accuracy of each network
             is published for, 224 x 224 if that is unknown.
         device: ``'cpu'`` or ``'cuda'``.
-        channels_last: Whether the eager and folded forms use channels-last images and weights.
-            Compiled forms always do. Traced forms never do, except for EfficientViT, whose folded
-            weights are channels-last.
+        channels_last: Whether the eager, folded and cudagraph forms use channels-last images and
+            weights. Compiled forms always do. Traced forms never do, except for EfficientViT, whose
+            folded weights are channels-last.
         rounds: Number of times that each network is measured.
         seconds: Duration of each measurement, which is at least one call.
         seed: Seed of weights, images and the order of measurements.
@@ -128,6 +128,22 @@ def compile_frozen(network: nn.Module, images: Tensor) -> Run:
     return partial(torch.compile(network, options=dict(freezing=True)), images)
 
 
+def capture(network: nn.Module, images: Tensor) -> Run:
+    """Record the kernels of a network in a CUDA graph, which launches all of them at once."""
+    if not images.is_cuda:
+        raise ConfigError('cudagraph is only supported on GPUs. Use --device cuda.')
+    network(images)  # fills caches, which cannot be recorded
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = network(images)
+
+    def replay(*recorded: Any) -> Sequence[Tensor]:
+        graph.replay()
+        return outputs
+
+    return partial(replay, network, images)  # keeps their memory, which the graph reads
+
+
 def trace(network: FlatOutputs, images: Tensor) -> Run:
     """Trace a network, like the speed test of the released code."""
     exportable, inputs = with_inputs(network, images)
@@ -173,6 +189,7 @@ FORMS: dict[str, Callable[[Workload, str], Run]] = dict(
     eager=partial(prepare, folded=False),
     folded=prepare,
     compiled=partial(prepare, make_run=compile_frozen, channels_last=True),
+    cudagraph=partial(prepare, make_run=capture),
     traced=partial(prepare, make_run=trace, channels_last=False),
     onnxruntime=partial(prepare_exported, 'onnx'),
     openvino=partial(prepare_exported, 'openvino'),

@@ -65,10 +65,11 @@ def benchmark(
 
     Args:
         models: The networks, see :func:`find_model`.
-        forms: ``'eager'``, ``'folded'``, ``'compiled'``, ``'traced'``, ``'torchscript'`` (a trace
-            fused by oneDNN), ``'aoti'``, ``'onnxruntime'``, ``'openvino'``, ``'litert'``,
-            ``'executorch'``, ``'ncnn'`` or ``'training'`` (forward and backward), followed by a
-            hyphen and the dtype if that is not float32, such as ``'aoti-bfloat16'``.
+        forms: ``'eager'``, ``'folded'``, ``'compiled'``, ``'cudagraph'`` (folded, as one CUDA
+            graph), ``'traced'``, ``'torchscript'`` (a trace fused by oneDNN), ``'aoti'``,
+            ``'onnxruntime'``, ``'openvino'``, ``'litert'``, ``'executorch'``, ``'ncnn'`` or
+            ``'training'`` (forward and backward), followed by a hyphen and the dtype if that is
+            not float32, such as ``'aoti-bfloat16'``.
         setting: Batch size, image size, number of rounds and so on.
         baseline: ``'MODEL:FORM'`` that ratios refer to. Defaults to the first one that runs.
 

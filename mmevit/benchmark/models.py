@@ -326,6 +326,7 @@ def fold_all(network: FlatOutputs, images: Tensor) -> FlatOutputs:
         from timm.utils.model import reparameterize_model
 
         reparameterize_model(folded, inplace=True)
+        folded = folded.to(images.device)  # timm creates the folded layers on the CPU
     else:
         folded = try_to_fold(folded)
     parents = {

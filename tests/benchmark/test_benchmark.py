@@ -155,7 +155,12 @@ def test_forms_match_eager(forms, tiny):
 
 def test_all_forms_are_tested():
     fast, slow = FORMS_BY_TIME
-    assert {*fast, *slow.values[0]} == set(FORMS)
+    assert {*fast, *slow.values[0], 'cudagraph'} == set(FORMS)  # tests/gpu has the last
+
+
+def test_cuda_graphs_are_refused_on_a_cpu(tiny):
+    (row,) = benchmark([tiny], ['cudagraph'], ONE_IMAGE)
+    assert row['problem'] == 'cudagraph is only supported on GPUs. Use --device cuda.'
 
 
 @pytest.mark.parametrize(
