@@ -48,8 +48,11 @@ $(INSTALLED):
 	@$(PYTHON) tools/dev/check_machine.py $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch torchvision numpy -r requirements/build.txt
-	@echo "Compiling mmcv's operators, unless pip has cached them: 6 to 20 minutes on two cores."
-	CFLAGS=-g0 $(PIP) --no-build-isolation -r $(OPENMMLAB)/mminstall.txt
+	@echo "Compiling mmcv's operators, unless pip has cached them: 2 to 7 minutes on two cores."
+	export CFLAGS=-g0; \
+		CFLAGS="$$CFLAGS $$($(BIN)/python tools/dev/precompile_headers.py $(VENV)/headers)" \
+		$(PIP) --no-build-isolation -r $(OPENMMLAB)/mminstall.txt
+	@rm -rf $(VENV)/headers
 	$(PIP) --no-build-isolation -r requirements/base.txt -r $(OPENMMLAB)/optional.txt \
 		$(EXTRAS:%=-r requirements/%.txt)
 	@# mmcv requires opencv-python, others require opencv-python-headless: two builds of the same
