@@ -10,8 +10,7 @@ from mmevit.utils.configs import MIM_FOLDER
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.inputs import VIDEO_SUFFIXES
 from mmevit.utils.versions import can_import
-
-from .video import Frames
+from mmevit.utils.videos import Video
 
 
 class EfficientViTInferencer(BaseInferencer):
@@ -38,14 +37,11 @@ class EfficientViTInferencer(BaseInferencer):
             )
         return Config.fromfile(path), None
 
-    def _inputs_to_list(self, inputs: Any) -> Sequence | Frames:
+    def _inputs_to_list(self, inputs: Any) -> Sequence | Video:
         """List the inputs, or the frames of a video."""
         if not isinstance(inputs, str) or not inputs.lower().endswith(VIDEO_SUFFIXES):
             return super()._inputs_to_list(inputs)
-        frames = Frames(inputs)
-        if next(iter(frames), None) is None:
-            raise ConfigError(f'The video {inputs} cannot be read. Check that the file is a video.')
-        return frames
+        return Video(inputs)
 
 
 if can_import('mmdet'):

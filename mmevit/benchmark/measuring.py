@@ -9,21 +9,20 @@ import re
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmevit.deploy.networks import count_input_channels, is_dense_model
 from mmevit.deploy.programs import pytorch_threads
 from mmevit.utils.errors import ConfigError, one_line
+from mmevit.utils.progress import show_progress
 from mmevit.utils.pytorch import attention_as_products
 from mmevit.utils.tables import Rows
 
@@ -95,7 +94,8 @@ def benchmark(
         [('eager', 2.349), ('folded', 2.349)]
     """
     setting = setting or Setting()
-    check_arguments(models, forms, setting, baseline)
+    check_setting(setting)
+    check_forms(models, forms, baseline)
     with process_settings(setting), tempfile.TemporaryDirectory() as folder:
         entries = [
             entry
@@ -114,10 +114,16 @@ def benchmark(
     return [summarise(entry, reference, peaks.get(split_form(entry.form)[1])) for entry in entries]
 
 
-def check_arguments(
-    models: Sequence[Model], forms: Sequence[str], setting: Setting, baseline: str | None
-) -> None:
-    """Raise ConfigError if an argument of :func:`benchmark` is invalid, before building models."""
+def check_setting(setting: Setting) -> None:
+    """Raise ConfigError if a setting is invalid on this machine."""
+    if min(setting.batch_size, setting.threads, setting.rounds, *(setting.size or [1])) < 1:
+        raise ConfigError('Batch size, threads, rounds and image size must be 1 or more.')
+    if setting.device == 'cuda' and not torch.cuda.is_available():
+        raise ConfigError('PyTorch finds no GPU. Use --device cpu.')
+
+
+def check_forms(models: Sequence[Model], forms: Sequence[str], baseline: str | None) -> None:
+    """Raise ConfigError if a form or the baseline of :func:`benchmark` is unknown."""
     known = {*itertools.product(FORMS, DTYPES)}
     unknown = [form for form in forms if split_form(form) not in known]
     if unknown or not forms:
@@ -125,10 +131,6 @@ def check_arguments(
             f'Unknown form {", ".join(unknown)}. Choose from {", ".join(FORMS)}, and append '
             '-bfloat16, -float16 or -int8 for another dtype.'
         )
-    if min(setting.batch_size, setting.threads, setting.rounds, *(setting.size or [1])) < 1:
-        raise ConfigError('Batch size, threads, rounds and image size must be 1 or more.')
-    if setting.device == 'cuda' and not torch.cuda.is_available():
-        raise ConfigError('PyTorch finds no GPU. Use --device cpu.')
     names = [f'{model.label}:{form}' for model in models for form in forms]
     if baseline not in (None, *names):
         raise ConfigError(f'Unknown baseline {baseline}. Choose from {", ".join(names)}.')
@@ -151,11 +153,6 @@ def process_settings(setting: Setting) -> Iterator[None]:
     ):
         warnings.simplefilter('ignore')
         yield
-
-
-def show_progress(items: Sequence[T], description: str) -> Iterable[T]:
-    """Show the progress of a loop on stderr."""
-    return track(items, description, console=Console(stderr=True), transient=True)
 
 
 def prepare_entries(
@@ -327,9 +324,7 @@ def best_of_each_round(products: Sequence[Entry]) -> list[float]:
     return [max(round_) for round_ in zip(*speeds, strict=True)]
 
 
-def summarise(
-    entry: Entry, reference: Entry, peaks: Sequence[float] | None = None
-) -> dict[str, Any]:
+def summarise(entry: Entry, reference: Entry, peaks: Sequence[float] | None) -> dict[str, Any]:
     """Make the row of an entry, see :func:`benchmark`, with the peak MACs/s of each round.
 
     Example:

@@ -1,15 +1,13 @@
 """Tables and plots of benchmark results."""
 
-import contextlib
 import dataclasses
 import itertools
 import platform
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import PICTURES, atomic_write, check_ending
 from mmevit.utils.pytorch import cpu_capability
 from mmevit.utils.tables import Rows, format_table, write_formats
+from mmevit.utils.versions import installed_distribution
 
 from .forms import Setting
 from .measuring import best_forms
@@ -116,21 +115,15 @@ def describe(setting: Setting) -> str:
 
 def describe_run(setting: Setting) -> dict[str, Any]:
     """Return when, where, with which versions and how the rows of a file were measured."""
+    packages = (installed_distribution([name]) for name in PACKAGES)
     return dict(
         threads=setting.threads,
         batch_size=setting.batch_size,
         date=date.today().isoformat(),
         processor=processor_name(setting.device),
-        versions=', '.join(list_versions()),
+        versions=', '.join(f'{name} {found}' for name, found in packages if found),
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     )
-
-
-def list_versions() -> Iterator[str]:
-    """List the installed packages that a time depends on."""
-    for name in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            yield f'{name} {version(name)}'
 
 
 def processor_name(device: str) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from mmevit.models.efficientvit import infer_arch, select_weights
-from mmevit.utils.errors import CheckpointError, ConfigError, one_line
+from mmevit.utils.errors import CheckpointError, ConfigError, one_line, warn
 from mmevit.utils.files import atomic_write, check_ending
 from mmevit.version import __version__
 
@@ -207,11 +206,9 @@ def fetch_release(name: str) -> Path:
             path = download_from_hub(copy)
         except CheckpointError as second:
             raise CheckpointError(f"{error} timm's copy failed too: {second}") from second
-        print_log(
+        warn(
             f"The authors' release cannot be reached ({reason}). timm's copy of the same weights "
             f'is loaded instead: {copy}',
-            logger='current',
-            level=logging.WARNING,
         )
         return path
 

@@ -1,18 +1,16 @@
 """Checks that weights fit a model. mmengine would load the part that fits, and log the rest."""
 
-import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmevit.models import EfficientViT
 from mmevit.models.efficientvit import infer_arch, select_weights
-from mmevit.utils.errors import CheckpointError, list_problems, shorten
+from mmevit.utils.errors import CheckpointError, list_problems, shorten, warn
 
 from .names import FIRST_WEIGHT
 
@@ -128,11 +126,9 @@ def drop_mismatched_weights(model: nn.Module, checkpoint: dict) -> None:
             mismatches.append(f'{name} {tuple(weight.shape)} instead of {tuple(value.shape)}')
             del weights[given[name]]
     if mismatches:
-        print_log(
+        warn(
             f'Size mismatch for {shorten(mismatches)}, as of a head for other classes. These '
             'weights are not loaded and start from their initialization.',
-            logger='current',
-            level=logging.WARNING,
         )
 
 

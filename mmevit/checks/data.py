@@ -120,8 +120,7 @@ def check_coco(dataset: DatasetInfo) -> str | None:
         )
     if found := faults.describe(faults.of('fault')):
         warn(f'{ann_file} has faults: {found}. Run tools/check_dataset.py CONFIG to list them all.')
-    folder = Path(dataset.root, dataset.prefixes.get('img', ''))
-    check_images(ann_file, [image.file_name for image in content.images], folder)
+    check_images(ann_file, [image.file_name for image in content.images], dataset.image_folder)
     if not content.annotations:
         return f'{ann_file} has no annotations. Set ann_file to a file with annotations.'
     if NOTHING_TO_LEARN in faults.counts:

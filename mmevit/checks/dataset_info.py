@@ -53,11 +53,16 @@ class DatasetInfo:
         Its ``ann_file``, ``img_prefix`` and ``with_label`` are resolved.
         """
         is_custom = inherits_from(self.type, 'mmpretrain', 'CustomDataset')
-        return self.build() if is_custom and not self.is_remote else None
+        return self.build(lazy_init=True) if is_custom and not self.is_remote else None
 
-    def build(self, lazy_init: bool = True) -> Any:
+    def build(self, **options: Any) -> Any:
         """Build the data set without its pipeline."""
-        return DATASETS.build({**self.cfg, 'pipeline': [], 'lazy_init': lazy_init})
+        return DATASETS.build({**self.cfg, 'pipeline': [], **options})
+
+    @property
+    def image_folder(self) -> Path:
+        """Folder of the images."""
+        return Path(self.root, self.prefixes.get('img') or '')
 
     @cached_property
     def folders(self) -> tuple[str, ...]:

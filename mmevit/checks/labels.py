@@ -42,7 +42,7 @@ def check_class_labels(dataset: DatasetInfo, num_classes: int | None) -> None:
     from mmpretrain.datasets import CustomDataset
 
     if reads_data_list(dataset.type):
-        built = dataset.build()
+        built = dataset.build(lazy_init=True)
         paths, labels = read_data_list(Path(built.ann_file))
     elif getattr(dataset.type, 'load_data_list', None) is CustomDataset.load_data_list:
         built = dataset.unread
@@ -107,7 +107,7 @@ def check_seg_maps(dataset: DatasetInfo, num_classes: int | None, ignored: int |
     if 'seg_map_path' not in dataset.prefixes:
         return
     with refuse_empty_datasets(split):
-        built = dataset.build(lazy_init=False)
+        built = dataset.build()
     entries = [built.get_data_info(index) for index in range(len(built))]
     entries = [entry for entry in entries if entry.get('seg_map_path')]
     if missing := find_missing([entry['seg_map_path'] for entry in entries]):

@@ -17,7 +17,14 @@ from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import PICTURES, atomic_write, check_ending
 from mmevit.utils.tables import TABLES, write_table
 
-from .command import argument, command, exclusive, flag, group  # noqa: F401  for commands
+from .command import (  # noqa: F401  for commands
+    argument,
+    command,
+    exclusive,
+    flag,
+    group,
+    positive_int,
+)
 
 if TYPE_CHECKING:  # the smallest build of mmengine comes without matplotlib
     from matplotlib.figure import Figure

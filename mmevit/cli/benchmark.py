@@ -28,7 +28,7 @@ from mmevit.cli.benchmark_arguments import benchmark_arguments, make_setting
         default=['folded', 'traced'],
         metavar='FORM',
     ),
-    flag('--channels-last', 'run eager and folded forms channels-last'),
+    flag('--channels-last', 'run eager, folded and cudagraph forms channels-last'),
     flag(
         '--leave-allocator',
         'do not make the allocator keep freed memory, which makes times steadier',

@@ -35,6 +35,5 @@ def make_setting(args: Namespace, **others: Any) -> Setting:
         device=args.device,
         rounds=args.rounds,
         seed=args.seed,
-        # Changing the allocator of the process is fine in a command.
-        **{'keep_memory': True, **others},
+        **others,
     )

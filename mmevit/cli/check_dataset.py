@@ -10,12 +10,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DATASETS
-from rich.progress import track
 
 from mmevit.checks.class_counts import count_classes
 from mmevit.checks.classes import check_classes
@@ -30,6 +27,7 @@ from mmevit.datasets.image_faults import find_image_faults, find_seg_map_faults
 from mmevit.utils.configs import default_scope, find_datasets, find_step, read_config
 from mmevit.utils.errors import ConfigError, one_line
 from mmevit.utils.files import check_ending
+from mmevit.utils.progress import show_progress
 from mmevit.utils.tables import TABLES, format_table, write_table
 
 BAD_ANN_FILE = FaultType('annotation file that cannot be read', STOPS, 'fatal')
@@ -115,12 +113,13 @@ def list_datasets(cfg: Config, splits: Sequence[str]) -> list[CheckedDataset]:
 def check_dataset(dataset: CheckedDataset, model: dict) -> None:
     """Find the faults of a data set and count its images; shows progress."""
     config, entries = dataset.config, []
+    info = DatasetInfo(config)
     try:
-        if DatasetInfo(config).reads_coco:
-            images = check_coco(dataset)
+        if info.reads_coco:
+            images = check_coco(dataset, info)
         else:
             with refuse_empty_datasets(dataset.splits[0]):
-                built = DATASETS.build({**config, 'pipeline': []})
+                built = info.build()
             # Images inside other files, as in CIFAR, have no path.
             entries = [built.get_data_info(index) for index in range(len(built))]
             images = [(entry['img_path'], None) for entry in entries if entry.get('img_path')]
@@ -152,21 +151,19 @@ def check_dataset(dataset: CheckedDataset, model: dict) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = chain(pool.map(check_image, images), pool.map(check_seg_map, seg_maps))
         title = f'{dataset.name}: {len(images)} images'
-        for pairs in track(found, title, len(images) + len(seg_maps)):
+        for pairs in show_progress(found, title, len(images) + len(seg_maps)):
             dataset.faults.add_all(pairs)
 
 
-def check_coco(dataset: CheckedDataset) -> list[Image]:
+def check_coco(dataset: CheckedDataset, info: DatasetInfo) -> list[Image]:
     """Check the annotation file of a ``CocoDataset``, and list its images."""
-    config = dataset.config
-    info = DatasetInfo(config)
     content = read_coco(info.ann_file, info.loads_masks)
     dataset.faults = find_coco_faults(content, info.classes, info.loads_only_polygons)
     if not content.annotations:
-        dataset.faults.add(UNLABELLED, config['ann_file'])
-    folder = Path(info.root, info.prefixes.get('img') or '')
+        dataset.faults.add(UNLABELLED, info.cfg['ann_file'])
     return [
-        (str(folder / image.file_name), (image.height, image.width)) for image in content.images
+        (str(info.image_folder / image.file_name), (image.height, image.width))
+        for image in content.images
     ]
 
 

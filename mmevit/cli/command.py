@@ -33,11 +33,18 @@ def exclusive(*adders: Adder) -> Adder:
     return lambda parser: group(*adders)(parser.add_mutually_exclusive_group())
 
 
+def positive_int(text: str) -> int:
+    """Parse an integer above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f'{text} is not an integer above 0')
+    return int(text)
+
+
 # Arguments of commands that predict images and videos.
 add_prediction_arguments = group(
     argument('inputs', 'images, videos or directories', nargs='+'),
     argument('--out-dir', 'directory for vis/ and preds/ (default: outputs)', default='outputs'),
-    argument('--batch-size', 'batch size (default: 1)', type=int, default=1),
+    argument('--batch-size', 'batch size (default: 1)', type=positive_int, default=1),
     argument('--pred-score-thr', 'minimum score to draw (default: 0.3)', type=float, default=0.3),
     flag('--no-save-vis', 'do not write pictures'),
 )

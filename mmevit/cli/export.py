@@ -3,7 +3,7 @@
 import hashlib
 import math
 import platform
-from argparse import ArgumentError, Namespace
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,13 @@ from mmevit.checkpoint.loader import check_checkpoint, find_dataset_meta, load_i
 from mmevit.checks import check_config
 from mmevit.checks.data import check_data
 from mmevit.checks.dataset_info import DatasetInfo
-from mmevit.cli.arguments import SizeAction, add_config_arguments, argument, command
+from mmevit.cli.arguments import (
+    SizeAction,
+    add_config_arguments,
+    argument,
+    command,
+    positive_int,
+)
 from mmevit.datasets.sampling import find_test_pipeline, sample_images
 from mmevit.deploy import TARGETS, export, load_exported, try_to_fold
 from mmevit.deploy.exporting import choose_dynamic, compare, find_target
@@ -51,7 +57,7 @@ DTYPES = ('float32', *TOLERANCES, 'int8')
     argument('--out', 'file to write (default: model.*)', metavar='FILE'),
     argument('--part', 'backbone: feature maps', choices=['model', 'backbone'], default='model'),
     argument('--size', 'image size (default: that of the test pipeline)', action=SizeAction),
-    argument('--batch-size', 'batch size, if not dynamic', type=int, default=1),
+    argument('--batch-size', 'batch size, if not dynamic', type=positive_int, default=1),
     argument(
         '--dynamic',
         'dynamic axes (default: the batch, and for dense models the size, if supported)',
@@ -59,13 +65,16 @@ DTYPES = ('float32', *TOLERANCES, 'int8')
         choices=['batch', 'size', 'none'],
     ),
     argument('--dtype', 'type to compute in', choices=DTYPES, default='float32'),
-    argument('--calibration-images', 'number of training images for int8', type=int, default=256),
+    argument(
+        '--calibration-images',
+        'number of training images for int8',
+        type=positive_int,
+        default=256,
+    ),
     add_config_arguments,
 )
 def main(args: Namespace) -> None:
     """Build the model, write the file, and compare their outputs."""
-    if min(args.calibration_images, args.batch_size) < 1:
-        raise ArgumentError(None, '--calibration-images and --batch-size must be 1 or more.')
     args.out = args.out or 'model' + TARGETS[args.to]
     check_checkpoint(args.checkpoint)
     check_ending(args.out, [TARGETS[args.to]])

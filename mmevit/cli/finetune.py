@@ -5,7 +5,7 @@ images and labels in COCO, Pascal VOC, YOLO or LabelMe format, for a segmentor o
 masks. The folder is not changed.
 """
 
-from argparse import ArgumentError, ArgumentTypeError, Namespace
+from argparse import ArgumentError, Namespace
 from pathlib import Path
 
 from mmevit.checks import check_config
@@ -17,21 +17,16 @@ from mmevit.cli.arguments import (
     argument,
     command,
     flag,
+    positive_int,
 )
 from mmevit.cli.convert_dataset import add_format_arguments
+from mmevit.cli.finetune_recipe import print_commands, test_best
 from mmevit.datasets.formats import LabelledData, complete_splits, read_labels
 from mmevit.datasets.formats.files import SPLITS
 from mmevit.engine.runner import build_trainer
 from mmevit.utils.errors import ConfigError
 
 TASKS = ('classification', 'detection', 'instance-segmentation', 'semantic-segmentation')
-
-
-def positive_int(text: str) -> int:
-    """Parse an integer above 0."""
-    if not text.isdecimal() or int(text) == 0:
-        raise ArgumentTypeError(f'{text} is not an integer above 0')
-    return int(text)
 
 
 @command(
@@ -122,14 +117,18 @@ def finetune_labelled(args: Namespace, data: LabelledData) -> None:
     print(f'Task: {task}')
     data = complete_splits(data, args.val_fraction)
     if task == 'semantic-segmentation':
-        cfg, evaluate = finetune_segmentor.prepare(args, data), finetune_segmentor.evaluate
+        cfg, report = finetune_segmentor.prepare(args, data), finetune_segmentor.report
     else:
         cfg = finetune_detector.prepare(args, data, with_masks=task == 'instance-segmentation')
-        evaluate = finetune_detector.evaluate
+        report = finetune_detector.report
     check_config(cfg, SPLITS)
     runner = build_trainer(cfg)
     runner.train()
-    evaluate(runner)
+    checkpoint, scores = test_best(runner)
+    if runner.rank == 0:
+        print(f'The checkpoint: {checkpoint}')
+        report(runner, scores)
+        print_commands(runner, checkpoint)
 
 
 def default_task(data: LabelledData) -> str:

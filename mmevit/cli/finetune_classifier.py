@@ -8,13 +8,18 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmevit.checkpoint.loader import load_from_evit, locate
+from mmevit.checkpoint.loader import locate
 from mmevit.cli.arguments import load_config, use_mixed_precision
-from mmevit.cli.finetune_recipe import find_best, pipelines, remove_flips, set_batch_size
+from mmevit.cli.finetune_recipe import (
+    find_best,
+    infer_backbone,
+    pipelines,
+    remove_flips,
+    set_batch_size,
+)
 from mmevit.datasets import split_class_folders
 from mmevit.datasets.formats import FOLDERS_OF_DATA
 from mmevit.models import EfficientViT
-from mmevit.models.efficientvit import infer_arch, infer_window_sizes, select_weights
 from mmevit.utils.configs import MIM_FOLDER, type_name
 from mmevit.utils.errors import ConfigError, shorten
 from mmevit.utils.files import atomic_write
@@ -90,13 +95,7 @@ def set_size(cfg: Config, size: tuple[int, int]) -> None:
 def set_model(cfg: Config, weights: str, num_classes: int) -> None:
     """Set the arch and the windows that weights are of, and the number of classes."""
     weights = locate(weights)
-    backbone = select_weights(load_from_evit(weights, 'cpu')['state_dict'], 'backbone.')
-    arch, windows = infer_arch(backbone), infer_window_sizes(backbone)
-    if arch is None or windows is None:
-        raise ConfigError(
-            f'{weights} has no trainable weights of {", ".join(EfficientViT.arch_zoo)}. Pass a '
-            'classifier or detector with one of them as its backbone, not folded.'
-        )
+    arch, windows = infer_backbone(weights)
     cfg.model.backbone.update(arch=arch, window_sizes=windows)
     cfg.model.backbone.init_cfg.checkpoint = weights
     cfg.model.head.in_channels = EfficientViT.arch_zoo[arch].embed_dims[-1]

@@ -17,12 +17,10 @@ from mmevit.cli.convert_dataset import summarise
 from mmevit.cli.finetune_recipe import (
     finish_config,
     pipelines,
-    print_commands,
+    set_data,
     start_config,
-    test_best,
 )
 from mmevit.datasets.formats import LabelledData, write_coco
-from mmevit.datasets.formats.files import SPLITS
 from mmevit.utils.configs import type_name
 from mmevit.utils.files import atomic_write
 
@@ -45,25 +43,13 @@ def prepare(args: Namespace, data: LabelledData, with_masks: bool) -> Config:
     name, cfg = start_config(
         args, 'finetune_detection.py', family, 'mmdet', num_classes=len(data.classes)
     )
-    set_data(cfg, data, paths)
+    set_data(cfg, data.root, paths, dict(img=''), data.classes)
+    for split in ('val', 'test'):
+        cfg[f'{split}_evaluator'].ann_file = cfg[f'{split}_dataloader'].dataset.ann_file
     if with_masks:
         add_masks(cfg)
     cfg.test_evaluator.outfile_prefix = str(Path(args.work_dir, DETECTIONS))
     return finish_config(cfg, name, args, data)
-
-
-def set_data(cfg: Config, data: LabelledData, paths: Mapping[str, Path]) -> None:
-    """Set data and evaluators; without a split for testing, that for validation."""
-    for split in SPLITS:
-        ann_file = str(paths.get(split, paths['val']).resolve())
-        cfg[f'{split}_dataloader'].dataset.update(
-            data_root=f'{data.root.resolve()}/',
-            ann_file=ann_file,
-            data_prefix=dict(img=''),
-            metainfo=dict(classes=data.classes),
-        )
-        if split != 'train':
-            cfg[f'{split}_evaluator'].ann_file = ann_file
 
 
 def add_masks(cfg: Config) -> None:
@@ -79,13 +65,9 @@ def add_masks(cfg: Config) -> None:
     cfg.default_hooks.checkpoint.save_best = 'coco/segm_mAP'
 
 
-def evaluate(runner: Runner) -> None:
-    """Evaluate the best checkpoint, draw its results, and print the next commands."""
-    checkpoint, scores = test_best(runner)
-    if runner.rank:
-        return
+def report(runner: Runner, scores: Mapping[str, float]) -> None:
+    """Draw and print the results of an evaluation."""
     ann_file = Path(runner.cfg.test_evaluator.ann_file)
-    print(f'The checkpoint: {checkpoint}')
     if 'coco/bbox_mAP' in scores:
         draw(runner, ann_file)
         print(
@@ -94,7 +76,6 @@ def evaluate(runner: Runner) -> None:
         )
     else:
         print(f'The results:    nothing is detected on {ann_file.name}. Train longer.')
-    print_commands(runner, checkpoint)
 
 
 def describe(scores: Mapping[str, float]) -> str:

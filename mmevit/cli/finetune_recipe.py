@@ -5,7 +5,7 @@ import os
 import shlex
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from mmevit.datasets.formats.files import SPLITS
 from mmevit.datasets.loading import load_readable_images
 from mmevit.engine.optim_wrappers import train_in_bfloat16
 from mmevit.models import EfficientViT
-from mmevit.models.efficientvit import infer_arch, select_weights
+from mmevit.models.efficientvit import infer_arch, infer_window_sizes, select_weights
 from mmevit.utils.configs import MIM_FOLDER, build_model, default_scope, read_config, type_name
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write
@@ -67,6 +67,31 @@ def start_config(
     return name, cfg
 
 
+def set_data(
+    cfg: Config,
+    root: Path,
+    lists: Mapping[str, Path],
+    prefix: Mapping[str, str],
+    classes: Sequence[str],
+) -> None:
+    """Set the data; without a split for testing, that for validation.
+
+    Args:
+        cfg: The config.
+        root: Folder of the images.
+        lists: The annotation file of each split.
+        prefix: What mmengine calls ``data_prefix``.
+        classes: Names of the classes.
+    """
+    for split in SPLITS:
+        cfg[f'{split}_dataloader'].dataset.update(
+            data_root=f'{root.resolve()}/',
+            ann_file=str(lists.get(split, lists['val']).resolve()),
+            data_prefix=prefix,
+            metainfo=dict(classes=classes),
+        )
+
+
 def finish_config(cfg: Config, name: str, args: Namespace, data: LabelledData) -> Config:
     """Set batches, flips, precision, sizes and schedule, write the complete config, load it."""
     set_batch_size(cfg.train_dataloader, args, len(data.splits['train']))
@@ -99,7 +124,10 @@ def choose_model(args: Namespace, family: str, scope: str) -> tuple[str, Any]:
 
 def choose_from_family(weights: str | None, family: str) -> tuple[str, Any]:
     """Return the config for the arch of the weights, or that for M4 adapted to it."""
-    arch = find_arch(weights) or ('m1' if get_device() == 'cpu' else 'm4')
+    if weights in (None, 'none'):
+        arch = 'm1' if get_device() == 'cpu' else 'm4'
+    else:
+        arch, _ = infer_backbone(locate(weights))
     path = CONFIGS / f'{family}{arch}.py'
     model = read_config(path if path.is_file() else CONFIGS / f'{family}m4.py', None).model
     widths = EfficientViT.arch_zoo[arch].embed_dims
@@ -109,17 +137,16 @@ def choose_from_family(weights: str | None, family: str) -> tuple[str, Any]:
     return path.stem, model
 
 
-def find_arch(weights: str | None) -> str | None:
-    """Return the arch of a checkpoint, None if the weights are those of the model, or random."""
-    if weights in (None, 'none'):
-        return None
-    arch = infer_arch(select_weights(load_from_evit(locate(weights))['state_dict'], 'backbone.'))
-    if arch is None:
+def infer_backbone(weights: str) -> tuple[str, list[int]]:
+    """Infer arch and window sizes; raise ConfigError if a file has no weights to train."""
+    backbone = select_weights(load_from_evit(weights, 'cpu')['state_dict'], 'backbone.')
+    arch, windows = infer_arch(backbone), infer_window_sizes(backbone)
+    if arch is None or windows is None:
         raise ConfigError(
-            f'{weights} has no trainable weights of EfficientViT. Pass a classifier or detector '
-            'with it as the backbone, not folded, or pass --model too.'
+            f'{weights} has no trainable weights of {", ".join(EfficientViT.arch_zoo)}. Pass a '
+            'classifier or detector with one of them as its backbone, not folded.'
         )
-    return arch
+    return arch, windows
 
 
 def set_weights(model: Any, weights: str | None) -> None:
@@ -272,10 +299,9 @@ def time_images(cfg: Config) -> tuple[float, float]:
             return training, time_steps(cfg.val_dataloader, model.eval().val_step)
 
 
-def time_steps(
-    dataloader: ConfigDict, step: Callable[[Any], Any], num_warm_up: int = 2, num_steps: int = 4
-) -> float:
+def time_steps(dataloader: ConfigDict, step: Callable[[Any], Any]) -> float:
     """Return the seconds that a step takes for an image, on average after some steps."""
+    num_warm_up, num_steps = 2, 4
     loader = Runner.build_dataloader(dict(dataloader, persistent_workers=False))
     batches = chain.from_iterable(repeat(loader))
     for data in islice(batches, num_warm_up):

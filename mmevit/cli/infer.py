@@ -1,6 +1,6 @@
 """Run inference on images, videos and directories, and write JSON and pictures."""
 
-from argparse import ArgumentError, ArgumentTypeError, Namespace
+from argparse import ArgumentTypeError, Namespace
 
 import torch
 
@@ -32,8 +32,6 @@ def device(name: str) -> str:
 )
 def main(args: Namespace) -> None:
     """Validate config, device and checkpoint, then predict."""
-    if args.batch_size < 1:
-        raise ArgumentError(None, f'--batch-size {args.batch_size} must be at least 1.')
     cfg = read_config(args.config, args.cfg_options, needs=['model'])
     check_config(cfg, splits=())
     check_checkpoint(args.checkpoint)

@@ -5,14 +5,14 @@ Writes JSON and pictures as infer does.
 
 import sys
 import time
-from argparse import ArgumentError, Namespace
+from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from mmevit.cli.command import add_prediction_arguments, argument, command
+from mmevit.cli.command import add_prediction_arguments, argument, command, positive_int
 from mmevit.runtime import Predictor
 from mmevit.runtime.sessions import OPENERS
 from mmevit.utils.inputs import name_inputs
@@ -24,12 +24,10 @@ Item = TypeVar('Item')
 @command(
     argument('model', f'file written by export ({", ".join(OPENERS)})'),
     add_prediction_arguments,
-    argument('--threads', 'number of CPU threads (default: all)', type=int, default=0),
+    argument('--threads', 'number of CPU threads (default: all)', type=positive_int, default=0),
 )
 def main(args: Namespace) -> None:
     """Load the file, then predict."""
-    if args.batch_size < 1 or args.threads < 0:
-        raise ArgumentError(None, '--batch-size must be at least 1, and --threads at least 0.')
     files, out_dir = name_inputs(args.inputs, args.out_dir), Path(args.out_dir)
     predictor = Predictor(args.model, args.threads, args.batch_size)
 

@@ -19,29 +19,26 @@ import mmevit
 from mmevit.utils.configs import MIM_FOLDER
 from mmevit.utils.errors import UserError, one_line
 from mmevit.utils.pytorch import cpu_capability
-from mmevit.utils.versions import LIBRARIES, Library, check_libraries, installed_distribution
+from mmevit.utils.versions import LIBRARIES, check_libraries, installed_distribution
 from mmevit.version import __version__
 
 # Other libraries whose versions are printed, by the distributions that may provide them.
-OTHERS = [
-    Library(names[0], names, minimum='', below='', required=False)
-    for names in (
-        ('torchvision',),
-        ('numpy',),
-        ('opencv-python-headless', 'opencv-python', 'opencv-contrib-python'),
-        ('pycocotools',),
-        ('timm',),
-        ('onnx',),
-        ('onnxruntime', 'onnxruntime-gpu'),
-        ('openvino',),
-        ('litert-torch',),
-        ('ai-edge-litert',),
-        ('executorch',),
-        ('pnnx',),
-        ('ncnn',),
-        ('coremltools',),
-    )
-]
+OTHERS = (
+    ('torchvision',),
+    ('numpy',),
+    ('opencv-python-headless', 'opencv-python', 'opencv-contrib-python'),
+    ('pycocotools',),
+    ('timm',),
+    ('onnx',),
+    ('onnxruntime', 'onnxruntime-gpu'),
+    ('openvino',),
+    ('litert-torch',),
+    ('ai-edge-litert',),
+    ('executorch',),
+    ('pnnx',),
+    ('ncnn',),
+    ('coremltools',),
+)
 # A config that inherits from each library.
 CONFIGS = dict(
     mmdet='retinanet_evit_m4.py', mmpretrain='evit_m4_in1k.py', mmseg='semantic-fpn_evit_m4.py'
@@ -59,11 +56,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the versions and a line for each check, and exit."""
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     print(f'mmevit {__version__}, Python {platform.python_version()}, {platform.platform()}')
-    for library in (*LIBRARIES, *OTHERS):
-        distribution, version = installed_distribution(library)
+    known = [(library.module, library.distributions) for library in LIBRARIES]
+    for module, names in [*known, *((names[0], names) for names in OTHERS)]:
+        distribution, version = installed_distribution(names)
         if version is not None:
-            provider = f' ({distribution})' if distribution != library.module else ''
-            print(f'{library.module} {version}{provider}')
+            provider = f' ({distribution})' if distribution != module else ''
+            print(f'{module} {version}{provider}')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of libraries when they are imported
         results = [is_ok(*each) for each in CHECKS]

@@ -15,7 +15,14 @@ from mmengine.evaluator import DumpResults
 from mmevit.checkpoint.loader import check_checkpoint
 from mmevit.checks import check_config
 from mmevit.checks.labels import refuse_empty_datasets
-from mmevit.cli.arguments import add_run_arguments, argument, command, flag, load_config
+from mmevit.cli.arguments import (
+    add_run_arguments,
+    argument,
+    command,
+    flag,
+    load_config,
+    positive_int,
+)
 from mmevit.datasets.loading import load_readable_images
 from mmevit.deploy.evaluation import evaluate_exported
 from mmevit.deploy.exporting import TARGETS_BY_SUFFIX
@@ -44,7 +51,7 @@ TTA_MODELS = dict(
     argument('--out-item', 'content of --out (default: pred)', choices=['pred', 'metrics']),
     flag('--show', 'show predictions in a window'),
     argument('--show-dir', 'directory for images with predictions'),
-    argument('--interval', 'draw every n-th image (default: 1)', type=int, default=1),
+    argument('--interval', 'draw every n-th image (default: 1)', type=positive_int, default=1),
     argument(
         '--wait-time', 'display time of --show in seconds (default: 2)', type=float, default=2
     ),

@@ -89,7 +89,7 @@ class CocoMaskFile(CocoFile):
     annotations: list[MaskAnnotation] | None = None
 
 
-def read_coco(ann_file: Path, with_masks: bool = False) -> CocoFile:
+def read_coco(ann_file: Path, with_masks: bool) -> CocoFile:
     """Read a COCO annotation file, which may have no annotations; raise ConfigError if invalid."""
     content = parse_coco(ann_file, CocoMaskFile if with_masks else CocoFile)
     for part in ('images', 'categories'):

@@ -73,7 +73,7 @@ def read_data_list(ann_file: Path) -> tuple[list[str], list[int | list[int]]]:
     return [entry.img_path for entry in entries], [entry.gt_label for entry in entries]
 
 
-def read_text_list(ann_file: Path, with_label: bool = True) -> tuple[list[str], list[int]]:
+def read_text_list(ann_file: Path, with_label: bool) -> tuple[list[str], list[int]]:
     """Read a text file of paths, each with a label unless ``with_label`` is False.
 
     Raises ConfigError if a label is not a number.

@@ -1,16 +1,14 @@
 """Folding complete models for inference."""
 
-import logging
 from copy import deepcopy
 from typing import TypeVar
 
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmevit.utils.errors import UserError
+from mmevit.utils.errors import UserError, warn
 from mmevit.utils.pytorch import unwrap
 
 Model = TypeVar('Model', bound=nn.Module)
@@ -43,7 +41,7 @@ def try_to_fold(model: Model) -> Model:
     try:
         return fold(deepcopy(model))
     except UserError as error:
-        print_log(f'The model is not folded: {error}', logger='current', level=logging.WARNING)
+        warn(f'The model is not folded: {error}')
         return model.eval()
 
 

@@ -1,6 +1,5 @@
 """Drawing of predictions in the test command, with the same options for all libraries."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 import cv2
 import mmcv
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from mmevit.utils.errors import warn
 from mmevit.utils.versions import can_import
 
 
@@ -35,10 +34,8 @@ class IntervalVisualization(Hook):
             try:
                 self.draw_image(runner, batch_idx, data_batch, output)
             except (OSError, cv2.error):
-                print_log(
+                warn(
                     f'{output.img_path} cannot be read and is not drawn.',
-                    logger='current',
-                    level=logging.WARNING,
                 )
         self.num_seen += len(outputs)
 

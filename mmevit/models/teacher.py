@@ -1,16 +1,14 @@
 """The frozen teacher of a model that is distilled."""
 
-import logging
 from functools import cached_property
 from typing import Any, ClassVar
 
 from mmengine.hub import get_config
-from mmengine.logging import print_log
 from mmengine.registry import Registry
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from mmevit.utils.errors import ConfigError
+from mmevit.utils.errors import ConfigError, warn
 
 
 class HasTeacher:
@@ -50,11 +48,9 @@ class HasTeacher:
             ) from error
         sources = [cfg.get(name) for name in ('pretrained', 'checkpoint_path')]
         if not (teacher.init_cfg or any(sources)):
-            print_log(
+            warn(
                 'The teacher has random weights. Load pretrained weights with init_cfg, or with '
                 'pretrained=True or checkpoint_path for a model of timm.',
-                logger='current',
-                level=logging.WARNING,
             )
         return teacher.eval().requires_grad_(False)
 

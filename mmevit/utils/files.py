@@ -1,4 +1,4 @@
-"""Atomic writing of files."""
+"""Atomic writing and endings of files, and addresses of weights."""
 
 import contextlib
 import errno

@@ -72,7 +72,7 @@ def predict_video(name: str, path: Path, out_dir: Path, run: Run) -> int:
     images = ((f'{name}/{index:06d}', image) for index, image in enumerate(video))
     frames, writer = [], None
     with contextlib.ExitStack() as stack:
-        for frame, content, picture in run(images, video.num_frames):
+        for frame, content, picture in run(images, len(video)):
             frames.append(move_segments(content, frame, out_dir))
             if picture is None:
                 continue
@@ -80,8 +80,8 @@ def predict_video(name: str, path: Path, out_dir: Path, run: Run) -> int:
                 target = open_writer(out_dir / f'vis/{name}.mp4', video.rate, picture.shape[1::-1])
                 writer = stack.enter_context(target)
             writer.write(picture[..., ::-1].copy())
-    if len(frames) < video.num_frames:
-        warn(f'{path}: {len(frames)} of {video.num_frames} frames can be read.')
+    if len(frames) < len(video):
+        warn(f'{path}: {len(frames)} of {len(video)} frames can be read.')
     content = dict(frames_per_second=video.rate, frames=frames)
     write(content, out_dir / f'preds/{name}.json')
     return len(frames)

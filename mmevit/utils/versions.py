@@ -45,7 +45,7 @@ def check_libraries(libraries: Sequence[Library] = LIBRARIES) -> None:
     from packaging.version import Version
 
     for library in libraries:
-        name, installed = installed_distribution(library)
+        name, installed = installed_distribution(library.distributions)
         if installed is None:
             # A module without a distribution is a source tree on the path of unknown version.
             fits = not library.required or find_spec(library.module) is not None
@@ -75,9 +75,9 @@ def can_import(library: str) -> bool:
     return True
 
 
-def installed_distribution(library: Library) -> tuple[str, str | None]:
-    """Find name and version of the distribution that provides a library, if any."""
-    for name in library.distributions:
+def installed_distribution(names: Sequence[str]) -> tuple[str, str | None]:
+    """Return the first distribution that is installed, and its version, else the first and None."""
+    for name in names:
         with contextlib.suppress(PackageNotFoundError):
             return name, version(name)
-    return library.distributions[0], None
+    return names[0], None

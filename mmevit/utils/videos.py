@@ -1,7 +1,8 @@
 """Read and write videos with OpenCV, which is imported only where it is needed."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,25 +27,28 @@ def import_opencv() -> ModuleType:
 class Video:
     """The frames of a video, BGR (H, W, 3), read one by one.
 
+    ``len()`` is 0 if the video does not contain its number of frames.
+
     Raises:
         UserError: If there are none.
     """
 
     def __init__(self, path: str | Path) -> None:
         cv2 = import_opencv()
-        self.capture: Any = cv2.VideoCapture(str(path))
-        self.rate: float = self.capture.get(cv2.CAP_PROP_FPS)  # frames per second
-        # 0 if the video does not contain it.
-        self.num_frames = max(int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-        self.first = self.capture.read()[1]
-        if self.first is None:
+        self.open: Callable[[], Any] = partial(cv2.VideoCapture, str(path))
+        capture = self.open()
+        self.rate: float = capture.get(cv2.CAP_PROP_FPS)  # frames per second
+        self.length = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        if capture.read()[1] is None:
             raise UserError(f'The video {path} cannot be read. Check that the file is a video.')
 
+    def __len__(self) -> int:
+        return self.length
+
     def __iter__(self) -> Iterator[np.ndarray]:
-        frame = self.first
-        while frame is not None:
+        capture = self.open()
+        while (frame := capture.read()[1]) is not None:
             yield frame
-            frame = self.capture.read()[1]
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 import shutil
 
+import cv2
 import mmcv
 import numpy as np
 import pytest
@@ -8,9 +9,8 @@ from making_models import save_model
 from making_videos import write_video
 
 from mmevit.apis import DetInferencer, MMSegInferencer
-from mmevit.apis.video import Frames
-from mmevit.utils.errors import ConfigError
-from mmevit.utils.videos import open_writer
+from mmevit.utils.errors import ConfigError, UserError
+from mmevit.utils.videos import Video, open_writer
 
 CONFIGS = {
     DetInferencer: 'retinanet_evit_m4_digits',
@@ -73,18 +73,28 @@ def test_video_gives_the_predictions_of_its_frames_and_pictures(inferencer, digi
     assert len(list((out / 'vis').iterdir())) == 3
 
 
-def test_unreadable_video_raises_config_error(inferencer, tmp_path):
+def test_unreadable_video_raises_user_error(inferencer, tmp_path):
     (tmp_path / 'corrupt.mp4').write_bytes(b'corrupt')
-    with pytest.raises(ConfigError, match=r'corrupt\.mp4 cannot be read'):
+    with pytest.raises(UserError, match=r'corrupt\.mp4 cannot be read'):
         inferencer(str(tmp_path / 'corrupt.mp4'))
 
 
 def test_video_without_a_frame_count_is_read(digits, tmp_path, monkeypatch):
     path = write_video(tmp_path / 'clip.mp4', sorted((digits / 'val').iterdir())[:3])
-    frames = Frames(str(path))
-    # As OpenCV says of files that a browser has recorded.
-    monkeypatch.setattr(frames, '_frame_cnt', -46116860184273879)
-    assert len(frames) == 0 and len(list(frames)) == 3
+
+    class Capture:
+        def __init__(self, path, open=cv2.VideoCapture):
+            self.capture = open(path)
+            self.read = self.capture.read
+
+        def get(self, name):
+            # As OpenCV says of files that a browser has recorded.
+            is_count = name == cv2.CAP_PROP_FRAME_COUNT
+            return -46116860184273879 if is_count else self.capture.get(name)
+
+    monkeypatch.setattr(cv2, 'VideoCapture', Capture)
+    video = Video(path)
+    assert len(video) == 0 and len(list(video)) == len(list(video)) == 3
 
 
 @pytest.mark.parametrize(('rate', 'written'), [(12.5, 12.5), (0, 25), (90000, 25)])

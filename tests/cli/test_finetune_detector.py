@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmpretrain import get_model
 
 from mmevit.checkpoint import read_checkpoint
+from mmevit.deploy import fold
 
 
 @pytest.fixture(scope='module')
@@ -177,6 +178,9 @@ def test_wrong_requests_are_refused_in_one_sentence(digits, scenes, refuse, tmp_
     assert 'is a config of mmpretrain' in sentence
     assert 'rtmdet_evit_m9 is missing' in refused(scenes, '--model', 'rtmdet_evit_m9')
     assert 'neither a file nor one of the names' in refused(scenes, '--weights', 'm9.pth')
+    folded = fold(get_model('efficientvit-m0_8xb256_in1k')).state_dict()
+    torch.save(dict(state_dict=folded), tmp_path / 'folded.pth')
+    assert 'not folded' in refused(scenes, '--weights', tmp_path / 'folded.pth')
     assert 'is inside the data' in refused(scenes, '--work-dir', scenes / 'work')
     task = ('--task', 'instance-segmentation')
     assert 'has objects without masks' in refused(scenes, *task)

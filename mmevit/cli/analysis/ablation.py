@@ -43,7 +43,7 @@ COLUMNS = dict(
 def main(args: Namespace) -> None:
     """Measure speed and accuracy, and print, write and plot the table."""
     paths = args.models or [CONFIGS / 'evit_m4_in1k.py', *sorted(CONFIGS.glob('ablation/*.py'))]
-    setting = make_setting(args)
+    setting = make_setting(args, keep_memory=True)
     rows: list[dict[str, Any]] = benchmark(
         [find_model(str(path)) for path in paths], [args.form], setting
     )

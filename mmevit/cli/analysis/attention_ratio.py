@@ -5,16 +5,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from rich.progress import track
 
 from mmevit.analysis import memory_bound_share, profile_runtime
 from mmevit.analysis.plots import plot_memory_bound
 from mmevit.analysis.subnetworks import find_subnetwork, measure_speedup
-from mmevit.benchmark.measuring import check_arguments, process_settings
+from mmevit.benchmark.measuring import check_setting, process_settings
 from mmevit.benchmark.report import describe
 from mmevit.cli.arguments import add_output_arguments, argument, command, write_outputs
 from mmevit.cli.benchmark_arguments import benchmark_arguments, make_setting
 from mmevit.utils.errors import ConfigError
+from mmevit.utils.progress import show_progress
 from mmevit.utils.tables import format_table
 
 COLUMNS = dict(
@@ -45,7 +45,7 @@ def main(args: Namespace) -> None:
     if not all(0 <= share <= 1 for share in args.attention) or args.speedup <= 0:
         raise ConfigError('--attention must be from 0 to 1, and --speedup above 0.')
     setting = make_setting(args)
-    check_arguments([], ['eager'], setting, baseline=None)
+    check_setting(setting)
     torch.manual_seed(setting.seed)
     images = torch.randn(setting.batch_size, 3, *(setting.size or (224, 224)))
     images = images.to(setting.device)
@@ -54,7 +54,7 @@ def main(args: Namespace) -> None:
     with process_settings(setting):
         rows = [
             measure(name, share, args.speedup, images, setting.rounds)
-            for name, share in track(plans, 'Searching', transient=True)
+            for name, share in show_progress(plans, 'Searching')
         ]
     print(f'{describe(setting)}\n\n{format_table(rows, COLUMNS)}')
     write_outputs(args, rows, COLUMNS, describe(setting), lambda: plot_memory_bound(rows))

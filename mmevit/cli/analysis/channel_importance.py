@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 from mmengine.config import Config
 from mmengine.runner import BaseLoop, Runner
-from rich.progress import track
 from torch import Tensor, nn
 
 from mmevit.analysis import channel_importance, count_params, plot_kept, prune, shares_kept
@@ -33,6 +32,7 @@ from mmevit.engine.runner import build_runner
 from mmevit.utils.configs import type_name
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import check_ending
+from mmevit.utils.progress import show_progress
 from mmevit.utils.tables import format_table
 
 COLUMNS = dict(
@@ -85,7 +85,7 @@ def main(args: Namespace) -> None:
     model = runner.model
     model.eval()
     images = list(sample_images(cfg, model, 'train', args.images))
-    importance = channel_importance(model, track(images, 'Gradients', transient=True), loss)
+    importance = channel_importance(model, show_progress(images, 'Gradients'), loss)
 
     cost, share = count_params, args.params
     if args.macs is not None:

@@ -5,18 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 
 from mmevit.analysis import head_similarity, plot_similarity
 from mmevit.benchmark import Setting
-from mmevit.benchmark.measuring import check_arguments
+from mmevit.benchmark.measuring import check_setting
 from mmevit.benchmark.models import FlatOutputs, build
 from mmevit.checkpoint.loader import check_checkpoint, load_into
 from mmevit.checks.data import check_data
-from mmevit.cli.arguments import add_output_arguments, argument, command, flag, write_outputs
+from mmevit.cli.arguments import (
+    add_output_arguments,
+    argument,
+    command,
+    flag,
+    positive_int,
+    write_outputs,
+)
 from mmevit.datasets.sampling import sample_images
 from mmevit.utils.configs import build_model, read_config
-from mmevit.utils.errors import ConfigError
+from mmevit.utils.progress import show_progress
 from mmevit.utils.tables import format_table
 
 COLUMNS = dict(
@@ -33,7 +39,7 @@ COLUMNS = dict(
         nargs='+',
         metavar='MODEL=CHECKPOINT',
     ),
-    argument('--images', 'maximum number of images', type=int, default=1000),
+    argument('--images', 'maximum number of images', type=positive_int, default=1000),
     argument('--device', choices=['cpu', 'cuda'], default='cpu'),
     flag('--trust-checkpoint', 'see tools/test.py'),
     add_output_arguments,
@@ -43,9 +49,7 @@ def main(args: Namespace) -> None:
     names = [text.partition('=')[::2] for text in args.models]
     for _, checkpoint in names:
         check_checkpoint(checkpoint)
-    if args.images < 1:
-        raise ConfigError(f'--images {args.images} is too small. Pass at least 1.')
-    check_arguments([], ['eager'], Setting(device=args.device), baseline=None)
+    check_setting(Setting(device=args.device))
     cfg = read_config(args.data, None, needs=['test_dataloader', 'model'])
     check_data(cfg, 'test')
     images = torch.cat(
@@ -60,7 +64,7 @@ def main(args: Namespace) -> None:
         label = Path(name).stem if name.endswith('.py') else name
         if label in similarities:
             label = f'{name}={checkpoint}'
-        similarities[label] = head_similarity(network, track(batches, label, transient=True))
+        similarities[label] = head_similarity(network, show_progress(batches, label))
     rows: list[dict[str, Any]] = [
         dict(
             model=name,

@@ -4,15 +4,14 @@ import re
 from argparse import Namespace
 from typing import Any
 
-from rich.progress import track
-
 from mmevit.analysis import memory_bound_share, plot_shares, profile_runtime, sum_rows
 from mmevit.benchmark import Setting, find_models
-from mmevit.benchmark.measuring import check_arguments, prepare_network, process_settings
+from mmevit.benchmark.measuring import check_setting, prepare_network, process_settings
 from mmevit.benchmark.models import Model, fold_all
 from mmevit.benchmark.report import describe
 from mmevit.cli.arguments import add_output_arguments, argument, command, flag, write_outputs
 from mmevit.cli.benchmark_arguments import benchmark_arguments, make_setting
+from mmevit.utils.progress import show_progress
 from mmevit.utils.tables import format_table
 
 COLUMNS = dict(
@@ -34,11 +33,11 @@ def main(args: Namespace) -> None:
     """Profile networks, and print, write and plot the tables."""
     setting = make_setting(args)
     models = find_models(args.models)
-    check_arguments(models, ['eager'], setting, baseline=None)
+    check_setting(setting)
     with process_settings(setting):
         profiles = {
             model.label: profile(model, setting, args.deploy)
-            for model in track(models, 'Profiling', transient=True)
+            for model in show_progress(models, 'Profiling')
         }
     note = describe(setting)
     print(note)

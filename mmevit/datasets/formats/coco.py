@@ -13,6 +13,7 @@ from mmevit.datasets.coco_faults import UNKNOWN_CATEGORY, UNKNOWN_IMAGE
 from mmevit.datasets.faults import Faults
 from mmevit.datasets.image_faults import image_size
 from mmevit.utils.errors import ConfigError
+from mmevit.utils.progress import show_progress
 
 from .files import Files, split_of
 from .labels import (
@@ -31,7 +32,6 @@ from .labels import (
 )
 from .masks import measure_mask
 from .matching import Reference, assign_images
-from .reading import show_progress
 
 
 class ImageEntry(msgspec.Struct):
@@ -180,7 +180,8 @@ def read_images(
     references = [Reference(name, path) for name in entries]
     indices, unclear = assign_images(files, references, faults, MISSING_IMAGE, split)
     yield from ((image, None) for image in unclear)
-    for image, index in show_progress(sorted(indices.items(), key=lambda item: item[1])):
+    in_order = sorted(indices.items(), key=lambda item: item[1])
+    for image, index in show_progress(in_order, 'Reading labels'):
         entry, place = listed[index], f'{path}: {listed[index].file_name}'
         size = image_size(str(files.root / image))
         if size is None:

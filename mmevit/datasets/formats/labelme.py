@@ -104,10 +104,9 @@ def parse_json(content: bytes, size: Size, place: str, faults: Faults) -> Iterat
             faults.add(NO_AREA, f'{place}: {first.label}, {first.shape_type}')
 
 
-def draw_circle(
-    centre: tuple[float, float], point: tuple[float, float], corners: int = 64
-) -> list[float]:
+def draw_circle(centre: tuple[float, float], point: tuple[float, float]) -> list[float]:
     """Draw a circle, given by its centre and a point on it, as a polygon."""
+    corners = 64
     radius = math.dist(centre, point)
     angles = (2 * math.pi * index / corners for index in range(corners))
     points = ((centre[0] + radius * math.cos(a), centre[1] + radius * math.sin(a)) for a in angles)

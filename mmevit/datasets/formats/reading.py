@@ -6,12 +6,10 @@ from operator import attrgetter
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import track
-
 from mmevit.datasets.faults import Faults
 from mmevit.datasets.image_faults import image_size
 from mmevit.utils.errors import ConfigError, one_line
+from mmevit.utils.progress import show_progress
 
 from .files import Files, split_of
 from .labels import (
@@ -63,7 +61,8 @@ def read_label_files(
             faults.add_all((NO_LABELS, path) for path in sorted(set(files.images) - set(labelled)))
     # Lists may have an image twice.
     splits = {split: list(dict.fromkeys(paths)) for split, paths in splits.items()}
-    listed = {path for paths in splits.values() for path in paths}
+    in_splits = [(split, path) for split, paths in splits.items() for path in paths]
+    listed = {path for _, path in in_splits}
     faults.add_all((NO_SPLIT, path) for path in indices if path not in listed)
     # Without any label file, images are unlabelled and not background.
     with_background = [
@@ -72,7 +71,7 @@ def read_label_files(
         if keep_unlabelled and any(path in indices for path in paths)
     ]
     images: dict[str, list[LabelledImage]] = defaultdict(list)
-    for split, path in show_progress([(name, path) for name in splits for path in splits[name]]):
+    for split, path in show_progress(in_splits, 'Reading labels'):
         if path in unclear:
             continue
         label_file = label_files[indices[path]] if path in indices else None
@@ -110,13 +109,6 @@ def read_image(
     if not shapes:
         faults.add(BACKGROUND, path)
     return LabelledImage(str(path), *size, shapes)
-
-
-def show_progress(
-    items: Iterable[T], title: str = 'Reading labels', total: int | None = None
-) -> Iterable[T]:
-    """Show progress on stderr, of a number of items that is inferred from a sequence."""
-    return track(items, title, total, transient=True, console=Console(stderr=True))
 
 
 def split_by_folder(images: Iterable[PurePosixPath]) -> dict[str, list[PurePosixPath]]:

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from mmevit.utils.errors import ConfigError
+from mmevit.utils.progress import show_progress
 
 from .files import SPLITS
 from .labels import IN_TWO_SPLITS, LabelledData, LabelledImage
-from .reading import show_progress
 
 # The path of an image before its last number, the number, and what follows it.
 Name = tuple[str, int, str]
@@ -25,7 +25,7 @@ Name = tuple[str, int, str]
 MAX_DISTANCE = 8
 
 
-def complete_splits(data: LabelledData, val_fraction: float, seed: int = 0) -> LabelledData:
+def complete_splits(data: LabelledData, val_fraction: float) -> LabelledData:
     """Remove images that are also in a later split, and hold out some for validation.
 
     A single split is used for training and validation, whatever its name.
@@ -33,7 +33,6 @@ def complete_splits(data: LabelledData, val_fraction: float, seed: int = 0) -> L
     Args:
         data: The data; its faults are extended.
         val_fraction: Fraction of the training images that are held out without a split ``val``.
-        seed: Seed of the choice.
 
     Raises:
         ConfigError: If there are too few images.
@@ -53,7 +52,7 @@ def complete_splits(data: LabelledData, val_fraction: float, seed: int = 0) -> L
         )
     if 'val' not in splits:
         images = {image.path: image for image in train}
-        kept, held_out = hold_out(data.root, list(images), val_fraction, seed)
+        kept, held_out = hold_out(data.root, list(images), val_fraction, seed=0)
         splits['train'], splits['val'] = (
             [images[path] for path in part] for part in (kept, held_out)
         )

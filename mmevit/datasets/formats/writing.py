@@ -10,10 +10,10 @@ from PIL import Image
 
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.files import atomic_write
+from mmevit.utils.progress import show_progress
 
 from .labels import LabelledData, LabelledImage, Shape
 from .masks import decode_mask, measure_mask
-from .reading import show_progress
 
 # The value of pixels that count neither in training nor in evaluation.
 IGNORED = 255

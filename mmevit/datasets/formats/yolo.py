@@ -61,15 +61,14 @@ def read(files: Files, label_files: Sequence[PurePosixPath]) -> LabelledData:
         classes = number_names(files, name_file, content['names'])
         splits = find_splits(files, name_file, content, faults)
         has_keypoints = 'kpt_shape' in content
-    texts = [path for path in files.ending('.txt') if files.has_image(path) or not is_other(path)]
+    texts = [
+        path
+        for path in files.ending('.txt')
+        if files.has_image(path) or not OTHERS.match(path.name)
+    ]
     parse = partial(parse_labels, classes=classes, has_keypoints=has_keypoints)
     images = read_label_files(files, texts, parse, faults, splits, keep_unlabelled=True)
     return LabelledData(files.root, tuple(classes.values()), images, faults)
-
-
-def is_other(path: PurePosixPath) -> bool:
-    """Whether a text file is not for labels, by its name."""
-    return OTHERS.match(path.name) is not None
 
 
 def read_name_files(files: Files, paths: Sequence[PurePosixPath]) -> dict[int, str]:
