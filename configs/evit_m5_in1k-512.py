@@ -4,48 +4,17 @@ _base_ = 'evit_m5_in1k-384.py'
 model = dict(backbone=dict(window_sizes=(16, 16, 8)))
 
 train_pipeline = [
-    dict(
-        type='LoadImageFromFile',
-        imdecode_backend='pillow',
-        color_type='color_ignore_orientation',
-    ),
-    dict(type='RandomResizedCrop', scale=512, backend='pillow', interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(
-        type='RandAugment',
-        policies='timm_increasing',
-        num_policies=2,
-        total_level=10,
-        magnitude_level=9,
-        magnitude_std=0.5,
-        hparams=dict(pad_val=[round(x) for x in _base_.bgr_mean], interpolation='bicubic'),
-    ),
-    dict(
-        type='RandomErasing',
-        erase_prob=0.25,
-        mode='rand',
-        min_area_ratio=0.02,
-        max_area_ratio=1 / 3,
-        fill_color=_base_.bgr_mean,
-        fill_std=_base_.bgr_std,
-    ),
-    dict(type='PackInputs'),
+    dict(_base_.train_pipeline[0]),
+    dict(_base_.train_pipeline[1], scale=512),
+    *_base_.train_pipeline[2:],
 ]
 test_pipeline = [
-    dict(
-        type='LoadImageFromFile',
-        imdecode_backend='pillow',
-        color_type='color_ignore_orientation',
-    ),
+    dict(_base_.test_pipeline[0]),
     dict(type='Resize', scale=(512, 512), backend='pillow', interpolation='bicubic'),
     dict(type='PackInputs'),
 ]
 tta_pipeline = [
-    dict(
-        type='LoadImageFromFile',
-        imdecode_backend='pillow',
-        color_type='color_ignore_orientation',
-    ),
+    dict(_base_.tta_pipeline[0]),
     dict(
         type='TestTimeAug',
         transforms=[

@@ -36,8 +36,6 @@ def make_model(name, folder, **options):
     cfg.merge_from_dict({option.replace('__', '.'): value for option, value in options.items()})
     model = revert_sync_batchnorm(build_model(cfg))
     make_confident(model)
-    if 'ssd' in name:
-        model.bbox_head.loss_cls = None  # missing in mmdet
     # mmcv's deformable convolutions need it.
     return try_to_fold(model).to(memory_format=torch.contiguous_format)
 

@@ -7,20 +7,12 @@ model = dict(
 
 # The released script evaluates fine-tuned models without cropping, on images resized to a square.
 test_pipeline = [
-    dict(
-        type='LoadImageFromFile',
-        imdecode_backend='pillow',
-        color_type='color_ignore_orientation',
-    ),
+    dict(_base_.test_pipeline[0]),
     dict(type='Resize', scale=(224, 224), backend='pillow', interpolation='bicubic'),
     dict(type='PackInputs'),
 ]
 tta_pipeline = [
-    dict(
-        type='LoadImageFromFile',
-        imdecode_backend='pillow',
-        color_type='color_ignore_orientation',
-    ),
+    dict(_base_.tta_pipeline[0]),
     dict(
         type='TestTimeAug',
         transforms=[

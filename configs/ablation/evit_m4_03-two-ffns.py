@@ -10,6 +10,6 @@ model = dict(
             num_heads=(4, 4, 4),
             kernel_sizes=(7, 5, 3, 3),
         ),
-        block_cfg=dict(type='SandwichBlock', num_ffns=2),
+        block_cfg=dict(num_ffns=2),
     )
 )

@@ -1,11 +1,4 @@
 # Table 6, (7): queries and keys as wide as values.
 _base_ = '../evit_m4_in1k.py'
 
-model = dict(
-    backbone=dict(
-        block_cfg=dict(
-            type='SandwichBlock',
-            attention_cfg=dict(type='CascadedGroupAttention', key_channels=None),
-        )
-    )
-)
+model = dict(backbone=dict(block_cfg=dict(attention_cfg=dict(key_channels=None))))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,12 +36,14 @@ def count_confusions(
     """
     order = {category: index for index, category in enumerate(evaluated.params.catIds)}
     counts = np.zeros((len(order) + 1,) * 2, int)
-    objects, found = (
-        group_by_image(dataset, order) for dataset in (evaluated.cocoGt, evaluated.cocoDt)
-    )
+    datasets: list[Any] = [evaluated.cocoGt, evaluated.cocoDt]
     for image in evaluated.params.imgIds:
-        detections = [one for one in found[image] if one['score'] >= score_threshold]
-        for pair in match(objects[image], detections, iou_threshold):
+        objects, found = (
+            [one for one in dataset.imgToAnns[image] if one['category_id'] in order]
+            for dataset in datasets
+        )
+        detections = [one for one in found if one['score'] >= score_threshold]
+        for pair in match(objects, detections, iou_threshold):
             row, column = (-1 if one is None else order[one['category_id']] for one in pair)
             counts[row, column] += 1
     return counts
@@ -70,15 +71,6 @@ def match(
     for index, one in enumerate(objects):
         if not (crowds[index] or (overlaps[:, index] == -1).any()):
             yield one, None
-
-
-def group_by_image(dataset: Any, categories: Any) -> defaultdict[int, list[dict]]:
-    """Group the annotations of some categories by image."""
-    groups = defaultdict(list)
-    for annotation in dataset.anns.values():
-        if annotation['category_id'] in categories:
-            groups[annotation['image_id']].append(annotation)
-    return groups
 
 
 def evaluate_boxes(ann_file: str | Path, results: str | Path) -> COCOeval:

@@ -17,6 +17,8 @@ from .plots import draw_matrix
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+IGNORED = 255  # label of the pixels that are not counted
+
 
 @METRICS.register_module()
 class PixelConfusionMetric(BaseMetric):
@@ -24,16 +26,14 @@ class PixelConfusionMetric(BaseMetric):
 
     Args:
         out_file: The picture.
-        ignore_index: Label of the pixels that are not counted.
         **kwargs: Arguments of mmengine's metric.
     """
 
     default_prefix = 'pixels'
 
-    def __init__(self, out_file: str, ignore_index: int = 255, **kwargs: Any) -> None:
+    def __init__(self, out_file: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.out_file = out_file
-        self.ignore_index = ignore_index
 
     @property
     def classes(self) -> Sequence[str]:
@@ -48,7 +48,7 @@ class PixelConfusionMetric(BaseMetric):
                 sample[name]['data'].cpu().numpy().ravel().astype(np.int64)
                 for name in ('gt_sem_seg', 'pred_sem_seg')
             )
-            kept = labels != self.ignore_index
+            kept = labels != IGNORED
             pairs = count * labels[kept] + predicted[kept]
             self.results.append(np.bincount(pairs, minlength=count**2).reshape(count, count))
 

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmevit.checkpoint.loader import find_dataset_meta, load_into
 from mmevit.checkpoint.matching import check_fit
+from mmevit.runtime import Prediction
 from mmevit.utils.configs import find_datasets, find_step, type_name
 from mmevit.utils.errors import ConfigError
 from mmevit.utils.inputs import name_inputs
@@ -25,11 +26,10 @@ from mmevit.utils.outputs import NamedImages, Results, predict_files
 VISUALIZERS = dict(
     mmdet='DetLocalVisualizer', mmpretrain='UniversalVisualizer', mmseg='SegLocalVisualizer'
 )
-Prediction = dict[str, Any]
 # An image of shape (H, W, 3).
 Image = np.ndarray
 # Maps BGR images of one size to predictions and RGB pictures.
-Predictor = Callable[[list[Image]], list[tuple[Prediction, Image | None]]]
+Predictor = Callable[[list[Image]], list[tuple[dict[str, Any], Image | None]]]
 
 
 def infer(
@@ -141,7 +141,7 @@ def make_predictor(
     # The images of data sets without files, such as CIFAR, are RGB.
     is_rgb = find_step(dataset.pipeline, 'LoadImageFromFile') is None
 
-    def predict(images: list[Image]) -> list[tuple[Prediction, Image | None]]:
+    def predict(images: list[Image]) -> list[tuple[dict[str, Any], Image | None]]:
         inputs = [mmcv.bgr2rgb(image) if is_rgb else image for image in images]
         (data,) = inferencer.preprocess(inputs, batch_size=len(images))
         # mmdet has the inputs before the data.
@@ -158,7 +158,7 @@ def make_predictor(
 
 # An inferencer, a function from a data sample to a prediction, and one from an RGB image and its
 # data sample to an RGB picture.
-Parts = tuple[Any, Callable[[Any], Prediction], Callable[[Image, Any], Image]]
+Parts = tuple[Any, Callable[[Any], dict[str, Any]], Callable[[Image, Any], Image]]
 
 
 class StrictInferencer(BaseInferencer):
@@ -199,14 +199,10 @@ def make_segmentor(cfg: Config, checkpoint: str, device: str | None, _: float) -
 
     inferencer: Any = StrictSegInferencer(cfg, checkpoint, device=device)
 
-    def describe(sample: Any) -> Prediction:
+    def describe(sample: Any) -> dict[str, Any]:
         segments = sample.pred_sem_seg.data[0].cpu().numpy()
-        names = inferencer.model.dataset_meta['classes']
-        found = zip(*np.unique(segments, return_counts=True), strict=True)
-        return dict(
-            classes=[dict(label=int(i), name=names[i], pixels=int(pixels)) for i, pixels in found],
-            segments=segments.astype(np.uint8 if len(names) < 256 else np.uint16),
-        )
+        classes = inferencer.model.dataset_meta['classes']
+        return Prediction(segments.shape, classes, segments=segments).to_dict()
 
     def draw_one(image: Image, sample: Any) -> Image:
         return inferencer.visualize([image], [sample], return_vis=True)[0]

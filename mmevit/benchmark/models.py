@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from mmevit.deploy import try_to_fold
-from mmevit.deploy.networks import count_input_channels
+from mmevit.deploy.networks import count_input_channels, make_data_samples
 from mmevit.models import EfficientViT
 from mmevit.utils.configs import build_model, read_config
 from mmevit.utils.errors import ConfigError, one_line
@@ -277,15 +277,6 @@ def flatten(outputs: Any) -> list[Tensor]:
         return [outputs]
     values = outputs.values() if isinstance(outputs, dict) else outputs
     return [tensor for value in values for tensor in flatten(value)]
-
-
-def make_data_samples(images: Tensor) -> list[Any]:
-    """Make the data samples that two-stage detectors need, of images without padding."""
-    from mmdet.structures import DetDataSample
-
-    size = tuple(images.shape[2:])
-    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size)
-    return [DetDataSample(metainfo=dict(meta, scale_factor=(1.0, 1.0))) for _ in images]
 
 
 def calibrate(network: nn.Module, size: tuple[int, int]) -> None:

@@ -29,7 +29,7 @@ from mmevit.utils.errors import ConfigError
 
 from .equivalents import exportable_operators
 from .equivalents.masks import mask_format
-from .networks import PerImageNetwork, share_of_other_pixels
+from .networks import PerImageNetwork, make_data_samples, share_of_other_pixels
 
 # Number of boxes of models without a limit, which is YOLOX. COCO's metric counts at most 100.
 MAX_BOXES = 1000
@@ -146,13 +146,9 @@ class Detector(PerImageNetwork):
 
     def predict_with_library(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the boxes, scores and labels, or the segments, of the model's own predictions."""
-        size = tuple(images.shape[2:])
-        meta: dict[str, Any] = dict(scale_factor=(1.0, 1.0), img_shape=size, ori_shape=size)
-        meta.update(pad_shape=size, batch_input_shape=size)
-        samples = [DetDataSample(metainfo=meta) for _ in images]
         # mmdet fuses segments at the original size only, which is the same.
         model: Any = self.features.model
-        samples = model.predict(images, samples, rescale=True)
+        samples = model.predict(images, make_data_samples(images), rescale=True)
         if self.output_names == ('segments',):
             return (torch.cat([sample.pred_panoptic_seg.sem_seg for sample in samples]),)
         found = [sample.pred_instances for sample in samples]

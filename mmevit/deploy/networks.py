@@ -93,6 +93,15 @@ class Exportable(nn.Module):
         return largest_difference(outputs, expected)
 
 
+def make_data_samples(images: Tensor) -> list[Any]:
+    """Make mmdet's data samples of images without padding."""
+    from mmdet.structures import DetDataSample
+
+    size = tuple(images.shape[2:])
+    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size)
+    return [DetDataSample(metainfo=dict(meta, scale_factor=(1.0, 1.0))) for _ in images]
+
+
 class PerImageNetwork(Exportable):
     """A network of two parts, which exporters write as two graphs."""
 

@@ -121,8 +121,8 @@ class InvalidLabelsHook(Hook):
     """Stop a run at a label or segmentation map that does not fit the model.
 
     Training would end in an index error, or on a GPU in a failed assertion, and metrics would be
-    too low without a warning. The commands add this hook for classifiers and segmentors; elsewhere
-    set ``custom_hooks = [dict(type='InvalidLabelsHook')]``.
+    too low without a warning. The commands add this hook, which checks classifiers and segmentors;
+    elsewhere set ``custom_hooks = [dict(type='InvalidLabelsHook')]``.
 
     Raises:
         UserError: If a label does not fit.

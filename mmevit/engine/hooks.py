@@ -162,17 +162,12 @@ def list_images(data_batch: Any) -> list[str]:
 class TrainingCurveHook(Hook):
     """Plot losses and evaluation metrics to the work directory.
 
-    The plot is updated after every evaluation and at the end of training. Resumed runs continue it.
-
-    Args:
-        file_name: Name of the picture.
+    The plot, ``curves.png``, is updated after every evaluation and at the end of training. Resumed
+    runs continue it.
     """
 
     # After the hooks that record the plotted values.
     priority = 'LOWEST'
-
-    def __init__(self, file_name: str = 'curves.png') -> None:
-        self.file_name = file_name
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Record the iteration of the metrics, before a checkpoint is saved for them."""
@@ -191,7 +186,7 @@ class TrainingCurveHook(Hook):
         """Plot the losses and metrics in the runner's message hub."""
         scalars = runner.message_hub.log_scalars.items()
         figure = plot_curves({name: history.data[0] for name, history in scalars})
-        with atomic_write(Path(runner.work_dir, self.file_name)) as path:
+        with atomic_write(Path(runner.work_dir, 'curves.png')) as path:
             figure.savefig(path, dpi=120)
 
 

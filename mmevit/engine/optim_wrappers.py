@@ -48,8 +48,9 @@ class Bfloat16OptimWrapper(OptimWrapper):
             yield
 
 
-class AdaptiveClipping(OptimWrapper):
-    """Mixin that clips the gradient of each unit relative to the norm of its weights.
+@OPTIM_WRAPPERS.register_module()
+class AdaptiveClipOptimWrapper(OptimWrapper):
+    """Clip the gradient of each unit relative to the norm of its weights.
 
     From `High-Performance Large-Scale Image Recognition Without Normalization
     <https://arxiv.org/abs/2102.06171>`_, Section 4.1, as implemented in timm: if the norm of the
@@ -93,17 +94,12 @@ class AdaptiveClipping(OptimWrapper):
 
 
 @OPTIM_WRAPPERS.register_module()
-class AdaptiveClipOptimWrapper(AdaptiveClipping):
-    """:class:`mmengine.optim.OptimWrapper` with adaptive gradient clipping."""
-
-
-@OPTIM_WRAPPERS.register_module()
-class AdaptiveClipAmpOptimWrapper(AdaptiveClipping, AmpOptimWrapper):
+class AdaptiveClipAmpOptimWrapper(AdaptiveClipOptimWrapper, AmpOptimWrapper):
     """:class:`mmengine.optim.AmpOptimWrapper` with adaptive gradient clipping."""
 
 
 @OPTIM_WRAPPERS.register_module()
-class AdaptiveClipBfloat16OptimWrapper(AdaptiveClipping, Bfloat16OptimWrapper):
+class AdaptiveClipBfloat16OptimWrapper(AdaptiveClipOptimWrapper, Bfloat16OptimWrapper):
     """:class:`Bfloat16OptimWrapper` with adaptive gradient clipping."""
 
 

@@ -1,6 +1,7 @@
 """Predict images, folders and videos with an exported file."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
@@ -91,7 +92,8 @@ class Predictor:
         outputs = self.run(dict(images=np.ascontiguousarray(batch), image_sizes=image_sizes))
         rows = [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]
         sizes = images[0].shape[:2], contents[0], padded
-        return [convert(row, self.metadata, sizes) for row in rows[: len(images)]]
+        found = [convert(row, self.metadata, sizes) for row in rows[: len(images)]]
+        return [replace(prediction, loader=self.loader) for prediction in found]
 
     def prepare(self, name: Any, image: np.ndarray) -> tuple[np.ndarray, Size]:
         """Return the normalized image (h, w, C), and its size without the padding of ``Pad``."""

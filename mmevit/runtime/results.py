@@ -1,7 +1,7 @@
 """Predictions as arrays, in the JSON formats of COCO and ``tools/infer.py``, and as pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Prediction:
     segments: Any = None  # (H, W) int64, labels; for panoptic models label + 1000 * instance
     logits: Any = None  # (classes,) float32, for classification
     num_things: int | None = None  # number of classes with instances, for panoptic models
+    # How the file was read: whether it was turned as its EXIF data say, and its channels.
+    loader: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the JSON of ``tools/infer.py``, in which segments are an array."""
@@ -74,7 +76,9 @@ class Prediction:
 
     def draw(self, image: str | Path | np.ndarray, score_thr: float = 0.3) -> Image.Image:
         """Draw on the image, a file or BGR (H, W, 3), what has this score or more."""
-        image = np.atleast_3d(image) if isinstance(image, np.ndarray) else read_image(image, {})
+        if not isinstance(image, np.ndarray):
+            image = read_image(image, self.loader)
+        image = np.atleast_3d(image)
         pixels = np.broadcast_to(image[..., 2::-1], (*self.size, 3)).copy()
         boxes = [] if self.boxes is None else self.boxes.tolist()
         kept = [i for i in range(len(boxes)) if self.scores[i] >= score_thr][::-1]

@@ -1,19 +1,4 @@
-"""Patches of OpenMMLab where it has no public hook, each with the reason.
-
-Private names of OpenMMLab that are used elsewhere, with the reason there:
-
-- ``CheckpointHook._save_checkpoint_with_step``, ``_decide_current_val_interval`` of training loops:
-  engine.checkpointing
-- ``DataLoader.batch_sampler``, ``_InfiniteDataloaderIterator._iterator``, ``_resolve_sampler``:
-  engine.randomness
-- ``OptimWrapper._accumulative_counts``, ``AmpOptimWrapper._scale_update_param``: engine.runner,
-  engine.hooks
-- ``BaseInferencer._load_model_from_metafile``, ``_inputs_to_list``: apis.inferencers;
-  ``_load_weights_to_model``, whose docstring allows to override it: apis.inference
-- ``Config._to_lazy_dict``: cli.test
-- ``Runner._resume``, since a runner may be built without a config, and ``Runner._test_loop``, since
-  ``test_loop`` builds it: engine
-"""
+"""Patches of OpenMMLab where it has no public hook, each with the reason."""
 
 from importlib.util import find_spec
 

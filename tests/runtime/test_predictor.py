@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from making_datasets import ORIENTATION
 from making_exported import convert_to_openvino, first_channel, means, write_exported
 from making_videos import write_video
 from PIL import Image
@@ -16,6 +17,7 @@ from torch.nn.functional import interpolate
 from mmevit.deploy import load_exported
 from mmevit.runtime import Prediction, Predictor
 from mmevit.utils.errors import ConfigError, UserError
+from mmevit.utils.images import read_image
 
 BOXES = np.float32([[10, 20, 30, 40], [0, 5, 15, 12.5], [3, 3, 4, 4], [0, 0, 0, 0]])
 SCORES = np.float32([0.9, 0.6, 0.2, 0])
@@ -246,6 +248,20 @@ def test_drawing_changes_only_what_is_predicted(detect):
     drawn = np.asarray(prediction.draw(image, score_thr=0.8))
     changed = (drawn != np.asarray(plain)).any(axis=2)
     assert changed[40, 40:120].all() and not changed[:, :35].any()
+
+
+@pytest.mark.parametrize('color_type', ['color', 'color_ignore_orientation'])
+@pytest.mark.parametrize('orientation', [3, 6])
+def test_files_are_drawn_as_they_were_read(color_type, orientation, tmp_path):
+    loader = dict(RESIZED[0], color_type=color_type)
+    path = write_exported(
+        tmp_path / 'detector.onnx', DETECTIONS, input=dict(pipeline=[loader, RESIZED[1]])
+    )
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(random_image(90, 160)).save(photo := tmp_path / 'photo.png', exif=exif)
+    prediction = Predictor(path)(photo)
+    assert prediction.draw(photo) == prediction.draw(read_image(photo, loader))
 
 
 @pytest.mark.parametrize('num_things', [2, None], ids=['panoptic', 'semantic'])
