@@ -22,7 +22,7 @@ WORKDIR /opt/mmevit
 FROM base AS requirements
 COPY LICENSE Makefile setup.py pyproject.toml ./
 COPY requirements requirements
-COPY tools/dev/check_machine.py tools/dev/
+COPY tools/dev/check_machine.py tools/dev/precompile_headers.py tools/dev/
 COPY mmevit/version.py mmevit/
 RUN touch README.md mmevit/__init__.py
 # To install from another package index.
