@@ -12,9 +12,10 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.infer import BaseInferencer
 from mmengine.registry import DATASETS, TRANSFORMS
+from mmengine.runner import load_checkpoint
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmevit.checkpoint.loader import find_dataset_meta, load_into
+from mmevit.checkpoint.loader import find_dataset_meta
 from mmevit.checkpoint.matching import check_fit
 from mmevit.runtime import Prediction
 from mmevit.utils.configs import find_datasets, find_step, type_name
@@ -229,7 +230,8 @@ def load_classifier(cfg: Config, checkpoint: str, device: str | None = None) -> 
     from mmpretrain import ImageClassificationInferencer, get_model
 
     model: Any = get_model(cfg, pretrained=False, device=device)
-    content = load_into(model, checkpoint)
+    content = load_checkpoint(model, checkpoint, 'cpu')
+    check_fit(model, content)
     classes = find_dataset_meta(content.get('meta')).get('classes')
     return ImageClassificationInferencer(model, classes=classes)
 
