@@ -154,7 +154,7 @@ def test_inputs_are_never_replaced(command, tmp_path, refuse):
         (['no.onnx', 'corrupt.png'], 'no.onnx is missing, or not .onnx or .xml'),
         (['m.onnx', 'corrupt.png'], 'None of the files can be read'),
         (['m.onnx', 'corrupt.png', '--batch-size', '0'], '0 is not an integer above 0'),
-        (['m.onnx', 'corrupt.png', '--threads', '-1'], 'and --threads at least 0.'),
+        (['m.onnx', 'corrupt.png', '--threads', '-1'], '-1 is not an integer above 0'),
     ],
 )
 def test_invalid_command_lines_are_one_line_errors(
