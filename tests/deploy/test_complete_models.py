@@ -306,12 +306,8 @@ def measure(name, folder, known=()):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', CASES, ids=lambda name: Path(name).stem)
 def test_files_match_the_support_matrix(name, tmp_path):
-    # A third of the files, so that a model takes a minute. Run as a program, this measures all.
-    cells = [f'{target} {dtype}' for target, dtype in CELLS]
-    chosen = cells[list(CASES).index(name) % 3 :: 3]
-    errors = dict(measure(name, tmp_path, {*cells} - {*chosen}))
-    known = read_cells(read_rows()[Path(name).stem])
-    assert {cell for cell, error in errors.items() if not error} == known & {*chosen}, errors
+    errors = dict(measure(name, tmp_path))
+    assert read_rows()[Path(name).stem] == make_row(name, errors), errors
 
 
 def test_the_support_matrix_has_every_model():
@@ -334,13 +330,6 @@ def read_rows():
     """Return the rows of the table in the docs by the name of the config."""
     table = DOCS.read_text().partition(MARKERS[0])[2].partition(MARKERS[1])[0]
     return {row.split('`')[1]: row for row in table.splitlines() if '`' in row}
-
-
-def read_cells(row):
-    """Return the targets with their types in a row of the table."""
-    _, *columns = row.strip('| ').split(' | ')
-    types = zip(COLUMNS, (column.split(', ') for column in columns), strict=True)
-    return {f'{target} {dtype}' for target, found in types for dtype in found}
 
 
 def write_rows(results):
