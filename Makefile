@@ -50,7 +50,8 @@ $(INSTALLED):
 	$(PIP) torch torchvision numpy -r requirements/build.txt
 	@echo "Compiling mmcv's operators, unless pip has cached them: 2 to 7 minutes on two cores."
 	export CFLAGS=-g0; \
-		CFLAGS="$$CFLAGS $$($(BIN)/python tools/dev/precompile_headers.py $(VENV)/headers)" \
+		CFLAGS="$$CFLAGS $$($(BIN)/python -c 'import mmcv' >/dev/null 2>&1 || \
+			$(BIN)/python tools/dev/precompile_headers.py $(VENV)/headers)" \
 		$(PIP) --no-build-isolation -r $(OPENMMLAB)/mminstall.txt
 	@rm -rf $(VENV)/headers
 	$(PIP) --no-build-isolation -r requirements/base.txt -r $(OPENMMLAB)/optional.txt \

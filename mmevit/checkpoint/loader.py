@@ -208,7 +208,7 @@ def fetch_release(name: str) -> Path:
             raise CheckpointError(f"{error} timm's copy failed too: {second}") from second
         warn(
             f"The authors' release cannot be reached ({reason}). timm's copy of the same weights "
-            f'is loaded instead: {copy}',
+            f'is loaded instead: {copy}'
         )
         return path
 

@@ -128,7 +128,7 @@ def drop_mismatched_weights(model: nn.Module, checkpoint: dict) -> None:
     if mismatches:
         warn(
             f'Size mismatch for {shorten(mismatches)}, as of a head for other classes. These '
-            'weights are not loaded and start from their initialization.',
+            'weights are not loaded and start from their initialization.'
         )
 
 

@@ -34,9 +34,7 @@ class IntervalVisualization(Hook):
             try:
                 self.draw_image(runner, batch_idx, data_batch, output)
             except (OSError, cv2.error):
-                warn(
-                    f'{output.img_path} cannot be read and is not drawn.',
-                )
+                warn(f'{output.img_path} cannot be read and is not drawn.')
         self.num_seen += len(outputs)
 
     def draw_image(self, runner: Runner, batch_idx: int, data_batch: Any, output: Any) -> None:

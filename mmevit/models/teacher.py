@@ -50,7 +50,7 @@ class HasTeacher:
         if not (teacher.init_cfg or any(sources)):
             warn(
                 'The teacher has random weights. Load pretrained weights with init_cfg, or with '
-                'pretrained=True or checkpoint_path for a model of timm.',
+                'pretrained=True or checkpoint_path for a model of timm.'
             )
         return teacher.eval().requires_grad_(False)
 

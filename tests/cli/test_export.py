@@ -209,7 +209,7 @@ def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
         (['--out', 'model.pt'], 'model.pt must end in .onnx'),
         (['--size', '16'], 'The images have 16x16 pixels, but exported files need 32x32 or more'),
         (['--size', '0'], '--size requires a side, or a height and a width'),
-        (['--batch-size', '0'], '0 is not an integer above 0'),
+        (['--batch-size', '0'], '--batch-size: 0 is not an integer above 0'),
         (['--cfg-options', 'test_dataloader=None'], 'missing test_dataloader'),
         (
             ['--cfg-options', 'model.backbone.in_channels=1'],

@@ -334,7 +334,7 @@ def test_a_checkpoint_of_another_model_is_refused(make_model, digits, tmp_path):
         (['no_config.py', 'x.pth', '.'], 'The config no_config.py is missing'),
         (['mmevit::efficientvit/no.py', 'x.pth', '.'], 'mmevit::efficientvit/no.py cannot be read'),
         (['configs/evit_m0_digits.py', 'x.pth', '.'], 'The checkpoint x.pth is missing'),
-        (['a', 'b', 'c', '--batch-size', '0'], '0 is not an integer above 0'),
+        (['a', 'b', 'c', '--batch-size', '0'], '--batch-size: 0 is not an integer above 0'),
         (['a', 'b', 'c', '--device', 'cuda:99'], 'device cuda:99 is not available'),
     ],
 )

@@ -153,8 +153,11 @@ def test_inputs_are_never_replaced(command, tmp_path, refuse):
         (['m.onnx', 'empty'], 'contains no image or video'),
         (['no.onnx', 'corrupt.png'], 'no.onnx is missing, or not .onnx or .xml'),
         (['m.onnx', 'corrupt.png'], 'None of the files can be read'),
-        (['m.onnx', 'corrupt.png', '--batch-size', '0'], '0 is not an integer above 0'),
-        (['m.onnx', 'corrupt.png', '--threads', '-1'], '-1 is not an integer above 0'),
+        (
+            ['m.onnx', 'corrupt.png', '--batch-size', '0'],
+            '--batch-size: 0 is not an integer above 0',
+        ),
+        (['m.onnx', 'corrupt.png', '--threads', '-1'], '--threads: -1 is not an integer above 0'),
     ],
 )
 def test_invalid_command_lines_are_one_line_errors(

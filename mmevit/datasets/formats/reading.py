@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from pathlib import PurePosixPath
-from typing import TypeVar
 
 from mmevit.datasets.faults import Faults
 from mmevit.datasets.image_faults import image_size
@@ -26,7 +25,6 @@ from .labels import (
 )
 from .matching import Paths, Reference, assign_images, is_label_folder
 
-T = TypeVar('T')
 # Returns the objects in the content of a label file, given the size of the image, and the path for
 # messages.
 Parse = Callable[[bytes, Size, str], Iterable[Shape]]
