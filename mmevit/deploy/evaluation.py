@@ -140,7 +140,11 @@ class ExportedDetector(ExportedModel):
     ) -> Tensor:
         """Return the masks of an image (K, h, w) in the size of the original one."""
         values, corners = (tensor.float().cpu().numpy() for tensor in (masks, boxes))
-        sizes = sample.ori_shape[:2], sample.img_shape[:2], size
+        original = sample.ori_shape[:2]
+        # Pad of the pipeline enlarges img_shape. scale_factor is of width and height.
+        factors = sample.scale_factor[1::-1]
+        content = [round(side * factor) for side, factor in zip(original, factors, strict=True)]
+        sizes = original, content, size
         resized = resize_masks(values, corners, self.session.metadata['masks'], sizes)
         return torch.from_numpy(resized).to(masks.device)
 

@@ -82,8 +82,9 @@ def test_boxes_and_masks_are_those_of_mmdet_in_the_original_images(mask_rcnn, tm
         assert (found.masks != wanted.masks).float().mean() < 1e-4
 
 
+@pytest.mark.parametrize('padding', ['of the batch', 'of the pipeline'])
 @pytest.mark.parametrize('count', [0, 3])
-def test_masks_of_images_are_resized_as_by_mmdet(count, tmp_path):
+def test_masks_of_images_are_resized_as_by_mmdet(count, padding, tmp_path):
     """The head resizes masks from the size of the padded image to the original one."""
     masks, labels = torch.randn(count, 24, 32), torch.arange(count)
     outputs = dict(
@@ -97,7 +98,11 @@ def test_masks_of_images_are_resized_as_by_mmdet(count, tmp_path):
         {name: tensor.numpy() for name, tensor in outputs.items()},
         masks=dict(kind='image', threshold=0),
     )
-    found = ExportedDetector(file=file, **DETECTOR)(torch.rand(2, 3, 96, 128), make_samples())
+    samples = make_samples()
+    if padding == 'of the pipeline':  # as by Pad
+        for sample in samples:
+            sample.set_metainfo(dict(img_shape=(96, 128)))
+    found = ExportedDetector(file=file, **DETECTOR)(torch.rand(2, 3, 96, 128), samples)
     settings = ConfigDict(panoptic_on=False, instance_on=True, max_per_image=count)
     head = MaskFormerFusionHead(3, 0, test_cfg=settings)
     logits = 20.0 * one_hot(labels, 4)
