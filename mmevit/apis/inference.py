@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterable
-from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,16 @@ from mmengine.device import get_device
 from mmengine.infer import BaseInferencer
 from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.runner import load_checkpoint
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmevit.checkpoint.loader import find_dataset_meta
 from mmevit.checkpoint.matching import check_fit
 from mmevit.runtime import Prediction
-from mmevit.utils.configs import find_datasets, find_step, type_name
+from mmevit.utils.configs import find_step, list_dataset_configs, type_name
 from mmevit.utils.errors import ConfigError
+from mmevit.utils.images import batch_by_shape
 from mmevit.utils.inputs import name_inputs
 from mmevit.utils.outputs import NamedImages, Results, predict_files
+from mmevit.utils.progress import show_progress
 
 # Default visualizers.
 VISUALIZERS = dict(
@@ -30,7 +30,7 @@ VISUALIZERS = dict(
 # An image of shape (H, W, 3).
 Image = np.ndarray
 # Maps BGR images of one size to predictions and RGB pictures.
-Predictor = Callable[[list[Image]], list[tuple[dict[str, Any], Image | None]]]
+Predict = Callable[[list[Image]], list[tuple[dict[str, Any], Image | None]]]
 
 
 def infer(
@@ -70,22 +70,20 @@ def infer(
     """
     files, out_dir = name_inputs(inputs, out_dir), Path(out_dir)
     cfg = prepare_config(cfg)
-    predict = make_predictor(cfg, checkpoint, device, score_thr, draw)
     read_all = make_reader(cfg)
-    columns = TextColumn('Inference'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns) as progress:
+    predict = make_predictor(cfg, checkpoint, device, score_thr, draw)
 
-        def run(named_images: NamedImages, total: int) -> Results:
-            results = predict_in_batches(predict, named_images, batch_size)
-            return progress.track(results, total=total or None)
+    def run(named_images: NamedImages, total: int) -> Results:
+        results = predict_in_batches(predict, named_images, batch_size)
+        return show_progress(results, 'Inference', total or None)
 
-        return predict_files(files, out_dir, read_all, run)
+    return predict_files(files, out_dir, read_all, run)
 
 
 def prepare_config(cfg: Config) -> Config:
     """Copy a config, and change it to what inferencers support.
 
-    They need an unwrapped test data set, ``LoadImageFromFile`` in its pipeline and a visualizer.
+    They need an unwrapped test data set, short names in its pipeline and a visualizer.
     """
     if cfg.get('test_dataloader') is None:
         raise ConfigError('Incomplete config: missing test_dataloader.')
@@ -93,7 +91,7 @@ def prepare_config(cfg: Config) -> Config:
     library = cfg.get('default_scope')
     if cfg.get('visualizer') is None and library in VISUALIZERS:
         cfg.visualizer = dict(type=VISUALIZERS[library])
-    dataset = next(find_datasets(cfg.test_dataloader.dataset))
+    dataset = list_dataset_configs(cfg, 'test')[0]
     dataset.pipeline = dataset.get('pipeline') or []
     # Inferencers look for the short names of transforms, not for classes and full names.
     with TRANSFORMS.switch_scope_and_registry(library) as registry:
@@ -102,17 +100,13 @@ def prepare_config(cfg: Config) -> Config:
             kind = registry.get(kind) if isinstance(kind, str) else kind
             if registry.get(type_name(step)) is kind:
                 step['type'] = type_name(step)
-    # As in the configs that the test command saves.
-    if load := find_step(dataset.pipeline, 'LoadReadableImage'):
-        load.pop('on_error', None)
-        load['type'] = 'LoadImageFromFile'
     cfg.test_dataloader.dataset = dataset
     return cfg
 
 
 def make_reader(cfg: Config) -> Callable[[dict[str, Path]], NamedImages]:
     """Create a function that loads images by name, and skips unreadable ones with a warning."""
-    load = find_step(cfg.test_dataloader.dataset.pipeline, 'LoadImageFromFile') or {}
+    load = find_loader(cfg.test_dataloader.dataset.pipeline) or {}
     load = TRANSFORMS.build({**load, 'type': 'LoadReadableImage', 'on_error': 'skip'})
 
     def read_all(images: dict[str, Path]) -> NamedImages:
@@ -123,9 +117,14 @@ def make_reader(cfg: Config) -> Callable[[dict[str, Path]], NamedImages]:
     return read_all
 
 
+def find_loader(pipeline: list[dict]) -> dict | None:
+    """Find the step that loads images; configs that the test command saves have mmevit's."""
+    return find_step(pipeline, 'LoadReadableImage') or find_step(pipeline, 'LoadImageFromFile')
+
+
 def make_predictor(
     cfg: Config, checkpoint: str, device: str | None, score_thr: float, draw: bool
-) -> Predictor:
+) -> Predict:
     """Create a predictor from the inferencer of the config's library; see :func:`infer`."""
     makers = dict(mmdet=make_detector, mmpretrain=make_classifier, mmseg=make_segmentor)
     library, dataset = cfg.get('default_scope'), cfg.test_dataloader.dataset
@@ -138,9 +137,13 @@ def make_predictor(
             'Panoptic models are not supported. Use mmdet.apis.DetInferencer, with panopticapi '
             'installed.'
         )
-    inferencer, describe, draw_one = makers[library](cfg, checkpoint, device, score_thr)
+    if load := find_loader(dataset.pipeline):
+        load['type'] = 'LoadImageFromFile'  # which inferencers look for
+        for name in ('on_error', 'max_pixels'):
+            load.pop(name, None)
     # The images of data sets without files, such as CIFAR, are RGB.
-    is_rgb = find_step(dataset.pipeline, 'LoadImageFromFile') is None
+    is_rgb = load is None
+    inferencer, describe, draw_one = makers[library](cfg, checkpoint, device, score_thr)
 
     def predict(images: list[Image]) -> list[tuple[dict[str, Any], Image | None]]:
         inputs = [mmcv.bgr2rgb(image) if is_rgb else image for image in images]
@@ -159,7 +162,7 @@ def make_predictor(
 
 # An inferencer, a function from a data sample to a prediction, and one from an RGB image and its
 # data sample to an RGB picture.
-Parts = tuple[Any, Callable[[Any], dict[str, Any]], Callable[[Image, Any], Image]]
+InferencerParts = tuple[Any, Callable[[Any], dict[str, Any]], Callable[[Image, Any], Image]]
 
 
 class StrictInferencer(BaseInferencer):
@@ -169,14 +172,14 @@ class StrictInferencer(BaseInferencer):
         """Load weights that fit, and the classes of the config if the checkpoint has none."""
         super()._load_weights_to_model(model, checkpoint, cfg)
         check_fit(model, checkpoint)
-        if 'dataset_meta' not in checkpoint.get('meta', {}):
+        if not find_dataset_meta(checkpoint.get('meta')):
             # The default of the inferencers are the names of COCO or Cityscapes.
             meta = DATASETS.build({**cfg.test_dataloader.dataset, 'lazy_init': True}).metainfo
             named = {name: meta[name] for name in ('classes', 'palette') if name in meta}
             model.dataset_meta.update(named)
 
 
-def make_detector(cfg: Config, checkpoint: str, device: str | None, score_thr: float) -> Parts:
+def make_detector(cfg: Config, checkpoint: str, device: str | None, score_thr: float) -> InferencerParts:
     """Detect objects with mmdet's ``DetInferencer``, with its output format."""
     from mmdet.apis import DetInferencer
 
@@ -191,7 +194,7 @@ def make_detector(cfg: Config, checkpoint: str, device: str | None, score_thr: f
     return inferencer, inferencer.pred2dict, draw_one
 
 
-def make_segmentor(cfg: Config, checkpoint: str, device: str | None, _: float) -> Parts:
+def make_segmentor(cfg: Config, checkpoint: str, device: str | None, _: float) -> InferencerParts:
     """Segment images with mmsegmentation, to the found classes and a map of labels."""
     from mmseg.apis import MMSegInferencer
 
@@ -211,7 +214,7 @@ def make_segmentor(cfg: Config, checkpoint: str, device: str | None, _: float) -
     return inferencer, describe, draw_one
 
 
-def make_classifier(cfg: Config, checkpoint: str, device: str | None, _: float) -> Parts:
+def make_classifier(cfg: Config, checkpoint: str, device: str | None, _: float) -> InferencerParts:
     """Classify images with mmpretrain, to a class and the scores of all classes."""
     from mmpretrain.visualization import UniversalVisualizer
 
@@ -236,10 +239,8 @@ def load_classifier(cfg: Config, checkpoint: str, device: str | None = None) -> 
     return ImageClassificationInferencer(model, classes=classes)
 
 
-def predict_in_batches(predict: Predictor, named_images: NamedImages, batch_size: int) -> Results:
+def predict_in_batches(predict: Predict, named_images: NamedImages, batch_size: int) -> Results:
     """Predict batches of images of the same size; padding would change their predictions."""
-    for _, group in groupby(named_images, key=lambda named: named[1].shape):
-        while batch := list(islice(group, batch_size)):
-            names, images = zip(*batch, strict=True)
-            for name, result in zip(names, predict(list(images)), strict=True):
-                yield name, *result
+    for names, images in batch_by_shape(named_images, batch_size):
+        for name, result in zip(names, predict(list(images)), strict=True):
+            yield name, *result

@@ -112,7 +112,7 @@ def convert_checkpoint(source: str | Path, destination: str | Path, target: str)
             keys.
         UserError: If the destination has another suffix or cannot be written.
     """
-    source, destination = Path(source), Path(destination)
+    source, destination = Path(source).expanduser(), Path(destination).expanduser()
     check_ending(destination, ('.pth', '.safetensors'))
     checkpoint = read_weights(source)
     with add_to_errors(source):
@@ -164,16 +164,13 @@ def add_to_errors(path: Path) -> Iterator[None]:
 
 
 def find_dataset_meta(meta: object) -> dict:
-    """Find the classes in the metadata of mmengine, of mmcv 1.x or of a ``.safetensors`` file.
+    """Find the classes in the metadata of mmengine or of mmcv 1.x.
 
     Returns:
         ``dataset_meta`` as in mmengine, with ``classes``. Empty if there are none.
     """
     meta = meta if isinstance(meta, dict) else {}
     found = meta.get('dataset_meta')
-    if isinstance(found, str):
-        with contextlib.suppress(ValueError):
-            found = json.loads(found)
     mmcv_1 = dict(classes=meta['CLASSES']) if 'CLASSES' in meta else {}
     return mmcv_1 | (found if isinstance(found, dict) else {})
 

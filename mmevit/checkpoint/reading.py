@@ -3,6 +3,7 @@
 import argparse
 import codecs
 import contextlib
+import json
 import os
 import pickle
 import re
@@ -116,7 +117,17 @@ def read_safetensors(path: Path, map_location: MapLocation) -> dict:
     """Read a ``.safetensors`` file: its tensors as ``state_dict``, its metadata as ``meta``."""
     with safe_open(path, framework='pt', device=str(map_location or 'cpu')) as file:
         state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return dict(state_dict=state_dict, meta=dict(file.metadata() or {}))
+        return dict(state_dict=state_dict, meta=parse_metadata(file.metadata() or {}))
+
+
+def parse_metadata(texts: dict[str, str]) -> dict[str, Any]:
+    """Return the metadata of a file, with ``dataset_meta`` as mmengine stores it, a dict."""
+    meta: dict[str, Any] = dict(texts)
+    try:
+        dataset_meta = json.loads(meta.pop('dataset_meta', ''))
+    except ValueError:
+        return meta
+    return {**meta, 'dataset_meta': dataset_meta} if isinstance(dataset_meta, dict) else meta
 
 
 def read_pickle(path: Path, map_location: MapLocation) -> object:

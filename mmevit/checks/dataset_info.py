@@ -12,7 +12,7 @@ from mmengine.fileio import list_from_file
 from mmengine.registry import DATASETS
 
 from mmevit.datasets.lists import read_metainfo, reads_data_list
-from mmevit.utils.configs import find_class, find_datasets, is_remote, type_name
+from mmevit.utils.configs import find_class, is_remote, list_dataset_configs, type_name
 from mmevit.utils.errors import ConfigError
 
 
@@ -108,8 +108,7 @@ class DatasetInfo:
 def list_datasets(cfg: Config, splits: Sequence[str]) -> Iterator[DatasetInfo]:
     """Yield the data sets of some splits of a config, in whose scope this must be called."""
     for split in splits:
-        dataloader = cfg.get(f'{split}_dataloader')
-        for dataset in find_datasets(dataloader['dataset']) if dataloader else ():
+        for dataset in list_dataset_configs(cfg, split):
             yield DatasetInfo(dataset, split)
 
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mmengine.config import Config, DictAction
 
 from mmevit.datasets.loading import load_readable_images
-from mmevit.utils.configs import find_datasets, read_config, type_name
-from mmevit.utils.errors import ConfigError
+from mmevit.utils.configs import list_dataset_configs, read_config, type_name
 from mmevit.utils.files import PICTURES, atomic_write, check_ending
 from mmevit.utils.tables import TABLES, write_table
 
@@ -123,11 +122,7 @@ def load_config(args: Namespace, splits: Sequence[str], needs: Sequence[str]) ->
         dataloader = cfg.get(f'{split}_dataloader')
         if dataloader is None:
             continue
-        if not dataloader.get('dataset'):
-            raise ConfigError(
-                f'Incomplete config {args.config}: {split}_dataloader has no dataset.'
-            )
-        for dataset in find_datasets(dataloader.dataset):
+        for dataset in list_dataset_configs(cfg, split):
             load_readable_images(dataset, on_error='skip' if split == 'train' else 'blank')
         # mmpretrain sets these in its tools, mmdet in its configs.
         if cfg.get('default_scope') == 'mmpretrain':

@@ -24,7 +24,7 @@ from mmevit.datasets.coco_faults import NOTHING_TO_LEARN, find_coco_faults
 from mmevit.datasets.faults import STOPS, Faults, FaultType
 from mmevit.datasets.formats.files import SPLITS
 from mmevit.datasets.image_faults import find_image_faults, find_seg_map_faults
-from mmevit.utils.configs import default_scope, find_datasets, find_step, read_config
+from mmevit.utils.configs import default_scope, find_step, list_dataset_configs, read_config
 from mmevit.utils.errors import ConfigError, one_line
 from mmevit.utils.files import check_ending
 from mmevit.utils.progress import show_progress
@@ -102,8 +102,7 @@ def list_datasets(cfg: Config, splits: Sequence[str]) -> list[CheckedDataset]:
     """List the data sets of a config, each once even if several splits use it."""
     datasets = {}
     for split in splits:
-        dataloader = cfg.get(f'{split}_dataloader')
-        for dataset in find_datasets(dataloader.dataset) if dataloader else ():
+        for dataset in list_dataset_configs(cfg, split):
             config = dataset.to_dict()
             files = {key: value for key, value in config.items() if key not in NOT_OF_FILES}
             datasets.setdefault(repr(files), CheckedDataset(config)).splits.append(split)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -27,18 +28,18 @@ from mmevit.cli.arguments import (
 )
 from mmevit.datasets.sampling import find_test_pipeline, sample_images
 from mmevit.deploy import TARGETS, export, load_exported, try_to_fold
-from mmevit.deploy.exporting import choose_dynamic, compare, find_target
+from mmevit.deploy.exporting import check_dtype, choose_dynamic, compare, find_target
 from mmevit.deploy.networks import Exportable, count_input_channels, make_exportable
 from mmevit.deploy.programs import as_tuple
 from mmevit.runtime.sessions import FORMAT
 from mmevit.utils.configs import (
     build_model,
-    find_datasets,
     find_preprocessor,
+    list_dataset_configs,
     read_config,
     type_name,
 )
-from mmevit.utils.errors import ConfigError
+from mmevit.utils.errors import ConfigError, one_line
 from mmevit.utils.files import atomic_write, check_ending
 from mmevit.utils.images import round_up
 from mmevit.version import __version__
@@ -78,6 +79,7 @@ def main(args: Namespace) -> None:
     args.out = args.out or 'model' + TARGETS[args.to]
     check_checkpoint(args.checkpoint)
     check_ending(args.out, [TARGETS[args.to]])
+    check_dtype(args.to, args.dtype)
     needs = ['model', 'test_dataloader', *(['train_dataloader'] if args.dtype == 'int8' else [])]
     cfg = read_config(args.config, args.cfg_options, needs)
     check_config(cfg, splits=())
@@ -89,7 +91,8 @@ def main(args: Namespace) -> None:
     size, divisor = choose_size(args, cfg, network, dynamic)
     num_channels = count_input_channels(network)
     inputs = network.make_inputs(make_noise(args.batch_size, num_channels, *size))
-    check_network(network, inputs)
+    if network.is_dense:
+        check_network(network, inputs)
     axes = [None if 'batch' in dynamic else args.batch_size, num_channels]
     axes += [None, None] if 'size' in dynamic else size
     batches = calibration_batches(cfg, model, args.calibration_images, network, axes)
@@ -126,20 +129,21 @@ def choose_size(
     args: Namespace, cfg: Config, network: Exportable, dynamic: set[str]
 ) -> tuple[tuple[int, int], int]:
     """Return the height and width of the example, and the number that must divide any of them."""
-    size = tuple(args.size or infer_size(cfg))
+    inferred = infer_size(cfg)
+    size = args.size or inferred
+    if size is None:
+        raise ConfigError('The test pipeline does not set the image size. Give --size.')
     if min(size) < 32:
         raise ConfigError(
             f'The images have {size[0]}x{size[1]} pixels, but exported files need 32x32 or more. '
             'Give a larger --size.'
         )
-    if args.dtype == 'int8' and 'size' not in dynamic and not fits(size, infer_size(cfg), network):
-        raise ConfigError(
-            f'--size is {size[0]}x{size[1]}, but the calibration images of the test pipeline have '
-            f'{"x".join(map(str, infer_size(cfg)))} pixels. Change the test pipeline too.'
-        )
-    divisor = find_divisor(network, size)
+    is_fixed = 'size' not in dynamic
+    if args.dtype == 'int8' and is_fixed and inferred:
+        check_calibration_size(inferred, size, network.is_dense)
+    divisor = find_divisor(network, size, is_fixed)
     height, width = (round_up(side, divisor) for side in size)
-    if (height, width) != size and 'size' not in dynamic:
+    if (height, width) != tuple(size) and is_fixed:
         raise ConfigError(
             f'The model needs sizes that {divisor} divides, but the images have '
             f'{size[0]}x{size[1]} pixels. Give --size {height} {width}.'
@@ -147,14 +151,19 @@ def choose_size(
     return (height, width), divisor
 
 
-def fits(size: Sequence[int], images: Sequence[int], network: Exportable) -> bool:
-    """Whether images of the test pipeline fit a file; those of dense models can be padded."""
-    if network.is_dense:
-        return size[0] >= images[0] and size[1] >= images[1]
-    return tuple(size) == tuple(images)
+def check_calibration_size(images: Sequence[int], size: Sequence[int], can_pad: bool) -> None:
+    """Raise ConfigError if images of the test pipeline do not fit a file of a fixed size."""
+    if tuple(images) == tuple(size) or (
+        can_pad and images[0] <= size[0] and images[1] <= size[1]
+    ):
+        return
+    raise ConfigError(
+        f'--size is {size[0]}x{size[1]}, but the calibration images of the test pipeline have '
+        f'{images[0]}x{images[1]} pixels. Change the test pipeline too.'
+    )
 
 
-def infer_size(cfg: Config) -> tuple[int, int]:
+def infer_size(cfg: Config) -> tuple[int, int] | None:
     """Infer the height and width of the model's inputs, with padding, from the test pipeline."""
     size = None
     for step in find_test_pipeline(cfg):
@@ -163,7 +172,7 @@ def infer_size(cfg: Config) -> tuple[int, int]:
         elif type_name(step) == 'Resize':
             size = step.get('scale')
     if size is None:
-        raise ConfigError('The test pipeline does not set the image size. Give --size.')
+        return None
     width, height = (size, size) if isinstance(size, int) else size
     divisor = find_pad_divisor(cfg)
     return round_up(height, divisor), round_up(width, divisor)
@@ -186,13 +195,22 @@ def make_noise(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def find_divisor(network: Exportable, size: Sequence[int]) -> int:
-    """Return the number that must divide height and width: 32 for some necks, otherwise 1."""
-    odd = (round_up(side, 32) + 1 for side in size)
+def find_divisor(network: Exportable, size: Sequence[int], is_fixed: bool) -> int:
+    """Return the number that must divide height and width: 32 for some necks, otherwise 1.
+
+    Raises:
+        ConfigError: If the size is fixed, and the model does not support it.
+    """
+    tried = size if is_fixed else [round_up(side, 32) + 1 for side in size]
     try:
         with torch.no_grad():
-            network(*network.make_inputs(make_noise(1, count_input_channels(network), *odd)))
-    except RuntimeError:
+            network(*network.make_inputs(make_noise(1, count_input_channels(network), *tried)))
+    except (AssertionError, RuntimeError) as error:
+        if not any(side % 32 for side in tried):
+            raise ConfigError(
+                f'The model does not support images of {tried[0]}x{tried[1]} pixels '
+                f'({one_line(error)}). Give another --size.'
+            ) from error
         return 32
     return 1
 
@@ -221,18 +239,22 @@ def calibration_batches(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yield batches of a training image (N, C, H, W), normalized, and for detectors of its size.
 
-    ``axes`` are those of the batches, None for dynamic ones. If the size is fixed, images are
-    padded or cropped at the bottom and right.
+    ``axes`` are those of the batches, None for dynamic ones. If the size is fixed, images of dense
+    models are padded or cropped at the bottom and right.
     """
     batch_size, _, *fixed = axes
     for batch in sample_images(cfg, model, 'train', num_images):
         images = batch['inputs']
-        sizes = torch.tensor([sample.img_shape[:2] for sample in batch['data_samples']]).float()
+        # Samples of data sets without files, such as CIFAR, have no img_shape.
+        shapes = (sample.get('img_shape', images.shape[2:]) for sample in batch['data_samples'])
+        sizes = torch.tensor([shape[:2] for shape in shapes]).float()
         if None not in fixed:
+            if not network.is_dense:
+                check_calibration_size(images.shape[2:], fixed, can_pad=False)
             height, width = fixed
             images = pad(images, (0, width - images.shape[3], 0, height - images.shape[2]))
             sizes = sizes.minimum(torch.tensor(fixed))
-        inputs = (images, sizes)[: len(network.input_names)]
+        inputs = network.make_inputs(images, sizes)
         yield tuple(torch.cat([part] * (batch_size or 1)) for part in inputs)
 
 
@@ -268,7 +290,7 @@ def make_metadata(
         score_threshold=(test_cfg.get('rcnn') or test_cfg).get('score_thr'),
         input=dict(
             shape=axes,
-            channels={1: 'GRAY', 3: 'RGB' if is_rgb else 'BGR'}.get(axes[1] or 0),
+            channels={1: 'GRAY', 3: 'RGB' if is_rgb else 'BGR'}.get(axes[1]),
             mean=preprocessor.get('mean'),
             std=preprocessor.get('std'),
             pad_size_divisor=math.lcm(find_pad_divisor(cfg), divisor),
@@ -281,7 +303,7 @@ def make_metadata(
 
 def find_classes(cfg: Config) -> Sequence[str] | None:
     """Return the names of the classes of the test data, None if the config does not say."""
-    return DatasetInfo(next(find_datasets(cfg.test_dataloader.dataset))).classes or None
+    return DatasetInfo(list_dataset_configs(cfg, 'test')[0]).classes or None
 
 
 def verify(
@@ -310,11 +332,11 @@ def verify(
         larger = [side + more if axis is None else side for axis, side, more in sides]
         examples.append(network.make_inputs(make_noise(*larger)))
     differences = [compare(network, session, example) for example in examples]
-    # Python's max() can drop NaN.
-    difference = float(torch.tensor(differences).max())
+    difference = float(np.max(differences))  # unlike Python's max(), NaN if there is any
     print(f'Largest difference from PyTorch: {difference:.2e} {network.unit}.')
-    if args.to in ('litert', 'executorch'):
-        counts = find_target(args.to).count_undelegated(path)
+    target = find_target(args.to)
+    if hasattr(target, 'count_undelegated'):
+        counts = target.count_undelegated(path)
         others = ', '.join(f'{n} {name}' for name, n in counts.most_common())
         print(f'Operators that XNNPACK does not run: {others or "none"}.')
     if math.isnan(difference):

@@ -24,10 +24,10 @@ from mmevit.cli.arguments import (
     positive_int,
 )
 from mmevit.datasets.loading import load_readable_images
-from mmevit.deploy.evaluation import evaluate_exported
+from mmevit.deploy.evaluation import use_exported_model
 from mmevit.deploy.exporting import TARGETS_BY_SUFFIX
 from mmevit.engine.runner import build_runner
-from mmevit.utils.configs import as_list, find_datasets, type_name
+from mmevit.utils.configs import as_list, list_dataset_configs, type_name
 from mmevit.utils.errors import ConfigError
 
 # Hooks that do not draw every n-th image as mmpretrain's does. Those named Interval... do.
@@ -74,7 +74,7 @@ def main(args: Namespace) -> None:
                 '--amp, --deploy and --launcher are not supported for exported files, which have '
                 'their own type, are folded and run in one process. Remove the option.'
             )
-        evaluate_exported(cfg, args.checkpoint, args.trust_checkpoint)
+        use_exported_model(cfg, args.checkpoint, args.trust_checkpoint)
     if args.amp:
         if cfg.get('default_scope') == 'mmdet' and get_device() == 'cpu':
             raise ConfigError(
@@ -148,7 +148,7 @@ def enable_tta(cfg: Config) -> None:
         )
     if library == 'mmdet' and has_masks(cfg):
         raise ConfigError('mmdet does not support test-time augmentation for masks. Remove --tta.')
-    datasets = list(find_datasets(cfg.test_dataloader.dataset))
+    datasets = list_dataset_configs(cfg, 'test')
     if cfg.get('tta_model') is None:
         cfg.tta_model = TTA_MODELS[library]
     if cfg.get('tta_pipeline') is None:

@@ -3,19 +3,23 @@
 from collections.abc import Iterator
 from typing import Any
 
-import mmengine
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS
 
 from mmevit.datasets.loading import load_readable_images
-from mmevit.utils.configs import default_scope, find_datasets
+from mmevit.utils.configs import default_scope, list_dataset_configs
+from mmevit.utils.errors import ConfigError
+from mmevit.utils.progress import show_progress
 
 
 def find_test_pipeline(cfg: Config) -> list[Any]:
-    """Find the pipeline of ``cfg.test_dataloader``."""
-    return next(find_datasets(cfg.test_dataloader.dataset)).pipeline
+    """Find the pipeline of ``cfg.test_dataloader``, or raise ConfigError."""
+    pipeline = list_dataset_configs(cfg, 'test')[0].get('pipeline')
+    if pipeline is None:
+        raise ConfigError('Incomplete config: the data set of test_dataloader has no pipeline.')
+    return pipeline
 
 
 def sample_images(cfg: Config, model: Any, split: str, num_images: int) -> Iterator[dict]:
@@ -24,12 +28,12 @@ def sample_images(cfg: Config, model: Any, split: str, num_images: int) -> Itera
     Yields:
         ``inputs``, one image normalized by the model, (1, 3, H, W), and its ``data_samples``.
     """
-    config = next(find_datasets(cfg[f'{split}_dataloader'].dataset)).copy()
+    config = list_dataset_configs(cfg, split)[0].copy()
     config['pipeline'] = find_test_pipeline(cfg)
     load_readable_images(config, on_error='blank')
     with default_scope(cfg):
         dataset = DATASETS.build(config)
     # Data may be sorted by class.
     chosen = torch.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).long().tolist()
-    for index in mmengine.track_iter_progress(chosen):
+    for index in show_progress(chosen, 'Reading images'):
         yield model.data_preprocessor(pseudo_collate([dataset[index]]))

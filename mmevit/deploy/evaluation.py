@@ -29,12 +29,12 @@ MODELS_BY_TASK = {
 }
 
 
-def evaluate_exported(cfg: Config, path: str | Path, trust: bool = False) -> None:
+def use_exported_model(cfg: Config, path: str | Path, trust: bool = False) -> None:
     """Replace the model of a config, for evaluation; its data preprocessor is kept.
 
     Raises:
-        ConfigError: If the file holds something else than its task, such as a backbone, or was
-            written by another version of mmevit.
+        ConfigError: If the file was exported for another task than that of the config, or by an
+            incompatible version of mmevit.
     """
     metadata = load_exported(path, trust=trust).metadata
     check_format(path, metadata)
@@ -81,9 +81,8 @@ class ExportedModel(BaseModel):
         if self.size not in ([None, None], [height, width]):
             raise ConfigError(
                 f'The images have {height}x{width} pixels, but the file was exported for '
-                f'{self.size[0]}x{self.size[1]}. Export it with --dynamic batch size if '
-                'the target supports it, or with a '
-                'test pipeline that resizes to this size.'
+                f'{self.size[0]}x{self.size[1]}. Export it with --dynamic batch size if the target '
+                'supports it, or with a test pipeline that resizes to this size.'
             )
         num_images = self.batch_size or len(images)
         # The last part is filled up with the first images.

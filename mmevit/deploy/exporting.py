@@ -90,20 +90,21 @@ def export(
         ...     [tuple(map_.shape) for map_ in load_exported(path)(torch.rand(5, 3, 64, 64))]
         [(5, 64, 4, 4), (5, 128, 2, 2), (5, 192, 1, 1)]
     """
-    module = find_target(target)
-    if dtype not in module.DTYPES:
-        raise ConfigError(
-            f'{target} does not support {dtype}. Choose from {", ".join(module.DTYPES)}.'
-        )
+    check_dtype(target, dtype)
     if dtype == 'int8' and batches is None:
         raise ConfigError('int8 needs inputs for its calibration. Pass batches.')
     axes = choose_dynamic(target, dynamic)
     check_ending(path, [TARGETS[target]])
     network, content = deepcopy(network).eval(), json.dumps(metadata or {})
     with torch.no_grad(), atomic_write(path) as unfinished:
-        module.write(
-            ExportJob(network, as_tuple(inputs), unfinished, axes, dtype, content, batches or ())
-        )
+        job = ExportJob(network, as_tuple(inputs), unfinished, axes, dtype, content, batches or ())
+        find_target(target).write(job)
+
+
+def check_dtype(target: str, dtype: str) -> None:
+    """Raise ConfigError if a target is unknown or not installed, or does not support a dtype."""
+    if dtype not in (supported := find_target(target).DTYPES):
+        raise ConfigError(f'{target} does not support {dtype}. Choose from {", ".join(supported)}.')
 
 
 def choose_dynamic(target: str, dynamic: Collection[str] | None = None) -> set[str]:
@@ -148,13 +149,16 @@ def load_exported(path: str | Path, num_threads: int | None = None, trust: bool 
         raise
     # Each runtime raises errors of its own.
     except Exception as error:
-        raise ConfigError(f'{path} cannot be loaded: {one_line(error)}') from error
+        raise ConfigError(
+            f'{path} cannot be loaded ({one_line(error)}). Copy it again, or export it again.'
+        ) from error
 
 
 def find_target(target: str) -> ModuleType:
     """Import the module of a target, with ``DTYPES``, ``DYNAMIC`` and ``write()``.
 
-    It has a class ``Session`` if :mod:`mmevit.runtime` does not run its files.
+    It has a class ``Session`` if :mod:`mmevit.runtime` does not run its files, and may have a
+    function ``count_undelegated()``.
     """
     if target not in TARGETS:
         raise ConfigError(f'Unknown target {target!r}. Choose from {", ".join(TARGETS)}.')

@@ -79,14 +79,15 @@ class Exportable(nn.Module):
         """Whether the network predicts boxes, masks or segments."""
         return self.task not in ('classification', 'features')
 
-    def make_inputs(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the inputs for images (N, C, H, W) without padding."""
-        sizes = images.new_tensor([images.shape[2:]] * len(images))
+    def make_inputs(self, images: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the inputs for images (N, C, H, W), by default without padding."""
+        if sizes is None:
+            sizes = images.new_tensor([images.shape[2:]] * len(images))
         return (images, sizes)[: len(self.input_names)]
 
     def predict_with_library(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs for images without padding, apart from masks, without equivalents."""
-        return as_tuple(self(images))
+        """Return what the library predicts for images without padding, except masks."""
+        raise NotImplementedError
 
     def measure_difference(self, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
         """Measure how much outputs differ from expected ones, NaN if they contain any."""

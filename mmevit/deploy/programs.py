@@ -31,7 +31,7 @@ class ExportJob:
     dynamic: set[str]
     dtype: str
     metadata: str  # JSON
-    batches: Iterable[Sequence[Tensor]] = ()
+    batches: Iterable[Sequence[Tensor]]
 
 
 def export_program(job: ExportJob) -> 'ExportedProgram':

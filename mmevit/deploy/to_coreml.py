@@ -37,7 +37,7 @@ class Session:
 
     def __init__(self, path: str, num_threads: int) -> None:
         self.model = coremltools.models.MLModel(path)
-        self.metadata = json.loads(self.model.user_defined_metadata['mmevit'])
+        self.metadata = json.loads(self.model.user_defined_metadata.get('mmevit', '{}'))
         description = self.model.get_spec().description
         self.inputs = [feature.name for feature in description.input]
         self.outputs = [feature.name for feature in description.output]

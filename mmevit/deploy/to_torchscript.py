@@ -111,7 +111,7 @@ class Session(PyTorchSession):
     def __init__(self, path: str, num_threads: int) -> None:
         extra = dict(mmevit='', fixed_shapes='')
         super().__init__(torch.jit.load(path, _extra_files=extra), num_threads)
-        self.metadata = json.loads(extra['mmevit'])
+        self.metadata = json.loads(extra['mmevit'] or '{}')
         self.path = path
         self.fused_shapes = json.loads(extra['fixed_shapes'] or 'null')
         self.is_compiled = False

@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmevit.utils.errors import UserError, warn
-from mmevit.utils.images import Size, pad, read_image, round_up
+from mmevit.utils.images import Size, batch_by_shape, pad, read_image, round_up
 from mmevit.utils.inputs import VIDEO_SUFFIXES, name_inputs
 from mmevit.utils.videos import Video
 
@@ -67,10 +66,8 @@ class Predictor:
 
     def stream(self, images: Iterable[tuple]) -> Iterator[tuple[Any, np.ndarray, Prediction]]:
         """Predict pairs of a key and an image in batches, and add the prediction to each."""
-        for _, group in groupby(images, key=lambda pair: pair[1].shape):
-            while batch := list(islice(group, self.batch_size)):
-                keys, arrays = zip(*batch, strict=True)
-                yield from zip(keys, arrays, self.predict(keys, arrays), strict=True)
+        for keys, arrays in batch_by_shape(images, self.batch_size):
+            yield from zip(keys, arrays, self.predict(keys, arrays), strict=True)
 
     def predict(self, names: Sequence, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Predict at most ``batch_size`` images of the same size, BGR (H, W, C) uint8."""

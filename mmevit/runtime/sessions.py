@@ -207,31 +207,33 @@ def check_format(path: str | Path, metadata: dict[str, Any]) -> None:
 
 
 def open_file(path: str | Path, num_threads: int) -> Opened:
-    """Open a file, or raise ConfigError if its runtime is not installed."""
+    """Open a file, or raise ConfigError if its runtime is not installed or cannot read it."""
     try:
         return OPENERS[Path(path).suffix](str(path), num_threads)
+    except ConfigError:
+        raise
     except ModuleNotFoundError as error:
         name = str(error.name).partition('.')[0]
         raise ConfigError(
             f'{path} needs {name}, which is not installed. Run pip install {name}.'
         ) from error
+    # Each runtime raises errors of its own.
+    except Exception as error:
+        raise ConfigError(
+            f'{path} cannot be loaded ({one_line(error)}). Copy it again, export it again, or '
+            'update its runtime.'
+        ) from error
 
 
 def open_exported(path: str | Path, num_threads: int) -> tuple[dict[str, Any], Run]:
     """Return the metadata of a complete model and a function to run it, or raise ConfigError."""
-    if not Path(path).is_file() or Path(path).suffix not in OPENERS:
+    if Path(path).suffix not in OPENERS:
         raise ConfigError(
-            f'{path} is missing, or not {" or ".join(OPENERS)}. Write it with tools/export.py.'
+            f'{path} does not end in {" or ".join(OPENERS)}. Pass a file of tools/export.py.'
         )
-    try:
-        inputs, outputs, metadata, run = open_file(path, num_threads)
-    except ConfigError:
-        raise
-    # Each runtime raises errors of its own.
-    except Exception as error:
-        raise ConfigError(
-            f'{path} is corrupt or truncated ({one_line(error)}). Copy or export it again.'
-        ) from error
+    if not Path(path).is_file():
+        raise ConfigError(f'The exported file {path} is missing. Write it with tools/export.py.')
+    inputs, outputs, metadata, run = open_file(path, num_threads)
     check_format(path, metadata)
     task = str(metadata.get('task'))
     if task == 'features':

@@ -108,6 +108,16 @@ def find_step(pipeline: Sequence[dict], name: str) -> dict | None:
     return next((step for step in pipeline if type_name(step) == name), None)
 
 
+def list_dataset_configs(cfg: Config, split: str) -> list[Any]:
+    """List the data sets of a split, those inside wrappers; none without a data loader."""
+    dataloader = cfg.get(f'{split}_dataloader')
+    if dataloader is None:
+        return []
+    if not dataloader.get('dataset'):
+        raise ConfigError(f'Incomplete config: {split}_dataloader has no dataset.')
+    return list(find_datasets(dataloader.dataset))
+
+
 def find_datasets(dataset: Any) -> Iterator[Any]:
     """Yield the configs of the data sets inside wrappers such as ``RepeatDataset``."""
     if 'dataset' in dataset:

@@ -3,7 +3,8 @@
 import colorsys
 import functools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,22 @@ def pad(image: np.ndarray, size: Size, value: Any) -> np.ndarray:
     padded = np.broadcast_to(np.asarray(value, image.dtype), shape).copy()
     padded[:height, :width] = image
     return padded
+
+
+def batch_by_shape(
+    pairs: Iterable[tuple[Any, np.ndarray]], batch_size: int
+) -> Iterator[tuple[tuple, tuple[np.ndarray, ...]]]:
+    """Yield the keys and the images of consecutive pairs with images of the same shape.
+
+    Raises:
+        UserError: If the batch size is less than 1.
+    """
+    if batch_size < 1:
+        raise UserError(f'batch_size is {batch_size}, but must be 1 or more.')
+    for _, group in groupby(pairs, key=lambda pair: pair[1].shape):
+        while batch := list(islice(group, batch_size)):
+            keys, images = zip(*batch, strict=True)
+            yield keys, images
 
 
 def round_up(side: int, divisor: int) -> int:

@@ -14,7 +14,7 @@ from torch import nn
 from mmevit.cli.export import choose_axes, infer_size, main, make_metadata
 from mmevit.datasets.sampling import find_test_pipeline
 from mmevit.deploy import load_exported
-from mmevit.deploy.evaluation import evaluate_exported
+from mmevit.deploy.evaluation import use_exported_model
 from mmevit.deploy.networks import Network
 from mmevit.runtime import Predictor
 from mmevit.utils.configs import build_model as build_from_config
@@ -183,19 +183,62 @@ def test_classifiers_without_backbone(classifier, export, refuse, tmp_path):
     sentence = refuse('export', config, checkpoint, '--part', 'backbone')
     assert 'TimmClassifier has no backbone. Give --part model.' in sentence
     export(config, checkpoint, '--to', 'torchscript', '--out', file)
-    evaluate_exported(cfg, file)
+    use_exported_model(cfg, file)
     exported, images = build_from_config(cfg), torch.rand(2, 3, 112, 112)
     for found, wanted in zip(exported(images), model.predict(images), strict=True):
         torch.testing.assert_close(found.pred_score, wanted.pred_score)
+
+
+def test_models_of_one_size_are_exported_for_it(classifier, export, refuse, tmp_path):
+    cfg = Config.fromfile(classifier[0])
+    sizes = dict(img_size=64, patch_size=16, embed_dim=32, depth=1, num_heads=2)
+    cfg.model = dict(
+        type='TimmClassifier',
+        model_name='deit_tiny_patch16_224',
+        num_classes=10,
+        data_preprocessor=cfg.model.data_preprocessor,
+        **sizes,
+    )
+    config, checkpoint, file = (tmp_path / f'model.{end}' for end in ('py', 'pth', 'torchscript'))
+    cfg.dump(config)
+    torch.save(build_from_config(cfg).state_dict(), checkpoint)
+    options = ('--to', 'torchscript', '--out', file)
+    export(config, checkpoint, *options, '--size', 64)
+    assert load_exported(file).metadata['input']['shape'] == [None, 3, 64, 64]
+    sentence = refuse('export', config, checkpoint, *options, '--size', 96)
+    assert 'The model does not support images of 96x96 pixels (' in sentence
+
+
+@pytest.mark.parametrize(('size', 'fits'), [(48, True), (64, False)])
+def test_images_that_the_pipeline_does_not_resize_calibrate_int8(
+    size, fits, classifier, export, refuse, tmp_path
+):
+    cfg = Config.fromfile(classifier[0])
+    load, *_, pack = find_test_pipeline(cfg)
+    cfg.test_dataloader.dataset.pipeline = [load, dict(type='ResizeEdge', scale=48), pack]
+    config, file = tmp_path / 'model.py', tmp_path / 'model.onnx'
+    cfg.dump(config)
+    options = (config, classifier[1], '--out', file, '--dtype', 'int8', '--size', size)
+    options += ('--calibration-images', 2)
+    if fits:
+        export(*options)
+        assert load_exported(file)(torch.rand(1, 3, 48, 48))[0].shape == (1, 10)
+    else:
+        sentence = refuse('export', *options)
+        assert '--size is 64x64, but the calibration images of the test pipeline have 48x48' in (
+            sentence
+        )
+    sentence = refuse('export', config, classifier[1])
+    assert 'The test pipeline does not set the image size. Give --size.' in sentence
 
 
 def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
     (tmp_path / 'model.pt2').write_bytes(b'native code')
     cfg = Config.fromfile('configs/evit_m0_digits.py')
     with pytest.raises(UserError, match=r'model\.pt2 contains native code'):
-        evaluate_exported(cfg, tmp_path / 'model.pt2')
+        use_exported_model(cfg, tmp_path / 'model.pt2')
     with pytest.raises(UserError, match=r'model\.pt2 cannot be loaded'):
-        evaluate_exported(cfg, tmp_path / 'model.pt2', trust=True)
+        use_exported_model(cfg, tmp_path / 'model.pt2', trust=True)
 
 
 @pytest.mark.parametrize(
@@ -206,11 +249,20 @@ def test_native_code_is_not_evaluated_unless_trusted(tmp_path):
             'aoti does not support detection. Use onnx or openvino or litert or executorch or',
         ),
         (['--dtype', 'int8'], 'The train data is incomplete'),
+        (['--to', 'coreml', '--dtype', 'int8'], 'coreml does not support int8. Choose from'),
         (['--out', 'model.pt'], 'model.pt must end in .onnx'),
         (['--size', '16'], 'The images have 16x16 pixels, but exported files need 32x32 or more'),
         (['--size', '0'], '--size requires a side, or a height and a width'),
         (['--batch-size', '0'], '--batch-size: 0 is not an integer above 0'),
         (['--cfg-options', 'test_dataloader=None'], 'missing test_dataloader'),
+        (
+            ['--cfg-options', 'test_dataloader.dataset=None'],
+            'Incomplete config: test_dataloader has no dataset.',
+        ),
+        (
+            ['--cfg-options', 'test_dataloader.dataset.pipeline=None'],
+            'Incomplete config: the data set of test_dataloader has no pipeline.',
+        ),
         (
             ['--cfg-options', 'model.backbone.in_channels=1'],
             'mean has 3 values, but model.backbone.in_channels is 1',
@@ -280,7 +332,7 @@ def test_backbone_cannot_be_evaluated(classifier, export, tmp_path):
     export(*classifier, '--to', 'torchscript', '--part', 'backbone', '--out', file)
     message = 'was exported for features, but the config is for mmpretrain'
     with pytest.raises(UserError, match=message):
-        evaluate_exported(Config.fromfile(classifier[0]), file)
+        use_exported_model(Config.fromfile(classifier[0]), file)
 
 
 def describe(config, checkpoint=None, **preprocessor):

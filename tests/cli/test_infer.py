@@ -16,8 +16,15 @@ from PIL import Image
 from plug_in_table import NECKS, write_config
 from pycocotools import mask as mask_api
 
-from mmevit.apis.inference import infer, make_classifier, make_predictor, prepare_config
-from mmevit.checkpoint import reading
+from mmevit.apis.inference import (
+    infer,
+    make_classifier,
+    make_detector,
+    make_predictor,
+    make_segmentor,
+    prepare_config,
+)
+from mmevit.checkpoint import convert_checkpoint, forbid_code_in_checkpoints, reading
 from mmevit.cli.export import load_model
 from mmevit.cli.infer import main
 from mmevit.cli.test import main as evaluate
@@ -257,7 +264,7 @@ def test_wrapped_data_sets_and_saved_configs_are_supported(make_model, digits, t
     config, checkpoint = make_model('classifier')
     cfg = Config.fromfile(config)
     dataset = cfg.test_dataloader.dataset
-    dataset.pipeline[0] = dict(type='LoadReadableImage', on_error='blank')
+    dataset.pipeline[0] = dict(type='LoadReadableImage', on_error='blank', max_pixels=None)
     cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[dataset, dataset])
     assert prepare_config(cfg).test_dataloader.dataset.type == 'CustomDataset'
     assert infer(cfg, checkpoint, [str(digits / 'val/000001.png')], tmp_path) == (1, 0)
@@ -282,6 +289,27 @@ def test_visualizer_and_classes_have_defaults(name, make_model, digits, tmp_path
         assert found['classes'] == wanted['classes']
     assert (picture == other_picture).all()  # with labels
     assert (picture != image[..., ::-1]).any()
+
+
+@pytest.mark.parametrize('make', [make_detector, make_segmentor])
+@pytest.mark.parametrize('kind', ['safetensors', 'mmcv 1.x'])
+def test_classes_of_checkpoints_of_other_kinds_are_kept(
+    make, kind, make_model, own_loading, tmp_path
+):
+    forbid_code_in_checkpoints()
+    config, checkpoint = make_model('retinanet' if make is make_detector else 'segmentor')
+    content, classes = torch.load(checkpoint), tuple('abcdefghij')
+    if kind == 'safetensors':
+        content['meta'] = dict(dataset_meta=dict(classes=classes))
+    else:
+        content['meta'] = dict(CLASSES=classes)
+    path = tmp_path / 'model.pth'
+    torch.save(content, path)
+    if kind == 'safetensors':
+        convert_checkpoint(path, path.with_suffix('.safetensors'), 'mmevit')
+        path = path.with_suffix('.safetensors')
+    inferencer, *_ = make(prepare_config(Config.fromfile(config)), str(path), 'cpu', 0.3)
+    assert tuple(inferencer.model.dataset_meta['classes']) == classes
 
 
 @pytest.mark.parametrize('name', ['retinanet', 'segmentor', 'classifier'])

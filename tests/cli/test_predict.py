@@ -151,7 +151,7 @@ def test_inputs_are_never_replaced(command, tmp_path, refuse):
     ('arguments', 'sentence'),
     [
         (['m.onnx', 'empty'], 'contains no image or video'),
-        (['no.onnx', 'corrupt.png'], 'no.onnx is missing, or not .onnx or .xml'),
+        (['no.onnx', 'corrupt.png'], 'no.onnx is missing. Write it with tools/export.py.'),
         (['m.onnx', 'corrupt.png'], 'None of the files can be read'),
         (
             ['m.onnx', 'corrupt.png', '--batch-size', '0'],

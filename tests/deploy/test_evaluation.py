@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import interpolate, one_hot
 
 from mmevit.deploy import ExportedDetector, ExportedSegmentor, export, fold
-from mmevit.deploy.evaluation import evaluate_exported
+from mmevit.deploy.evaluation import use_exported_model
 from mmevit.deploy.networks import make_exportable
 from mmevit.utils.errors import ConfigError
 
@@ -132,10 +132,10 @@ def test_files_of_other_versions_are_refused(tmp_path):
     outputs = dict(segments=np.zeros((4, 4), np.int64))
     file = write_exported(tmp_path / 'model.onnx', outputs, format=2, version='9.0')
     with pytest.raises(ConfigError, match='has format 2 of mmevit 9.0, but mmevit .* reads'):
-        evaluate_exported(cfg, file)
+        use_exported_model(cfg, file)
     export(nn.Identity(), torch.rand(1, 3, 4, 4), tmp_path / 'model.torchscript', 'torchscript')
     with pytest.raises(ConfigError, match='has no metadata of mmevit'):
-        evaluate_exported(cfg, tmp_path / 'model.torchscript')
+        use_exported_model(cfg, tmp_path / 'model.torchscript')
 
 
 def test_fixed_sizes_are_filled_up_with_the_value_of_the_preprocessor(tmp_path):

@@ -296,5 +296,5 @@ def test_invalid_files_are_refused(tmp_path):
         load_exported(tmp_path / 'model.onnx')
     for suffix in ('.onnx', '.xml', '.torchscript', '.pt2'):
         (tmp_path / f'corrupt{suffix}').write_bytes(b'not a model')
-        with pytest.raises(UserError, match=f'corrupt{suffix} cannot be loaded: '):
+        with pytest.raises(UserError, match=f'corrupt{suffix} cannot be loaded '):
             load_exported(tmp_path / f'corrupt{suffix}', trust=True)

@@ -330,8 +330,8 @@ def save_invalid(path, kind):
         ('backbone', 'is a backbone, without predictions'),
         ('inputs', 'has the inputs images, image_sizes and outputs logits, not those of detection'),
         ('foreign', 'has no metadata of mmevit'),
-        ('truncated', 'is corrupt or truncated'),
-        ('missing', 'is missing, or not .onnx'),
+        ('truncated', r'cannot be loaded \('),
+        ('missing', 'is missing. Write it'),
     ],
 )
 def test_invalid_files_are_one_line_errors(kind, sentence, tmp_path):
@@ -386,6 +386,12 @@ def test_unsuitable_image_is_named(kind, shape, sentence, tmp_path):
     source, name = (tmp_path / 'images', 'unsuitable') if kind == 'folder' else (paths, paths[2])
     with pytest.raises(UserError, match=f'^{name} {sentence}'):
         Predictor(path)(source)
+
+
+def test_batches_of_no_image_are_refused(tmp_path):
+    predictor = Predictor(write_exported(tmp_path / 'm.onnx', **means()), batch_size=0)
+    with pytest.raises(UserError, match='batch_size is 0, but must be 1 or more'):
+        predictor(random_image(60, 80))
 
 
 def test_unsuitable_array_is_named_by_its_index(tmp_path):
