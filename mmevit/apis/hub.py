@@ -17,7 +17,7 @@ from mmevit.checkpoint.loader import find_dataset_meta, load_into
 from mmevit.runtime.sessions import open_exported
 from mmevit.utils.configs import build_model, read_config
 from mmevit.utils.errors import ConfigError, shorten
-from mmevit.utils.files import find_pretrained
+from mmevit.utils.files import atomic_write, find_pretrained
 
 # The hub's name for each task of a library and of an exported file.
 TASKS = {
@@ -120,7 +120,7 @@ def save_pretrained(
     title = f'# {repo.rpartition("/")[2]}'
     code = ['```python', code, '```', '']
     lines = ['---', data.to_yaml(), '---', '', title, '', text, '', *table, *code]
-    (folder / 'README.md').write_text('\n'.join(lines))
+    (folder / 'README.md').write_text('\n'.join(lines), encoding='utf-8')
 
 
 def push_to_hub(
@@ -161,8 +161,10 @@ def save_model(model: Any, folder: Path, cfg: Config | None) -> tuple[str | None
         for name, value in model.state_dict().items()
     }
     info = dict(dataset_meta=json.dumps(dict(classes=classes))) if classes else {}
-    save_file(weights, folder / 'model.safetensors', info)
-    cfg.dump(folder / 'config.json')
+    with atomic_write(folder / 'model.safetensors') as file:
+        save_file(weights, file, info)
+    with atomic_write(folder / 'config.json') as file:
+        cfg.dump(file)
     library = cfg.get('default_scope') or 'mmengine'
     arch = cfg.model.get('backbone', {}).get('arch')
     count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
@@ -174,9 +176,11 @@ def save_model(model: Any, folder: Path, cfg: Config | None) -> tuple[str | None
 def copy_exported(path: Path, folder: Path) -> tuple[str, list[str], str]:
     """Copy an exported file and its weights; return task, tags and text of the card."""
     metadata, _ = open_exported(path, num_threads=1)
-    shutil.copy(path, folder)
-    if path.with_suffix('.bin').is_file():  # of OpenVINO and ncnn
-        shutil.copy(path.with_suffix('.bin'), folder)
+    weights = [path.with_suffix('.bin')] if path.suffix in ('.xml', '.param') else []
+    for source in (path, *weights):
+        if source.resolve() != (folder / source.name).resolve():
+            with atomic_write(folder / source.name) as file:
+                shutil.copy(source, file)
     origin = f' of {metadata["config"]}' if metadata.get('config') else ''
     what = f'{metadata["model"]}{origin}, exported as `{path.name}` by mmevit {metadata["version"]}'
     text = describe(what, None, metadata.get('classes') or [])

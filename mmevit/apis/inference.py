@@ -179,7 +179,9 @@ class StrictInferencer(BaseInferencer):
             model.dataset_meta.update(named)
 
 
-def make_detector(cfg: Config, checkpoint: str, device: str | None, score_thr: float) -> InferencerParts:
+def make_detector(
+    cfg: Config, checkpoint: str, device: str | None, score_thr: float
+) -> InferencerParts:
     """Detect objects with mmdet's ``DetInferencer``, with its output format."""
     from mmdet.apis import DetInferencer
 

@@ -83,7 +83,7 @@ def explain_hub_errors(address: str) -> Iterator[None]:
             f'The file of {address} does not exist. Check its name, or leave it out.'
         ) from error
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        raise CheckpointError(f'{address} cannot be downloaded: {one_line(error)}') from error
+        raise CheckpointError(f'{address} cannot be accessed: {one_line(error)}') from error
 
 
 def find_weights(hub: Any, address: str, repo: str, revision: str | None) -> str:

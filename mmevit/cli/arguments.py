@@ -13,12 +13,13 @@ from mmengine.config import Config, DictAction
 
 from mmevit.datasets.loading import load_readable_images
 from mmevit.utils.configs import list_dataset_configs, read_config, type_name
-from mmevit.utils.files import PICTURES, atomic_write, check_ending
+from mmevit.utils.files import PICTURES, atomic_write
 from mmevit.utils.tables import TABLES, write_table
 
 from .command import (  # noqa: F401  for commands
     argument,
     command,
+    ends_in,
     exclusive,
     flag,
     group,
@@ -95,8 +96,8 @@ add_run_arguments = group(
 )
 add_amp_argument = flag('--amp', 'train with automatic mixed precision')
 add_output_arguments = group(
-    argument('--out', 'file for the table: .md, .csv or .json'),
-    argument('--plot', 'file for the plot'),
+    argument('--out', 'file for the table: .md, .csv or .json', type=ends_in(*TABLES)),
+    argument('--plot', 'file for the plot: .png, .svg or .pdf', type=ends_in(*PICTURES)),
 )
 
 
@@ -139,13 +140,6 @@ def use_mixed_precision(cfg: Config) -> None:
     is_adaptive = type_name(cfg.optim_wrapper).startswith('AdaptiveClip')
     cfg.optim_wrapper.type = 'AdaptiveClipAmpOptimWrapper' if is_adaptive else 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-
-
-def check_outputs(args: Namespace) -> None:
-    """Raise UserError if :data:`add_output_arguments` has a suffix that is not supported."""
-    for path, endings in ((args.out, TABLES), (args.plot, PICTURES)):
-        if path:
-            check_ending(path, endings)
 
 
 def write_outputs(

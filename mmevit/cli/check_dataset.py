@@ -18,7 +18,7 @@ from mmevit.checks.class_counts import count_classes
 from mmevit.checks.classes import check_classes
 from mmevit.checks.dataset_info import DatasetInfo
 from mmevit.checks.labels import find_wrong_labels, refuse_empty_datasets
-from mmevit.cli.arguments import add_settings_argument, argument, command
+from mmevit.cli.arguments import add_settings_argument, argument, command, ends_in
 from mmevit.datasets.coco import read_coco
 from mmevit.datasets.coco_faults import NOTHING_TO_LEARN, find_coco_faults
 from mmevit.datasets.faults import STOPS, Faults, FaultType
@@ -26,7 +26,6 @@ from mmevit.datasets.formats.files import SPLITS
 from mmevit.datasets.image_faults import find_image_faults, find_seg_map_faults
 from mmevit.utils.configs import default_scope, find_step, list_dataset_configs, read_config
 from mmevit.utils.errors import ConfigError, one_line
-from mmevit.utils.files import check_ending
 from mmevit.utils.progress import show_progress
 from mmevit.utils.tables import TABLES, format_table, write_table
 
@@ -69,12 +68,10 @@ class CheckedDataset:
     argument(
         '--splits', 'splits to check (default: all)', nargs='+', choices=SPLITS, default=SPLITS
     ),
-    argument('--out', 'output table, .md, .csv or .json'),
+    argument('--out', 'file for the table: .md, .csv or .json', type=ends_in(*TABLES)),
 )
 def main(args: Namespace) -> None:
     """Check each data set once, print its faults, and write the table."""
-    if args.out:
-        check_ending(args.out, TABLES)
     cfg = read_config(args.config, args.cfg_options)
     datasets = list_datasets(cfg, args.splits)
     if not datasets:
@@ -84,12 +81,14 @@ def main(args: Namespace) -> None:
             check_dataset(dataset, cfg.get('model') or {})
     require_annotations(datasets)
     found = [(f'{each.name}, {each.num_images} images', each.faults) for each in datasets]
-    try:
-        check_classes(cfg, args.splits)
-    except ConfigError as error:
-        differing = Faults()
-        differing.add(OTHER_CLASSES, error)
-        found.append(('all data', differing))
+    # Classes of data sets that cannot be built are unknown.
+    if not any(BAD_ANN_FILE in each.faults.counts for each in datasets):
+        try:
+            check_classes(cfg, args.splits)
+        except ConfigError as error:
+            differing = Faults()
+            differing.add(OTHER_CLASSES, error)
+            found.append(('all data', differing))
     rows = [row for data, faults in found for row in make_rows(data, faults)]
     note = f'Faults in the data of {args.config}.'
     print(f'{note}\n\n{format_table(rows, COLUMNS)}')
@@ -190,7 +189,6 @@ def make_rows(data: str, faults: Faults) -> list[dict]:
             consequence=fault.consequence,
             examples=', '.join(faults.examples[fault]),
         )
-        for severity in ('fatal', 'fault', 'note')
-        for fault in faults.of(severity)
+        for fault in faults.of('fatal', 'fault', 'note')
     ]
     return rows or [dict(data=data, fault='none', severity='ok')]

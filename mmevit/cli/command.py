@@ -7,6 +7,9 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mmevit.utils.errors import UserError
+from mmevit.utils.files import check_ending
+
 from .errors import report_errors
 
 # Adds arguments to a parser, or to a group of it.
@@ -40,6 +43,19 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def ends_in(*endings: str) -> Callable[[str], str]:
+    """Return a parser of the names of files that end in one of some endings."""
+
+    def parse(path: str) -> str:
+        try:
+            check_ending(path, endings)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return path
+
+    return parse
+
+
 # Arguments of commands that predict images and videos.
 add_prediction_arguments = group(
     argument('inputs', 'images, videos or directories', nargs='+'),
@@ -71,10 +87,6 @@ def command(*adders: Adder) -> Callable[[Callable[[Namespace], None]], Callable[
                 from mmevit.checkpoint import forbid_code_in_checkpoints
 
                 forbid_code_in_checkpoints(trust=args.trust_checkpoint)
-            if 'plot' in args:
-                from .arguments import check_outputs
-
-                check_outputs(args)
             try:
                 run(args)
             except argparse.ArgumentError as error:

@@ -153,9 +153,7 @@ def choose_size(
 
 def check_calibration_size(images: Sequence[int], size: Sequence[int], can_pad: bool) -> None:
     """Raise ConfigError if images of the test pipeline do not fit a file of a fixed size."""
-    if tuple(images) == tuple(size) or (
-        can_pad and images[0] <= size[0] and images[1] <= size[1]
-    ):
+    if tuple(images) == tuple(size) or (can_pad and images[0] <= size[0] and images[1] <= size[1]):
         return
     raise ConfigError(
         f'--size is {size[0]}x{size[1]}, but the calibration images of the test pipeline have '

@@ -39,8 +39,8 @@ NUM_SEEN, MIN_EPOCHS, MAX_EPOCHS = 12_000, 12, 200
 # Share of --minutes that is planned for: the machine may become slower.
 PLANNED = 0.85
 NUM_EVALUATIONS = 10
-# Variables with the number of processes, of launchers other than torchrun.
-WORLD_SIZES = dict(slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
+# The variable of each launcher with the number of processes.
+WORLD_SIZES = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
 # Variables of the base config. Settings hold copies of them, which change here.
 VARIABLES = ('backend_args', 'data_root', 'dataset_type', 'test_pipeline', 'train_pipeline')
 
@@ -202,7 +202,7 @@ def set_batch_size(
 
 def count_processes(args: Namespace) -> int:
     """Return the number of processes of a run; mmengine sets up the process group later."""
-    return int(os.environ.get(WORLD_SIZES.get(args.launcher, 'WORLD_SIZE'), 1))
+    return int(os.environ.get(WORLD_SIZES.get(args.launcher, ''), 1))
 
 
 def pipelines(cfg: Config) -> Iterator[list[Any]]:
@@ -287,6 +287,7 @@ def time_images(cfg: Config) -> tuple[float, float]:
     cfg.model.backbone.init_cfg = None
     cfg.optim_wrapper.pop('paramwise_cfg', None)  # logs a line for each parameter
     load_readable_images(cfg.train_dataloader.dataset, on_error='skip')
+    load_readable_images(cfg.val_dataloader.dataset, on_error='blank')
     if get_device() == 'cpu':
         train_in_bfloat16(cfg)
     with default_scope(cfg):

@@ -1,6 +1,5 @@
 """List images for classification in class folders."""
 
-import os
 from pathlib import Path
 
 from mmevit.utils.errors import ConfigError, shorten, warn
@@ -98,7 +97,7 @@ def find_splits(root: Path) -> dict[str, str]:
     if (
         train is None
         or (len(splits) == 1 and train.lower() not in SPLIT_NAMES)
-        or any(map(is_image, (root / train).iterdir()))
+        or any(is_image(path) and path.name[0] != '.' for path in (root / train).iterdir())
     ):
         return {}
     if others := [name for name in names if name not in splits.values()]:
@@ -122,17 +121,20 @@ def list_folders(folder: Path) -> list[str]:
 
 def is_image(path: Path) -> bool:
     """Whether a path is a file with the suffix of an image."""
-    return (
-        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.') and path.is_file()
-    )
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+
+
+def is_hidden(path: Path, root: Path) -> bool:
+    """Whether a file, or a folder that it is in, is hidden."""
+    return any(name[0] == '.' for name in path.relative_to(root).parts)
 
 
 def find_images(root: Path, part: str) -> Folders:
     """List the images in the class folders of a part by class, and warn of other files."""
     images, others = {}, []
     for folder in list_folders(root / part):
-        found = os.walk(root / part / folder)
-        files = sorted(Path(parent, name) for parent, _, names in found for name in names)
+        paths = sorted((root / part / folder).rglob('*'))
+        files = [path for path in paths if path.is_file() and not is_hidden(path, root)]
         images[folder] = [path.relative_to(root).as_posix() for path in files if is_image(path)]
         others += [path for path in files if not is_image(path)]
     if empty := [name for name, paths in images.items() if not paths]:

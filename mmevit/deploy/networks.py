@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from mmevit.utils.errors import ConfigError
 
-from .programs import as_tuple
-
 
 def make_exportable(model: nn.Module, part: str = 'model') -> 'Exportable':
     """Wrap a model of mmpretrain, mmdet or mmsegmentation for :func:`mmevit.deploy.export`.

@@ -54,7 +54,7 @@ class AtomicCheckpointHook(CheckpointHook):
     file_backend: Any
 
     def __init__(self, *args: Any, backend_args: dict | None = None, **kwargs: Any) -> None:
-        is_remote = '://' in (kwargs.get('out_dir') or '') or kwargs.get('file_client_args')
+        is_remote = '://' in str(kwargs.get('out_dir') or '') or kwargs.get('file_client_args')
         if backend_args is None and not is_remote:
             backend_args = dict(backend='atomic')
         super().__init__(*args, backend_args=backend_args, **kwargs)

@@ -23,7 +23,10 @@ def add_data_hooks(cfg: Config) -> None:
     """Add the hooks of this module to ``default_hooks``, where configs can set their arguments."""
     hooks = cfg.get('default_hooks') or {}
     for name, kind in DATA_HOOKS.items():
-        hooks[name] = {'type': kind, **(hooks.get(name) or {})}
+        if hooks.get(name, {}) is None:  # disabled, which mmengine supports only for its own hooks
+            del hooks[name]
+        else:
+            hooks[name] = {'type': kind, **hooks.get(name, {})}
     cfg.default_hooks = hooks
 
 

@@ -201,14 +201,18 @@ def plot_curves(histories: Mapping[str, np.ndarray]) -> Figure:
 
     figure = Figure(figsize=(12, 4.5), layout='constrained')
     loss_axes, metric_axes = figure.subplots(1, 2)
+    evaluated = histories.get('curves/val_iter', [])
     for name, values in histories.items():
         if 'train/loss' in name:
             window = max(1, len(values) // 100)
             smooth = values[: len(values) // window * window].reshape(-1, window).mean(1)
             steps = range(window, len(values) + 1, window)
             loss_axes.plot(steps, smooth, label=name.removeprefix('train/'))
-        elif is_metric(name) and values.min() >= 0:  # COCO reports -1 for metrics without objects
-            steps = histories['curves/val_iter'][-len(values) :]
+        # COCO reports -1 for metrics without objects.
+        elif is_metric(name) and len(evaluated) and values.min() >= 0:
+            # A run that is resumed may have evaluated before it had this hook.
+            count = min(len(evaluated), len(values))
+            steps, values = evaluated[-count:], values[-count:]
             metric_axes.plot(steps, values, marker='o', label=name.removeprefix('val/'))
     loss_axes.set(xlabel='iteration', ylabel='loss', title='Training', ylim=(0, None))
     metric_axes.set(xlabel='iteration', title='Evaluation', ylim=(0, None))

@@ -147,7 +147,8 @@ def list_group_changes(wrapper: OptimWrapper, saved: dict, schedulers: Sequence[
         dict.fromkeys(
             describe(key, theirs[key], own[key])
             for theirs, own in paired_groups(wrapper, saved)
-            for key in own.keys() & theirs.keys() - scheduled
+            for key in own
+            if key in theirs and key not in scheduled
             if is_setting(key, own[key]) and own[key] != theirs[key]
         )
     )

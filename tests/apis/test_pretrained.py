@@ -144,6 +144,18 @@ def test_openvino_weights_are_copied_too(tmp_path):
     assert Predictor(tmp_path / 'saved/model.xml').metadata == metadata
 
 
+def test_only_the_weights_of_the_file_are_copied_and_a_file_may_be_in_its_folder(tmp_path):
+    path = write_exported(tmp_path / 'model.onnx', dict(logits=np.zeros((1, 10), np.float32)))
+    path.with_suffix('.bin').write_bytes(b'weights of another file')
+    save_pretrained(path, tmp_path)
+    save_pretrained(path, tmp_path / 'saved')
+    assert sorted(file.name for file in (tmp_path / 'saved').iterdir()) == [
+        'README.md',
+        'model.onnx',
+    ]
+    assert (tmp_path / 'README.md').is_file()
+
+
 def test_models_without_a_known_config_need_it(tmp_path):
     with pytest.raises(ConfigError, match='config of the EfficientViT is not known. Pass cfg.'):
         save_pretrained(EfficientViT('m0'), tmp_path)

@@ -112,7 +112,7 @@ def test_file_and_revision_are_those_of_the_address(hub, content):
     [
         ('hf://m0', 'hf://m0 is not valid. Write hf://OWNER/REPO'),
         ('hf://me/m0@', 'hf://me/m0@ is not valid'),
-        ('hf://me/--', 'hf://me/-- cannot be downloaded: HFValidationError: '),
+        ('hf://me/--', 'hf://me/-- cannot be accessed: HFValidationError: '),
         ('hf://me/no', 'The repository of hf://me/no does not exist or is private'),
         ('hf://me/m0@v2', 'The revision of hf://me/m0@v2 does not exist'),
         ('hf://me/m0/no.pth', 'The file of hf://me/m0/no.pth does not exist'),
@@ -148,7 +148,7 @@ def test_a_download_that_ends_early_leaves_nothing_in_the_cache(hub, content, mo
             send(handler, status, content, headers)
 
     monkeypatch.setattr(hub.RequestHandlerClass, 'send', send_half)
-    assert 'hf://me/m0 cannot be downloaded: ' in fails_with('hf://me/m0')
+    assert 'hf://me/m0 cannot be accessed: ' in fails_with('hf://me/m0')
     monkeypatch.setattr(hub.RequestHandlerClass, 'send', send)
     assert_is_timms(load_from_evit('hf://me/m0')['state_dict'])
 

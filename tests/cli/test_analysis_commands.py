@@ -158,6 +158,6 @@ def test_attention_ratio(run_analysis, tmp_path, capsys):
         (['attention_ratio', '--attention', '60'], 'must be from 0 to 1'),
     ],
 )
-def test_errors(run_analysis, arguments, message):
-    with pytest.raises(SystemExit, match=message):
-        run_analysis(*arguments)
+def test_errors(refuse, arguments, message):
+    name, *others = arguments
+    assert message in refuse(f'analysis.{name}', *others)

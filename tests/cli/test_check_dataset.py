@@ -69,6 +69,17 @@ def test_data_without_faults_are_checked_once_with_status_0(digits, run_tool):
     ]
 
 
+def test_a_misspelt_argument_does_not_hide_the_other_data(check, digits):
+    folder = digits / 'classification/val'
+    options = ['train_dataloader.dataset.data_rot=x']
+    status, rows = check(CLASSIFIER, data_root=folder, options=options)
+    assert status == 1
+    assert [(row['data'].split(',')[0], row['severity']) for row in rows] == [
+        ('train', 'fatal'),
+        ('val+test', 'note'),
+    ]
+
+
 def test_faults_are_counted_with_examples_and_status_1(check, root):
     (root / 'train/000003.png').write_bytes(b'corrupt')
     (root / 'train/000005.png').write_bytes(b'corrupt')
@@ -281,6 +292,5 @@ def test_unlabelled_images_of_semi_supervised_data_are_a_note(check, root):
     assert faults == ['no annotations', 'no annotations']
 
 
-def test_an_unknown_ending_is_refused_before_the_data_are_read():
-    with pytest.raises(SystemExit, match='a.txt must end in'):
-        main([DETECTOR, '--out', 'a.txt'])
+def test_an_unknown_ending_is_refused_before_the_data_are_read(refuse):
+    assert 'a.txt must end in .md' in refuse('check_dataset', DETECTOR, '--out', 'a.txt')

@@ -112,10 +112,12 @@ def test_train_may_be_the_name_of_a_class(make):
     assert split_class_folders(root)[0] == ('train', 'val')
 
 
-def test_hidden_files_and_those_of_macos_are_left_out(make):
-    root = make('a/1.jpg', 'a/2.jpg', 'a/._1.jpg', 'b/1.jpg', 'b/2.jpg', '__MACOSX/a/1.jpg')
+def test_hidden_files_and_those_of_macos_are_left_out(make, log):
+    root = make('a/1.jpg', 'a/2.jpg', 'b/1.jpg', 'b/2.jpg', '__MACOSX/a/1.jpg')
+    make('a/._1.jpg', 'a/.DS_Store', 'b/.ipynb_checkpoints/1-checkpoint.jpg')
     classes, train, val = split_class_folders(root)
     assert classes == ('a', 'b') and len(train + val) == 4
+    assert 'left out' not in log.read_text()
 
 
 def test_frames_of_a_video_are_held_out_together(tmp_path):

@@ -698,6 +698,14 @@ def test_links_are_followed_once(tmp_path):
     assert by_path(read_labels(tmp_path / 'data')) == {'link/1.png': ['a']}
 
 
+def test_folders_of_a_data_yaml_may_be_links(tmp_path):
+    write_all(tmp_path, {'disk/1.png': None, 'data/labels/1.txt': yolo(0)})
+    write('data/data.yaml', 'names: [a, b, c]\ntrain: images')(tmp_path)
+    (tmp_path / 'data/images').symlink_to(tmp_path / 'disk')
+    data = read_labels(tmp_path / 'data')
+    assert by_path(data) == {'images/1.png': ['a']}
+
+
 def test_rotated_photos_have_the_size_that_is_loaded(tmp_path):
     write_yolo(tmp_path, plain_photos(1))
     exif = Image.Exif()

@@ -104,6 +104,12 @@ def make_runner(tmp_path):
     return make
 
 
+def test_hooks_can_be_disabled():
+    cfg = Config(dict(default_hooks=dict(unreadable_images=None)))
+    add_data_hooks(cfg)
+    assert cfg.default_hooks == dict(invalid_labels=dict(type='InvalidLabelsHook'))
+
+
 def test_unreadable_images_of_all_workers_are_counted_in_addition_to_the_metric(
     make_runner, tmp_path
 ):

@@ -112,11 +112,19 @@ def test_losses_of_long_runs_are_averaged_over_windows():
     assert means == [10 * window + 4.5 for window in range(100)]
 
 
-def test_metrics_of_a_resumed_run_are_plotted_at_the_last_evaluations():
-    figure = plot_curves(
-        {'val/accuracy/top1': np.array([7.0]), 'curves/val_iter': np.array([5, 10])}
-    )
-    assert lines(figure.axes[1]) == {'accuracy/top1': [[10], [7]]}
+@pytest.mark.parametrize(
+    ('values', 'steps', 'plotted'),
+    [
+        ([7.0], [5, 10], {'accuracy/top1': [[10], [7]]}),
+        # evaluated before the run had this hook
+        ([6.0, 7.0], [10], {'accuracy/top1': [[10], [7]]}),
+        ([6.0, 7.0], [], {}),
+    ],
+)
+def test_metrics_of_a_resumed_run_are_plotted_at_the_last_evaluations(values, steps, plotted):
+    steps = {'curves/val_iter': np.array(steps)} if steps else {}
+    figure = plot_curves({'val/accuracy/top1': np.array(values), **steps})
+    assert lines(figure.axes[1]) == plotted
 
 
 def test_one_nan_loss_among_finite_ones_stops_training():

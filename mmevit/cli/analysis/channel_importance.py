@@ -20,8 +20,10 @@ from mmevit.cli.arguments import (
     add_run_arguments,
     argument,
     command,
+    ends_in,
     exclusive,
     load_config,
+    positive_int,
     write_outputs,
 )
 from mmevit.datasets.sampling import sample_images
@@ -31,7 +33,6 @@ from mmevit.deploy.networks import make_exportable
 from mmevit.engine.runner import build_runner
 from mmevit.utils.configs import type_name
 from mmevit.utils.errors import ConfigError
-from mmevit.utils.files import check_ending
 from mmevit.utils.progress import show_progress
 from mmevit.utils.tables import format_table
 
@@ -53,17 +54,20 @@ SCORES = dict(network=('pruned', '{}'), params=('params M', '{:.3f}'), top1=('to
         argument('--params', 'share of the parameters to keep', type=float, default=0.8),
         argument('--macs', 'share of the MACs to keep instead', type=float),
     ),
-    argument('--images', 'number of training images', type=int, default=200),
+    argument('--images', 'number of training images', type=positive_int, default=200),
     argument('--random', 'number of randomly pruned networks to compare with', type=int, default=3),
-    argument('--export', 'export the pruned network, for example to p.onnx', metavar='FILE'),
+    argument(
+        '--export',
+        'export the pruned network, for example to p.onnx',
+        type=ends_in(*TARGETS_BY_SUFFIX),
+        metavar='FILE',
+    ),
     add_output_arguments,
 )
 def main(args: Namespace) -> None:
     """Prune and evaluate, and print, write, plot and export the results."""
     if not 0 < (args.macs or args.params) <= 1:
         raise ArgumentError(None, '--params and --macs must be above 0 and at most 1.')
-    if args.export:
-        check_ending(args.export, TARGETS_BY_SUFFIX)
     splits = ('train', 'test')
     needs = ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator', 'test_cfg')
     cfg = load_config(args, splits, needs)

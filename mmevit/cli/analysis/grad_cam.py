@@ -12,23 +12,22 @@ from mmengine.registry import init_default_scope
 from mmevit.analysis import grad_cam, plot_grad_cams
 from mmevit.apis.inference import load_classifier
 from mmevit.checkpoint.loader import check_checkpoint
-from mmevit.cli.arguments import add_config_arguments, argument, command
+from mmevit.cli.arguments import add_config_arguments, argument, command, ends_in
 from mmevit.datasets.sampling import find_test_pipeline
 from mmevit.utils.configs import read_config, type_name
 from mmevit.utils.errors import ConfigError
-from mmevit.utils.files import PICTURES, atomic_write, check_ending
+from mmevit.utils.files import PICTURES, atomic_write
 
 
 @command(
     argument('config', 'config file of a classifier'),
     argument('checkpoint', 'checkpoint file'),
     argument('images', 'image files', nargs='+', metavar='IMAGE'),
-    argument('--out', 'picture to write', default='grad_cam.png'),
+    argument('--out', 'picture to write', type=ends_in(*PICTURES), default='grad_cam.png'),
     add_config_arguments,
 )
 def main(args: Namespace) -> None:
     """Plot one row per image."""
-    check_ending(args.out, PICTURES)
     check_checkpoint(args.checkpoint)
     cfg = read_config(args.config, args.cfg_options)
     backbone = cfg.get('model', {}).get('backbone', {})

@@ -62,7 +62,7 @@ box=(16.0, 12.0, 48.0, 36.0), segmentation=None, is_ignored=False),))]
     names = FORMATS if format is None else [format]
     found = {name: label_files for name in names if (label_files := FORMATS[name].find(files))}
     if 'masks' in found and len(found) > 1:
-        names = ['masks'] if prefers_maps else found.keys() - ['masks']
+        names = ['masks'] if prefers_maps else [name for name in found if name != 'masks']
         found = {name: found[name] for name in names}
     if not found and format is None:
         if label_file := next(filter(files.has_image, files.ending('.txt')), None):

@@ -1,5 +1,6 @@
 """YOLO as Ultralytics has it: ``data.yaml``, and a text file for each image."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -148,9 +149,11 @@ def find_place(files: Files, entry: str, folders: Sequence[str]) -> PurePosixPat
     # Exports of Roboflow have one ../ too many.
     for name in (entry, entry.removeprefix('../')):
         for folder in folders:
-            path = Path(root, folder, name).resolve()
-            if path.is_relative_to(root) and path.exists():
-                return PurePosixPath(path.relative_to(root).as_posix())
+            path = Path(root, folder, name)
+            # Folders that are links are listed under their own names.
+            for place in (Path(os.path.normpath(path)), path.resolve()):
+                if place.is_relative_to(root) and place.exists():
+                    return PurePosixPath(place.relative_to(root).as_posix())
     return None
 
 
