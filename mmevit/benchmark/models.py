@@ -12,6 +12,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+from torch.utils._pytree import tree_flatten
 
 from mmevit.deploy import try_to_fold
 from mmevit.deploy.networks import count_input_channels, make_data_samples
@@ -26,7 +27,6 @@ class Model:
 
     label: str  # in tables and plots
     name: str  # for :func:`build`
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # override its config
     size: int = 224  # of the images that the accuracy is published for
     top1: float | None = None  # accuracy on ImageNet-1k, in percent
     params: float | None = None  # in millions
@@ -34,6 +34,7 @@ class Model:
     # Images/s on one thread of a Xeon E5-2690 v4 with batch size 16, from the EfficientViT paper.
     cpu_speed: float | None = None
     box_ap: float | None = None  # on COCO val2017, in percent
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # override its config
 
 
 T2T_LAYERS = dict(num_heads=4, feedforward_channels=512)
@@ -46,47 +47,57 @@ SHUFFLENET_2X = dict(backbone=dict(widen_factor=2.0), head=dict(in_channels=2048
 # certain. MobileViT is measured at 256 pixels, like in the paper. Neither library has the performer
 # of T2T-ViT-7; full attention replaces it, with more operations.
 PAPER_MODELS = [
-    Model('MobileNetV3-Small', 'timm::mobilenetv3_small_100', {}, 224, 67.4, 2.5, 57),
-    Model('MobileViT-XXS', 'timm::mobilevit_xxs', {}, 256, 69.0, 1.3, 410),
-    Model('ShuffleNetV2 1x', 'shufflenet-v2-1x_16xb64_in1k', {}, 224, 69.4, 2.3, 146),
-    Model('MobileViTv2-0.5', 'timm::mobilevitv2_050', {}, 256, 70.2, 1.4, 466),
-    Model('PVTv2-B0', 'timm::pvt_v2_b0', {}, 224, 70.5, 3.4, 600),
-    Model('MobileOne-S0', 'timm::mobileone_s0', {}, 224, 71.4, 2.1, 275),
-    Model('T2T-ViT-7, no performer', 't2t-vit-t-14_8xb64_in1k', T2T_7, 224, 71.7, 4.3, 1100),
-    Model('MobileNetV2 1.0', 'timm::mobilenetv2_100', {}, 224, 72.0, 3.4, 300),
-    Model('DeiT-T', 'timm::deit_tiny_patch16_224', {}, 224, 72.2, 5.7, 1300),
-    Model('GhostNet', 'timm::ghostnet_100', {}, 224, 73.9, 5.2, 141),
-    Model('MobileViT-XS', 'timm::mobilevit_xs', {}, 256, 74.8, 2.3, 986),
-    Model('ShuffleNetV2 2x', 'shufflenet-v2-1x_16xb64_in1k', SHUFFLENET_2X, 224, 74.9, 7.4, 591),
-    Model('MobileNetV3-Large', 'timm::mobilenetv3_large_100', {}, 224, 75.2, 5.4, 219, 39.1),
-    Model('MobileViTv2-0.75', 'timm::mobilevitv2_075', {}, 256, 75.6, 2.9, 1030),
-    Model('MobileOne-S1', 'timm::mobileone_s1', {}, 224, 75.9, 4.8, 825),
-    Model('LeViT-128S', 'timm::levit_128s', {}, 224, 76.6, 7.8, 305),
-    Model('EfficientNet-B0', 'timm::efficientnet_b0', {}, 224, 77.1, 5.3, 390),
-    Model('PoolFormer-S12', 'timm::poolformer_s12', {}, 224, 77.2, 12, 1800),
-    Model('EfficientFormer-L1', 'timm::efficientformer_l1', {}, 224, 79.2, 12.3, 1300),
-    Model('Swin-T', 'timm::swin_tiny_patch4_window7_224', {}, 224, 81.3, 29, 4500),
-    Model('EfficientViT-M0', 'efficientvit-m0', {}, 224, 63.2, 2.3, 79),
-    Model('EfficientViT-M1', 'efficientvit-m1', {}, 224, 68.4, 3.0, 167),
-    Model('EfficientViT-M2', 'efficientvit-m2', {}, 224, 70.8, 4.2, 201),
-    Model('EfficientViT-M3', 'efficientvit-m3', {}, 224, 73.4, 6.9, 263),
-    Model('EfficientViT-M4', 'efficientvit-m4', {}, 224, 74.3, 8.8, 299),
-    Model('EfficientViT-M5', 'efficientvit-m5', {}, 224, 77.1, 12.4, 522, 56.8),
+    Model('MobileNetV3-Small', 'timm::mobilenetv3_small_100', 224, 67.4, 2.5, 57),
+    Model('MobileViT-XXS', 'timm::mobilevit_xxs', 256, 69.0, 1.3, 410),
+    Model('ShuffleNetV2 1x', 'shufflenet-v2-1x_16xb64_in1k', 224, 69.4, 2.3, 146),
+    Model('MobileViTv2-0.5', 'timm::mobilevitv2_050', 256, 70.2, 1.4, 466),
+    Model('PVTv2-B0', 'timm::pvt_v2_b0', 224, 70.5, 3.4, 600),
+    Model('MobileOne-S0', 'timm::mobileone_s0', 224, 71.4, 2.1, 275),
+    Model(
+        'T2T-ViT-7, no performer', 't2t-vit-t-14_8xb64_in1k', 224, 71.7, 4.3, 1100, options=T2T_7
+    ),
+    Model('MobileNetV2 1.0', 'timm::mobilenetv2_100', 224, 72.0, 3.4, 300),
+    Model('DeiT-T', 'timm::deit_tiny_patch16_224', 224, 72.2, 5.7, 1300),
+    Model('GhostNet', 'timm::ghostnet_100', 224, 73.9, 5.2, 141),
+    Model('MobileViT-XS', 'timm::mobilevit_xs', 256, 74.8, 2.3, 986),
+    Model(
+        'ShuffleNetV2 2x',
+        'shufflenet-v2-1x_16xb64_in1k',
+        224,
+        74.9,
+        7.4,
+        591,
+        options=SHUFFLENET_2X,
+    ),
+    Model('MobileNetV3-Large', 'timm::mobilenetv3_large_100', 224, 75.2, 5.4, 219, 39.1),
+    Model('MobileViTv2-0.75', 'timm::mobilevitv2_075', 256, 75.6, 2.9, 1030),
+    Model('MobileOne-S1', 'timm::mobileone_s1', 224, 75.9, 4.8, 825),
+    Model('LeViT-128S', 'timm::levit_128s', 224, 76.6, 7.8, 305),
+    Model('EfficientNet-B0', 'timm::efficientnet_b0', 224, 77.1, 5.3, 390),
+    Model('PoolFormer-S12', 'timm::poolformer_s12', 224, 77.2, 12, 1800),
+    Model('EfficientFormer-L1', 'timm::efficientformer_l1', 224, 79.2, 12.3, 1300),
+    Model('Swin-T', 'timm::swin_tiny_patch4_window7_224', 224, 81.3, 29, 4500),
+    Model('EfficientViT-M0', 'efficientvit-m0', 224, 63.2, 2.3, 79),
+    Model('EfficientViT-M1', 'efficientvit-m1', 224, 68.4, 3.0, 167),
+    Model('EfficientViT-M2', 'efficientvit-m2', 224, 70.8, 4.2, 201),
+    Model('EfficientViT-M3', 'efficientvit-m3', 224, 73.4, 6.9, 263),
+    Model('EfficientViT-M4', 'efficientvit-m4', 224, 74.3, 8.8, 299),
+    Model('EfficientViT-M5', 'efficientvit-m5', 224, 77.1, 12.4, 522, 56.8),
 ]
 # Networks of about M4's accuracy or speed that are newer, with the accuracy that timm publishes (of
 # CPUBone, none) at this size, and ours.
 PEERS = [
-    Model('EfficientFormerV2-S0', 'timm::efficientformerv2_s0', {}, 224, 76.1),
-    Model('FastViT-T8', 'timm::fastvit_t8', {}, 256, 76.2),
-    Model('RepViT-M0.9', 'timm::repvit_m0_9', {}, 224, 78.7),
-    Model('StarNet-S1', 'timm::starnet_s1', {}, 224, 73.5),
-    Model('MobileNetV4-Conv-Small', 'timm::mobilenetv4_conv_small', {}, 224, 73.8),
-    Model('MobileNetV4-Conv-Medium', 'timm::mobilenetv4_conv_medium', {}, 224, 79.1),
-    Model('HGNetV2-B0', 'timm::hgnetv2_b0', {}, 224, 77.4),
-    Model('SHViT-S1', 'timm::shvit_s1', {}, 224, 72.8),
-    Model('SHViT-S2', 'timm::shvit_s2', {}, 224, 75.2),
-    Model('SHViT-S3', 'timm::shvit_s3', {}, 224, 77.4),
-    Model('SHViT-S4', 'timm::shvit_s4', {}, 256, 79.4),
+    Model('EfficientFormerV2-S0', 'timm::efficientformerv2_s0', 224, 76.1),
+    Model('FastViT-T8', 'timm::fastvit_t8', 256, 76.2),
+    Model('RepViT-M0.9', 'timm::repvit_m0_9', 224, 78.7),
+    Model('StarNet-S1', 'timm::starnet_s1', 224, 73.5),
+    Model('MobileNetV4-Conv-Small', 'timm::mobilenetv4_conv_small', 224, 73.8),
+    Model('MobileNetV4-Conv-Medium', 'timm::mobilenetv4_conv_medium', 224, 79.1),
+    Model('HGNetV2-B0', 'timm::hgnetv2_b0', 224, 77.4),
+    Model('SHViT-S1', 'timm::shvit_s1', 224, 72.8),
+    Model('SHViT-S2', 'timm::shvit_s2', 224, 75.2),
+    Model('SHViT-S3', 'timm::shvit_s3', 224, 77.4),
+    Model('SHViT-S4', 'timm::shvit_s4', 256, 79.4),
     Model('CPUBone-nano', 'timm::cpubone_nano'),
     Model('CPUBone-B0', 'timm::cpubone_b0_bfrobust'),
     *(model for model in PAPER_MODELS if model.label.startswith(('LeViT', 'EfficientViT'))),
@@ -95,20 +106,20 @@ SSDLITE = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
 # Detectors for real time, with the average precision that mmdet publishes (of YOLOX-nano, its
 # authors), and RetinaNet, whose average precisions are for larger images.
 DETECTORS = [
-    Model('RTMDet EfficientViT-M0', 'mmevit::efficientvit/rtmdet_evit_m0.py', {}, 640),
-    Model('RTMDet EfficientViT-M1', 'mmevit::efficientvit/rtmdet_evit_m1.py', {}, 640),
-    Model('RTMDet EfficientViT-M2', 'mmevit::efficientvit/rtmdet_evit_m2.py', {}, 640),
-    Model('RTMDet EfficientViT-M3', 'mmevit::efficientvit/rtmdet_evit_m3.py', {}, 640),
-    Model('RTMDet EfficientViT-M4', 'mmevit::efficientvit/rtmdet_evit_m4.py', {}, 640),
-    Model('RTMDet EfficientViT-M5', 'mmevit::efficientvit/rtmdet_evit_m5.py', {}, 640),
-    Model('RetinaNet EfficientViT-M4', 'mmevit::efficientvit/retinanet_evit_m4.py', {}, 640),
+    Model('RTMDet EfficientViT-M0', 'mmevit::efficientvit/rtmdet_evit_m0.py', 640),
+    Model('RTMDet EfficientViT-M1', 'mmevit::efficientvit/rtmdet_evit_m1.py', 640),
+    Model('RTMDet EfficientViT-M2', 'mmevit::efficientvit/rtmdet_evit_m2.py', 640),
+    Model('RTMDet EfficientViT-M3', 'mmevit::efficientvit/rtmdet_evit_m3.py', 640),
+    Model('RTMDet EfficientViT-M4', 'mmevit::efficientvit/rtmdet_evit_m4.py', 640),
+    Model('RTMDet EfficientViT-M5', 'mmevit::efficientvit/rtmdet_evit_m5.py', 640),
+    Model('RetinaNet EfficientViT-M4', 'mmevit::efficientvit/retinanet_evit_m4.py', 640),
     Model('RTMDet-tiny', 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', size=640, box_ap=41.1),
     Model('RTMDet-s', 'mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py', size=640, box_ap=44.6),
     Model('YOLOX-nano', 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py', size=416, box_ap=25.8),
     Model('YOLOX-tiny', 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', size=416, box_ap=32.0),
     Model('YOLOX-s', 'mmdet::yolox/yolox_s_8xb8-300e_coco.py', size=640, box_ap=40.5),
     Model('SSDLite MobileNetV2', SSDLITE, size=320, box_ap=21.3),
-    Model('RetinaNet ResNet-50', 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', {}, 640),
+    Model('RetinaNet ResNet-50', 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 640),
 ]
 
 
@@ -126,7 +137,7 @@ def find_model(name: str) -> Model:
     """Return the network of a name, with its published numbers if they are known.
 
     Args:
-        name: A name for :func:`build`, or a label of ``PAPER_MODELS`` or ``DETECTORS``.
+        name: A name for :func:`build`, or a label of ``PAPER_MODELS``, ``PEERS`` or ``DETECTORS``.
 
     Example:
         >>> find_model('timm::mobilenetv2_100').top1
@@ -247,7 +258,7 @@ class FlatOutputs(nn.Module):
             arguments['mode'] = 'tensor'
         if getattr(self.model, 'with_rpn', False):
             arguments['data_samples'] = make_data_samples(images)
-        return tuple(flatten(self.model(images, **arguments)))
+        return tuple(tree_flatten(self.model(images, **arguments))[0])
 
 
 class Predictions(FlatOutputs):
@@ -269,14 +280,6 @@ class Predictions(FlatOutputs):
             sample.get('pred_instances', sample.get('pred_panoptic_seg')) for sample in samples
         ]
         return tuple(tensor for results in found for tensor in results.values())
-
-
-def flatten(outputs: Any) -> list[Tensor]:
-    """List the tensors of nested tuples, lists and dicts in order."""
-    if isinstance(outputs, Tensor):
-        return [outputs]
-    values = outputs.values() if isinstance(outputs, dict) else outputs
-    return [tensor for value in values for tensor in flatten(value)]
 
 
 def calibrate(network: nn.Module, size: tuple[int, int]) -> None:

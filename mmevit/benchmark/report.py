@@ -156,7 +156,9 @@ def write_plot(rows: Rows, setting: Setting, path: str | Path) -> None:
         raise ConfigError(
             'No published accuracy of these models is known. Plot models of the paper.'
         )
-    is_detection = any(row.get('box_ap') is not None for row in rows)
+    is_detection, *others = {row.get('box_ap') is not None for row in rows}
+    if others:
+        raise ConfigError('Classifiers and detectors have different metrics. Plot one kind only.')
     # mmengine-lite is installed without matplotlib.
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, ScalarFormatter
@@ -167,9 +169,7 @@ def write_plot(rows: Rows, setting: Setting, path: str | Path) -> None:
     ours = sorted(filter(is_efficientvit, rows), key=accuracy)
     others = [row for row in rows if not is_efficientvit(row)]
     axes.plot(*coordinates(others), 'o', color='tab:gray', markersize=6)
-    axes.plot(
-        *coordinates(ours), 'o-', color='tab:red', markersize=7, label='EfficientViT', zorder=3
-    )
+    axes.plot(*coordinates(ours), 'o-', color='tab:red', markersize=7, zorder=3)
     axes.set(
         xlabel='images/s, measured',
         ylabel=f'{"COCO box AP" if is_detection else "ImageNet-1k top-1"} (%), published',

@@ -31,7 +31,7 @@ from mmevit.cli.benchmark_arguments import benchmark_arguments, make_setting
     flag('--channels-last', 'run eager, folded and cudagraph forms channels-last'),
     flag(
         '--leave-allocator',
-        'do not make the allocator keep freed memory, which makes times steadier',
+        'use the default allocator settings, with which times vary more',
     ),
     argument('--seconds', 'duration of a measurement', type=float, default=0.25),
     argument('--baseline', 'what ratios refer to (default: the first)', metavar='MODEL:FORM'),

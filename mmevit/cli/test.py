@@ -29,6 +29,7 @@ from mmevit.deploy.exporting import TARGETS_BY_SUFFIX
 from mmevit.engine.runner import build_runner
 from mmevit.utils.configs import as_list, list_dataset_configs, type_name
 from mmevit.utils.errors import ConfigError
+from mmevit.utils.files import atomic_write
 
 # Hooks that do not draw every n-th image as mmpretrain's does. Those named Interval... do.
 DRAWING_HOOKS = ('DetVisualizationHook', 'SegVisualizationHook')
@@ -97,7 +98,8 @@ def main(args: Namespace) -> None:
         runner.test_loop  # noqa: B018
     metrics = runner.test()
     if args.out_item == 'metrics' and runner.rank == 0:
-        mmengine.dump(metrics, args.out)
+        with atomic_write(args.out) as path:
+            mmengine.dump(metrics, path)
 
 
 def check_out(args: Namespace) -> None:

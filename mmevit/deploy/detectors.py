@@ -23,6 +23,7 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from mmevit.utils.configs import type_name
 from mmevit.utils.errors import ConfigError
@@ -207,7 +208,7 @@ class Features(nn.Module):
         super().__init__()
         self.model = model
         self.heads = dict(find_heads(model))
-        self.structure: Any = None  # see :func:`structure_of`; known after the first call
+        self.structure: Any = None  # of the outputs; known after the first call
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run the backbone, the neck and dense heads."""
@@ -217,8 +218,8 @@ class Features(nn.Module):
                 self.model.get_submodule(name)(features[levels])
                 for name, levels in self.heads.items()
             ]
-        self.structure = structure_of((features, heads))
-        return tuple(flatten((features, heads)))
+        tensors, self.structure = tree_flatten((features, heads))
+        return tuple(tensors)
 
 
 def find_heads(model: nn.Module) -> Iterator[tuple[str, slice | int]]:
@@ -251,8 +252,8 @@ class PredictOne(nn.Module):
 
     def forward(self, image: Tensor, size: Tensor, *features: Tensor) -> tuple[Tensor, ...]:
         """Run the model for an image (C, H, W) whose size without padding is (2,)."""
-        values = (feature[None] for feature in features)
-        maps, outputs = unflatten(self.batched[0].structure, values)
+        values = [feature[None] for feature in features]
+        maps, outputs = tree_unflatten(values, self.batched[0].structure)
         self.model.extract_feat = lambda images: maps
         for name, output in zip(self.heads, outputs, strict=True):
             self.model.get_submodule(name).forward = lambda maps, output=output: output
@@ -324,24 +325,3 @@ def list_nms_settings(nms: Any) -> dict[str, Any]:
         max_num=nms.max_num,
         class_agnostic=nms.get('class_agnostic', False),
     )
-
-
-def flatten(structure: Any) -> list[Tensor]:
-    """List the tensors of nested tuples and lists in order."""
-    if isinstance(structure, Tensor):
-        return [structure]
-    return [tensor for part in structure for tensor in flatten(part)]
-
-
-def structure_of(outputs: Any) -> Any:
-    """Return nested tuples and lists with None for every tensor."""
-    if isinstance(outputs, Tensor):
-        return None
-    return type(outputs)(map(structure_of, outputs))
-
-
-def unflatten(structure: Any, tensors: Iterator[Tensor]) -> Any:
-    """Put tensors into a structure."""
-    if structure is None:
-        return next(tensors)
-    return type(structure)(unflatten(part, tensors) for part in structure)

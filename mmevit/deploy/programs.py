@@ -42,9 +42,9 @@ def export_program(job: ExportJob) -> 'ExportedProgram':
         inputs = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
     batch: dict[int, str | None] = {0: 'batch'} if 'batch' in job.dynamic else {}
     sides: dict[int, str | None] = {2: 'height', 3: 'width'} if 'size' in job.dynamic else {}
-    return run_export(
-        PrecisionWrapper(job.network, job.dtype), inputs, [{**batch, **sides}, batch][: len(inputs)]
-    )
+    dtype = 'float32' if job.dtype == 'int8' else job.dtype  # int8 is quantized afterwards
+    network = PrecisionWrapper(job.network, dtype)
+    return run_export(network, inputs, [{**batch, **sides}, batch][: len(inputs)])
 
 
 def export_detector(job: ExportJob) -> tuple['ExportedProgram', 'ExportedProgram']:

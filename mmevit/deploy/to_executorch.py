@@ -4,7 +4,6 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from graphlib import TopologicalSorter
 from importlib.resources import files
 from itertools import accumulate
@@ -45,9 +44,8 @@ def write(job: ExportJob) -> None:
     network, metadata = job.network, json.loads(job.metadata)
     if isinstance(network, PerImageNetwork):
         metadata['suppression'] = network.disable_nms()
-    dtype = 'float32' if job.dtype == 'int8' else job.dtype
     with ReplaceFunctions(FUNCTIONS):
-        program = constant_prop_pass(export_program(replace(job, dtype=dtype)))
+        program = constant_prop_pass(export_program(job))
     if job.dtype == 'int8':
         program = quantize(program, job)
     edge: Any = to_edge_transform_and_lower(program, partitioner=[OrderedPartitioner()])

@@ -1,6 +1,5 @@
 """ONNX files, run with ONNX Runtime."""
 
-import dataclasses
 import logging
 import tempfile
 import warnings
@@ -41,10 +40,9 @@ op: Any = opset18  # Its type hints reject the output of one operator as the inp
 
 def write(job: ExportJob, float_stem: bool = True) -> None:
     """Write an ONNX file; see :func:`mmevit.deploy.export` and :func:`list_quantized`."""
-    dtype = 'float32' if job.dtype == 'int8' else job.dtype
     names = list_input_names(job.network)
     with ReplaceFunctions(INT8_FUNCTIONS if job.dtype == 'int8' else {}):
-        model = convert(dataclasses.replace(job, dtype=dtype), names)
+        model = convert(job, names)
     onnx.checker.check_model(model)
     if job.dtype == 'int8':
         model = quantize(model, CalibrationBatches(names, job.batches), float_stem)

@@ -416,3 +416,6 @@ def test_picture(rows, tmp_path):
         write_plot(rows[-1:], QUICK, tmp_path / 'picture.png')
     with pytest.raises(UserError, match='must end in'):
         write_plot(rows, QUICK, tmp_path / 'picture.md')
+    detector = dict(model='YOLOX-nano', form='folded', speed=10.0, box_ap=25.8)
+    with pytest.raises(ConfigError, match='Classifiers and detectors have different metrics'):
+        write_plot([*rows, detector], QUICK, tmp_path / 'picture.png')
