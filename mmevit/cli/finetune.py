@@ -48,8 +48,8 @@ TASKS = ('classification', 'detection', 'instance-segmentation', 'semantic-segme
     argument('--epochs', 'number of epochs', type=positive_int),
     argument(
         '--minutes',
-        'choose image size and epochs so that training takes about as long on this machine, except '
-        'for classifiers',
+        'choose image size and epochs so that training takes about as many minutes on this '
+        'machine; not for classifiers',
         type=positive_int,
     ),
     argument('--batch-size', 'images per step and process', type=positive_int),
@@ -100,7 +100,7 @@ def finetune_classes(args: Namespace) -> None:
 
 
 def finetune_labelled(args: Namespace, data: LabelledData) -> None:
-    """Train a detector or a segmentor, by default one for all that the labels tell."""
+    """Train a detector or a segmentor; the default task depends on the labels."""
     if args.minutes and args.launcher != 'none':
         raise ArgumentError(None, '--minutes is for a single process. Give --epochs.')
     task = args.task or default_task(data)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.progress import track
 
 from mmevit.utils.errors import shorten
+from mmevit.utils.progress import show_progress
 
 from .formats.masks import encode_pixels, measure_mask
 
@@ -158,7 +158,7 @@ def write_scenes(
     (folder / split).mkdir()
     (folder / 'segments' / split).mkdir(parents=True)
     images, annotations = [], []
-    for image_id in track(range(1, num_scenes + 1), description=f'digits, {split}'):
+    for image_id in show_progress(range(1, num_scenes + 1), f'digits, {split}'):
         scene, segments, instances = draw_scene(rng, *digits, image_size)
         file_name = f'{image_id:06d}.png'
         Image.fromarray(scene).save(folder / split / file_name)

@@ -32,7 +32,7 @@ from .equivalents import exportable_operators
 from .equivalents.masks import mask_format
 from .networks import PerImageNetwork, make_data_samples, share_of_other_pixels
 
-# Number of boxes of models without a limit, which is YOLOX. COCO's metric counts at most 100.
+# Limit for models that set none, such as YOLOX. COCO's metric counts at most 100 boxes.
 MAX_BOXES = 1000
 # Dense heads that run for one image: TOOD's cannot run for a batch of dynamic size, and those of
 # MaskFormer are transformers.

@@ -107,7 +107,7 @@ def check_dtype(target: str, dtype: str) -> None:
         raise ConfigError(f'{target} does not support {dtype}. Choose from {", ".join(supported)}.')
 
 
-def choose_dynamic(target: str, dynamic: Collection[str] | None = None) -> set[str]:
+def choose_dynamic(target: str, dynamic: Collection[str] | None) -> set[str]:
     """Return the dynamic axes of an export, by default the batch, if supported."""
     supported = find_target(target).DYNAMIC
     axes = {'batch'} & supported if dynamic is None else set(dynamic)

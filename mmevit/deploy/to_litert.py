@@ -111,7 +111,7 @@ SUPPRESS = define(
 def translate_suppress(
     context: Any, boxes: Any, scores: Any, iou_threshold: float, max_num: int
 ) -> Any:
-    """Translate :func:`suppress` to LiteRT's operator, which the converter knows by its name."""
+    """Translate :func:`suppress` to LiteRT's operator, which the converter recognizes by name."""
     integer, real = ir.IntegerType.get_signless(32), ir.F32Type.get()
     limits = splat(max_num, integer), splat(iou_threshold, real), splat(0.0, real)
     return stablehlo.custom_call(

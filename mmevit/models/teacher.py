@@ -75,7 +75,7 @@ def read_settings(teacher: dict | str) -> dict:
 
 
 def refuse_missing_weights(teacher: Any) -> None:
-    """Raise ConfigError if a checkpoint lacks weights, which mmengine would leave random."""
+    """Raise ConfigError if weights are missing, which mmengine would leave random."""
     settings = teacher.init_cfg
     is_dict = isinstance(settings, dict)  # a list sets initial values by layer
     if not is_dict or settings['type'] != 'Pretrained' or settings.get('prefix'):

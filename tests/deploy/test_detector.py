@@ -141,8 +141,8 @@ def test_model_that_detects_nothing_is_reported(capsys):
 @pytest.mark.parametrize('size', [(248, 248), (240, 250), (64, 96)])
 def test_divisor_of_sizes_is_found_from_any_size(size, tmp_path):
     rtmdet = make_exportable(make_model('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', tmp_path))
-    assert find_divisor(rtmdet, size) == 32
-    assert find_divisor(make_exportable(make_detector(True)), size) == 1
+    assert find_divisor(rtmdet, size, is_fixed=False) == 32
+    assert find_divisor(make_exportable(make_detector(True)), size, is_fixed=False) == 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ NEEDED_GIB = 12
 
 
 def find_problem(venv: str) -> str:
-    """Name the first thing that is missing, and what to do about it; empty if all is well."""
+    """Return the first problem and what to do about it, empty if there is none."""
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         return (
             f'{sys.executable} is Python {sys.version.split()[0]}; the pinned libraries need '

@@ -47,7 +47,7 @@ class Files:
             )
 
     def ending(self, *suffixes: str) -> list[PurePosixPath]:
-        """List the files with one of the suffixes, in lower case."""
+        """List the files that end in one of some suffixes, in lower or upper case."""
         return [path for path in self.paths if path.suffix.lower() in suffixes]
 
     @cached_property

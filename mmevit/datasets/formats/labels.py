@@ -79,11 +79,14 @@ class LabelledData:
     is_semantic: bool = False
 
     @property
+    def images(self) -> list[LabelledImage]:
+        """The images of all splits."""
+        return [image for images in self.splits.values() for image in images]
+
+    @property
     def shapes(self) -> list[Shape]:
         """The objects of all images."""
-        return [
-            shape for images in self.splits.values() for image in images for shape in image.shapes
-        ]
+        return [shape for image in self.images for shape in image.shapes]
 
     @property
     def has_masks(self) -> bool:

@@ -97,8 +97,7 @@ def write_seg_maps(
     classes = tuple(dict.fromkeys((*background, *data.classes)))
     if len(classes) > IGNORED:
         raise ConfigError(f'{len(classes)} classes do not fit in a segmentation map of bytes.')
-    all_images = [image for images in data.splits.values() for image in images]
-    for image in show_progress(all_images, 'Writing segmentation maps'):
+    for image in show_progress(data.images, 'Writing segmentation maps'):
         pixels = paint(image, classes, IGNORED if data.is_semantic else 0)
         with atomic_write(Path(folder, f'{image.path}.png')) as path:
             Image.fromarray(pixels).save(path, 'png')
