@@ -137,13 +137,13 @@ def processor_name(device: str) -> str:
     return f'{name} ({cpu_capability()})'
 
 
-def write_plot(rows: Rows, setting: Setting, path: str | Path) -> None:
+def write_plot(rows: Rows, title: str, path: str | Path) -> None:
     """Plot speed against published accuracy, like Figure 1 of the paper.
 
     Args:
         rows: From :func:`benchmark`. The fastest form of each network is shown, if its accuracy, or
             the average precision of a detector, is known for this size.
-        setting: How they were measured.
+        title: How they were measured.
         path: A .png, .svg or .pdf file.
 
     Raises:
@@ -174,7 +174,7 @@ def write_plot(rows: Rows, setting: Setting, path: str | Path) -> None:
         xlabel='images/s, measured',
         ylabel=f'{"COCO box AP" if is_detection else "ImageNet-1k top-1"} (%), published',
     )
-    axes.set_title(describe(setting), fontsize=8, parse_math=False)
+    axes.set_title(title, fontsize=8, parse_math=False)
     axes.grid(alpha=0.25, which='both')
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())

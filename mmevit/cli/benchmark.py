@@ -64,7 +64,6 @@ def main(args: Namespace) -> None:
     shown = best_forms(rows) if args.paper else rows
     print(f'{describe(setting)}\n\n{format_results(shown)}')
     if args.out:
-        # JSON files keep all forms.
-        write_results(rows if args.out.endswith('.json') else shown, setting, args.out)
+        write_results(shown if args.out.endswith('.md') else rows, setting, args.out)
     if args.plot:
-        write_plot(rows, setting, args.plot)
+        write_plot(rows, describe(setting), args.plot)

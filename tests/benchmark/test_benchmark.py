@@ -410,12 +410,12 @@ def test_tables(rows, tmp_path):
 
 
 def test_picture(rows, tmp_path):
-    write_plot(rows, QUICK, tmp_path / 'new/picture.png')
+    write_plot(rows, 'How', tmp_path / 'new/picture.png')
     assert matplotlib.image.imread(tmp_path / 'new/picture.png').shape[:2] == (900, 1350)
     with pytest.raises(ConfigError, match='No published accuracy'):
-        write_plot(rows[-1:], QUICK, tmp_path / 'picture.png')
+        write_plot(rows[-1:], 'How', tmp_path / 'picture.png')
     with pytest.raises(UserError, match='must end in'):
-        write_plot(rows, QUICK, tmp_path / 'picture.md')
+        write_plot(rows, 'How', tmp_path / 'picture.md')
     detector = dict(model='YOLOX-nano', form='folded', speed=10.0, box_ap=25.8)
     with pytest.raises(ConfigError, match='Classifiers and detectors have different metrics'):
-        write_plot([*rows, detector], QUICK, tmp_path / 'picture.png')
+        write_plot([*rows, detector], 'How', tmp_path / 'picture.png')

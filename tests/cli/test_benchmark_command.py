@@ -54,9 +54,9 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert all(f'| {row["model"]} | {row["form"]} | {row["speed"]:.1f} |' in table for row in rows)
 
 
-def test_paper_shows_fastest_form_and_json_keeps_all(settings, tmp_path, capsys):
+def test_paper_shows_fastest_form_and_data_keep_all(settings, tmp_path, capsys):
     models = ['efficientvit-m0', 'MobileNetV3-Small', 'EfficientViT-M1']
-    for ending in ('json', 'csv'):
+    for ending in ('json', 'csv', 'md'):
         path = tmp_path / f'table.{ending}'
         run('--paper', *models, '--out', path, '--plot', tmp_path / 'plot.png')
     note, table = capsys.readouterr().out.split('\n\n')[:2]
@@ -64,7 +64,8 @@ def test_paper_shows_fastest_form_and_json_keeps_all(settings, tmp_path, capsys)
     assert sum(line.startswith('| EfficientViT-M0 | folded |') for line in table.splitlines()) == 1
     assert '| MobileNetV3-Small | folded | 500.0 | 2.0 | 67.4 | 2.5 | 57 |' in table
     assert len(json.loads((tmp_path / 'table.json').read_text())['rows']) == 6
-    assert len((tmp_path / 'table.csv').read_text().splitlines()) == 4
+    assert len((tmp_path / 'table.csv').read_text().splitlines()) == 1 + 6
+    assert '| EfficientViT-M0 | eager |' not in (tmp_path / 'table.md').read_text()
     assert matplotlib.image.imread(tmp_path / 'plot.png').shape[:2] == (900, 1350)
 
 

@@ -1,27 +1,34 @@
-"""Write the tables of docs/benchmark.md from the CSV files of tools/benchmark.py.
+"""Write the tables of docs/benchmark.md, and a picture, from the CSV files of tools/benchmark.py.
 
     python tools/dev/benchmark_tables.py
 
-A comment such as ``<!-- benchmarks/peers.csv latency -->`` and ``<!-- end -->`` enclose a table of
-this column, with a row per network and a column per form. Forms that failed are left empty.
+A comment such as ``<!-- benchmarks/paper.csv speed: peak top1 -->`` and ``<!-- end -->`` enclose a
+table with a row per network: the speed of each form, then the other columns, those of the fastest
+form. Forms that failed are left empty.
 """
 
 import csv
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
+from mmevit.benchmark import best_forms, write_plot
 from mmevit.benchmark.report import COLUMNS
 from mmevit.utils.tables import format_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs/benchmark.md'
-TABLE = re.compile(r'(<!-- (\S+\.csv) (\w+) -->\n).*?(<!-- end -->\n)', re.DOTALL)
+TABLE = re.compile(r'(<!-- (\S+\.csv) (\w+):([\w ]*) -->\n).*?(<!-- end -->\n)', re.DOTALL)
+PLOTS = {'benchmarks/paper.csv': 'docs/speed.png'}
 
 
 def main() -> None:
-    """Rewrite the page."""
+    """Rewrite the page and the pictures."""
     PAGE.write_text(fill_tables(PAGE.read_text()))
+    for path, picture in PLOTS.items():
+        rows = read_rows(path)
+        write_plot(rows, describe(rows[0]), ROOT / picture)
 
 
 def fill_tables(text: str) -> str:
@@ -29,29 +36,36 @@ def fill_tables(text: str) -> str:
     return TABLE.sub(lambda table: fill_table(*table.groups()), text)
 
 
-def fill_table(start: str, path: str, column: str, end: str) -> str:
+def fill_table(start: str, path: str, column: str, others: str, end: str) -> str:
     """Return a table between its comments, and how it was measured."""
-    with (ROOT / path).open(newline='', encoding='utf-8') as file:
-        rows = list(csv.DictReader(file))
-    forms = dict.fromkeys(row['form'] for row in rows)
-    networks: dict[str, dict[str, object]] = {}
+    rows = read_rows(path)
+    networks = {row['model']: {'model': row['model']} | row for row in best_forms(rows)}
     for row in rows:
-        network = networks.setdefault(row['model'], dict(model=row['model']))
-        if row[column]:
-            network[row['form']] = float(row[column])
-        if row['top1']:
-            network['top1'] = float(row['top1'])
-    heading, number = COLUMNS[column] if column != 'ratio' else ('ratio', '{:.2f}')
-    columns = {form: (f'`{form}`', number) for form in forms}
-    table = format_table(
-        list(networks.values()),
-        dict(model=('model', '{}'), **columns, top1=COLUMNS['top1']),
+        networks[row['model']][row['form']] = row.get(column)
+    heading, number = COLUMNS[column]
+    forms = {row['form']: (f'`{row["form"]}`', number) for row in rows}
+    shown = {name: COLUMNS[name] for name in others.split()}
+    table = format_table(list(networks.values()), dict(model=('model', '{}')) | forms | shown)
+    note = textwrap.fill(f'{heading}, {describe(rows[0])}', 100)
+    return f'{start}\n{table}\n\n{note}\n\n{end}'
+
+
+def read_rows(path: str) -> list[dict[str, Any]]:
+    """Read a file, without empty cells."""
+    with (ROOT / path).open(newline='', encoding='utf-8') as file:
+        table = list(csv.DictReader(file))
+    return [
+        {name: float(cell) if name in COLUMNS else cell for name, cell in row.items() if cell}
+        for row in table
+    ]
+
+
+def describe(row: dict[str, Any]) -> str:
+    """Describe how a row was measured."""
+    return (
+        f'batch size {row["batch_size"]}, threads: {row["threads"]}. '
+        f'Measured on {row["date"]}, {row["processor"]}, {row["versions"]}.'
     )
-    note = (
-        f'{heading}, batch size {rows[0]["batch_size"]}, threads: {rows[0]["threads"]}. '
-        f'Measured on {rows[0]["date"]}, {rows[0]["processor"]}, {rows[0]["versions"]}.'
-    )
-    return f'{start}\n{table}\n\n{textwrap.fill(note, 100)}\n\n{end}'
 
 
 if __name__ == '__main__':

@@ -73,7 +73,7 @@ def read(files: Files, label_files: Sequence[PurePosixPath]) -> LabelledData:
 
 
 def read_name_files(files: Files, paths: Sequence[PurePosixPath]) -> dict[int, str]:
-    """Read the class names by number; LabelImg writes a file into each folder, with those by then.
+    """Read the class names by number. LabelImg writes one file per folder, some incomplete.
 
     Raises:
         ConfigError: If a number has different names.
