@@ -2,6 +2,7 @@ import functools
 import io
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def hub():
 
 @pytest.fixture
 def own_loading(monkeypatch):
-    """Take back after the test what a tool sets for the loading of its process."""
+    """Restore checkpoint loading after a test that runs a command in this process."""
     monkeypatch.setenv(reading.FORCE_SAFE, '0')
     monkeypatch.setenv(reading.FORCE_UNSAFE, '0')
     monkeypatch.setattr(reading, 'trust_checkpoints', False)
@@ -90,6 +91,14 @@ def digits(tmp_path_factory):
     root = tmp_path_factory.mktemp('data') / 'digits'
     prepare_digits(root, num_train=16, num_val=8)
     return root
+
+
+@pytest.fixture
+def root(digits, tmp_path):
+    """Scenes and their annotations, to be changed."""
+    # The single digits are many files.
+    ignore = shutil.ignore_patterns('classification')
+    return shutil.copytree(digits, tmp_path / 'digits', ignore=ignore)
 
 
 @pytest.fixture(scope='session')

@@ -1,14 +1,4 @@
-import shutil
-
 import pytest
-
-
-@pytest.fixture
-def root(digits, tmp_path):
-    """Scenes and their annotations, to be changed."""
-    folder = tmp_path / 'digits'
-    shutil.copytree(digits, folder, ignore=shutil.ignore_patterns('classification'))
-    return folder
 
 
 @pytest.fixture

@@ -5,21 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from editing import CLASSIFIER, DETECTOR, MASK_DETECTOR, edit
 from mmengine.config import Config
 from PIL import Image
 
 from mmevit.cli.check_dataset import main
-
-DETECTOR = 'configs/retinanet_evit_m4_digits.py'
-MASK_DETECTOR = 'configs/mask-rcnn_evit_m4_digits.py'
-CLASSIFIER = 'configs/evit_m0_digits.py'
-
-
-@pytest.fixture
-def root(digits, tmp_path):
-    # The single digits are many files.
-    ignore = shutil.ignore_patterns('classification')
-    return shutil.copytree(digits, tmp_path / 'digits', ignore=ignore)
 
 
 @pytest.fixture(scope='module')
@@ -53,10 +43,7 @@ def check(root, flat, tmp_path):
 
 
 def edit_annotations(root, change, name='instances_train.json'):
-    path = root / 'annotations' / name
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
+    edit(root / 'annotations' / name, change)
 
 
 def test_data_without_faults_are_checked_once_with_status_0(digits, run_tool):

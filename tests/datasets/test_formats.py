@@ -11,6 +11,7 @@ import mmcv
 import numpy as np
 import pytest
 import yaml
+from editing import edit
 from making_datasets import ORIENTATION, random_image
 from making_labels import (
     CLASSES,
@@ -228,12 +229,6 @@ def write_coco_masks(root, photos):
     write_coco(root, photos)
     edit(root / 'annotations/instances_default.json', change)
     return [masks[0], MASK, MASK, None]
-
-
-def edit(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize('write', [write_yolo_masks, write_labelme_masks, write_coco_masks])

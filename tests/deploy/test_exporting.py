@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from making_models import TINY
+from making_models import METADATA, TINY
 from needing import needs_refusal
 from torch import nn
 
@@ -16,8 +16,6 @@ from mmevit.deploy import TARGETS, export, fold, load_exported, to_openvino
 from mmevit.deploy.exporting import compare
 from mmevit.deploy.networks import count_input_channels, largest_difference, make_exportable
 from mmevit.utils.errors import ConfigError, UserError
-
-METADATA = dict(task='features', input=dict(mean=[1.5, 2.0, 3.0]))
 
 
 @pytest.fixture(scope='module')
