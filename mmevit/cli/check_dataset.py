@@ -73,7 +73,7 @@ class CheckedDataset:
 def main(args: Namespace) -> None:
     """Check each data set once, print its faults, and write the table."""
     cfg = read_config(args.config, args.cfg_options)
-    datasets = list_datasets(cfg, args.splits)
+    datasets = group_datasets(cfg, args.splits)
     if not datasets:
         raise ConfigError(f'{args.config} has no data for {", ".join(args.splits)}.')
     with default_scope(cfg):
@@ -97,7 +97,7 @@ def main(args: Namespace) -> None:
     sys.exit(any(row['severity'] in ('fatal', 'fault') for row in rows))
 
 
-def list_datasets(cfg: Config, splits: Sequence[str]) -> list[CheckedDataset]:
+def group_datasets(cfg: Config, splits: Sequence[str]) -> list[CheckedDataset]:
     """List the data sets of a config, each once even if several splits use it."""
     datasets = {}
     for split in splits:

@@ -151,7 +151,7 @@ def choose_size(
     return (height, width), divisor
 
 
-def check_calibration_size(images: Sequence[int], size: Sequence[int], can_pad: bool) -> None:
+def check_calibration_size(images: Sequence[int], size: Sequence[Any], can_pad: bool) -> None:
     """Raise ConfigError if images of the test pipeline do not fit a file of a fixed size."""
     if tuple(images) == tuple(size) or (can_pad and images[0] <= size[0] and images[1] <= size[1]):
         return
@@ -288,7 +288,7 @@ def make_metadata(
         score_threshold=(test_cfg.get('rcnn') or test_cfg).get('score_thr'),
         input=dict(
             shape=axes,
-            channels={1: 'GRAY', 3: 'RGB' if is_rgb else 'BGR'}.get(axes[1]),
+            channels={1: 'GRAY', 3: 'RGB' if is_rgb else 'BGR'}.get(axes[1] or 0),
             mean=preprocessor.get('mean'),
             std=preprocessor.get('std'),
             pad_size_divisor=math.lcm(find_pad_divisor(cfg), divisor),

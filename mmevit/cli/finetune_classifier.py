@@ -49,7 +49,7 @@ def set_data(cfg: Config, args: Namespace) -> Sequence[str]:
     root, work_dir = Path(args.data).resolve(), Path(cfg.work_dir).resolve()
     classes, train, val = split_class_folders(root, args.val_fraction)
     if args.task is None:
-        check_classes(root, classes)
+        refuse_folders_of_data(root, classes)
     # The saved config is also used for inference. Its test data are the validation data.
     for name, images, splits in (('train', train, ['train']), ('val', val, ['val', 'test'])):
         ann_file = work_dir / f'{name}_images.json'
@@ -69,7 +69,7 @@ def set_data(cfg: Config, args: Namespace) -> Sequence[str]:
     return classes
 
 
-def check_classes(root: Path, classes: Sequence[str]) -> None:
+def refuse_folders_of_data(root: Path, classes: Sequence[str]) -> None:
     """Raise ConfigError if folders are probably not classes, by their names."""
     if FOLDERS_OF_DATA.intersection(map(str.lower, classes)):
         raise ConfigError(

@@ -36,7 +36,7 @@ class ExportJob:
 
 def export_program(job: ExportJob) -> 'ExportedProgram':
     """Export a network with ``torch.export``."""
-    inputs = enlarge(job)
+    inputs = example_inputs(job)
     if 'batch' in job.dynamic:
         # torch.export treats a batch of one as constant.
         inputs = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
@@ -53,19 +53,19 @@ def export_detector(job: ExportJob) -> tuple['ExportedProgram', 'ExportedProgram
     The inputs of the second are an image, its size, and the outputs of the first for this image.
     """
     detector: Any = job.network
-    images, sizes = enlarge(job)
+    images, sizes = example_inputs(job)
     features = [feature[0] for feature in detector.features(images)]
     batched = replace(job, network=detector.features, inputs=job.inputs[:1])
     sides: dict[int, str | None] = {1: None, 2: None} if 'size' in job.dynamic else {}
     one = run_export(
-        Flat(detector.predict),
+        VariadicInputs(detector.predict),
         (images[0], sizes[0], *features),
         [sides, {}, *(sides for _ in features)],
     )
     return export_program(batched), one
 
 
-def enlarge(job: ExportJob) -> tuple[Tensor, ...]:
+def example_inputs(job: ExportJob) -> tuple[Tensor, ...]:
     """Return example inputs, which are large if the size is dynamic."""
     images, *others = job.inputs
     if 'size' in job.dynamic:
@@ -79,7 +79,7 @@ def run_export(
     """Run ``torch.export``.
 
     Args:
-        network: A network, see :class:`Flat`.
+        network: A network, see :class:`VariadicInputs`.
         inputs: Example inputs.
         axes: Names of the dynamic axes of each input, None for axes with individual ranges.
     """
@@ -114,11 +114,11 @@ def run_export(
             try:
                 return torch.export.export(network, tuple(inputs), dynamic_shapes=(shapes,))
             except UserError as error:
-                shapes = restrict(shapes, error)
+                shapes = restrict_shapes(shapes, error)
         return torch.export.export(network, tuple(inputs), dynamic_shapes=(shapes,))
 
 
-def restrict(shapes: tuple[Any, ...], error: Any) -> tuple[Any, ...]:
+def restrict_shapes(shapes: tuple[Any, ...], error: Any) -> tuple[Any, ...]:
     """Restrict axes to the sizes in the suggestions of a failed export.
 
     Some necks need a multiple of 32, and some heads a minimum.
@@ -134,7 +134,7 @@ def restrict(shapes: tuple[Any, ...], error: Any) -> tuple[Any, ...]:
     return refined
 
 
-class Flat(nn.Module):
+class VariadicInputs(nn.Module):
     """A network with one variadic argument, which is how dynamic shapes are listed."""
 
     def __init__(self, network: nn.Module) -> None:

@@ -43,7 +43,7 @@ def choose_steps(pipeline: Sequence[Step], can_crop: bool) -> tuple[Step, list[S
     return loader, steps
 
 
-def apply(step: Step, image: np.ndarray) -> np.ndarray:
+def apply_step(step: Step, image: np.ndarray) -> np.ndarray:
     """Apply a step of :data:`STEPS` to an image (H, W, C)."""
     kind, size = step['type'], np.array(image.shape[:2])
     if kind == 'Pad':

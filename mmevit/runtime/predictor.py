@@ -13,8 +13,8 @@ from mmevit.utils.images import Size, batch_by_shape, pad, read_image, round_up
 from mmevit.utils.inputs import VIDEO_SUFFIXES, name_inputs
 from mmevit.utils.videos import Video
 
-from .pipeline import apply, choose_steps
-from .results import Prediction, convert
+from .pipeline import apply_step, choose_steps
+from .results import Prediction, make_prediction
 from .sessions import open_exported
 
 
@@ -89,7 +89,7 @@ class Predictor:
         outputs = self.run(dict(images=np.ascontiguousarray(batch), image_sizes=image_sizes))
         rows = [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]
         sizes = images[0].shape[:2], contents[0], padded
-        found = [convert(row, self.metadata, sizes) for row in rows[: len(images)]]
+        found = [make_prediction(row, self.metadata, sizes) for row in rows[: len(images)]]
         return [replace(prediction, loader=self.loader) for prediction in found]
 
     def prepare(self, name: Any, image: np.ndarray) -> tuple[np.ndarray, Size]:
@@ -103,7 +103,7 @@ class Predictor:
             )
         image = image.astype(np.float32) if self.loader.get('to_float32') else image
         for step in self.steps:
-            image = apply(step, image)
+            image = apply_step(step, image)
             content = content if step['type'] == 'Pad' else image.shape[:2]
         image = image[..., ::-1] if options['channels'] == 'RGB' else image
         if image.dtype == np.uint8:

@@ -103,7 +103,7 @@ class Prediction:
         return picture
 
 
-def convert(outputs: dict[str, Any], metadata: dict[str, Any], sizes: tuple) -> Prediction:
+def make_prediction(outputs: dict[str, Any], metadata: dict[str, Any], sizes: tuple) -> Prediction:
     """Convert the outputs for an image, arrays by name, to pixels of the image.
 
     ``sizes`` are those of the image, of the resized image, and of it with padding.

@@ -18,7 +18,7 @@ from plug_in_table import NECKS
 
 from mmevit.datasets.sampling import find_test_pipeline
 from mmevit.runtime import Predictor
-from mmevit.runtime.pipeline import apply, choose_steps
+from mmevit.runtime.pipeline import apply_step, choose_steps
 from mmevit.utils.errors import ConfigError, UserError
 from mmevit.utils.images import read_image, resize
 
@@ -82,7 +82,7 @@ def test_test_pipelines_equal_those_of_the_libraries(name, tmp_path):
         image = read_image(path, loader)
         image = image.astype(np.float32) if loader.get('to_float32') else image
         for step in own_steps:
-            image = apply(step, image)
+            image = apply_step(step, image)
         expected = packed['inputs'].numpy().transpose(1, 2, 0)
         tolerance = 0 if expected.dtype == np.uint8 else 0.02
         np.testing.assert_allclose(image, expected, atol=tolerance)
