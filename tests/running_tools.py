@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -84,10 +85,9 @@ def ranks(count):
 
 def run_in_forks(command, output, cwd, envs, timeout):
     """Run a script in a process for each environment; return the largest of their exit codes."""
-    # mmengine looks for a GPU when it is imported. If it finds one, its forks cannot use CUDA.
-    context = get_context('spawn') if torch.cuda.is_available() else forkserver
     processes = [
-        context.Process(target=run_script, args=(command, output, cwd, env)) for env in envs
+        choose_context().Process(target=run_script, args=(command, output, cwd, env))
+        for env in envs
     ]
     for process in processes:
         process.start()
@@ -99,6 +99,17 @@ def run_in_forks(command, output, cwd, envs, timeout):
         raise subprocess.TimeoutExpired(command, timeout)
     # Negative for a process that a signal has killed.
     return max((process.exitcode for process in processes), key=abs)
+
+
+def choose_context():
+    # mmengine looks for a GPU when it is imported. If it finds one, its forks cannot use CUDA.
+    return get_context('spawn') if torch.cuda.is_available() else forkserver
+
+
+def call_in_process(function, *arguments):
+    """Call a function in a process of its own, which returns its memory at the end."""
+    with ProcessPoolExecutor(1, mp_context=choose_context()) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def run_script(command, output, cwd, env):
