@@ -50,7 +50,7 @@ def test_scores_equal_those_of_infer(classifier, digits, own_loading, tmp_path):
 
 
 @pytest.mark.slow
-def test_boxes_equal_those_of_infer(retinanet, digits, tmp_path):
+def test_boxes_equal_those_of_infer(retinanet, digits, own_loading, tmp_path):
     config, checkpoint, file = retinanet
     images = tmp_path / 'images'
     images.mkdir()
