@@ -22,12 +22,11 @@ from mmevit.utils.errors import ConfigError
 SMALL = dict(model__backbone__arch='m0', model__neck__in_channels=[64, 128, 192])
 
 
-@pytest.fixture(scope='module')
-def retinanet(digits, tmp_path_factory):
+@pytest.fixture
+def retinanet(digits, own_loading, tmp_path):
     """The config of a small detector, its checkpoint and its exported file."""
-    folder = tmp_path_factory.mktemp('retinanet')
     options = dict(test_dataloader__dataset__data_root=str(digits), **SMALL)
-    config, checkpoint, file = (str(folder / f'model.{end}') for end in ('py', 'pth', 'onnx'))
+    config, checkpoint, file = (str(tmp_path / f'model.{end}') for end in ('py', 'pth', 'onnx'))
     torch.manual_seed(0)
     save_model('retinanet_evit_m4_digits', checkpoint, **options).dump(config)
     export([config, checkpoint, '--out', file])
@@ -50,7 +49,7 @@ def test_scores_equal_those_of_infer(classifier, digits, own_loading, tmp_path):
 
 
 @pytest.mark.slow
-def test_boxes_equal_those_of_infer(retinanet, digits, own_loading, tmp_path):
+def test_boxes_equal_those_of_infer(retinanet, digits, tmp_path):
     config, checkpoint, file = retinanet
     images = tmp_path / 'images'
     images.mkdir()
