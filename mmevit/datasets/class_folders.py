@@ -97,7 +97,10 @@ def find_splits(root: Path) -> dict[str, str]:
     if (
         train is None
         or (len(splits) == 1 and train.lower() not in SPLIT_NAMES)
-        or any(is_image(path) and path.name[0] != '.' for path in (root / train).iterdir())
+        or any(
+            is_image(path) and path.is_file() and not is_hidden(path, root)
+            for path in (root / train).iterdir()
+        )
     ):
         return {}
     if others := [name for name in names if name not in splits.values()]:
@@ -120,8 +123,8 @@ def list_folders(folder: Path) -> list[str]:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a path is a file with the suffix of an image."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    """Whether the name of a file is that of an image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def is_hidden(path: Path, root: Path) -> bool:
