@@ -41,7 +41,7 @@ T2T_LAYERS = dict(num_heads=4, feedforward_channels=512)
 T2T_7 = dict(
     backbone=dict(embed_dims=256, num_layers=7, layer_cfgs=T2T_LAYERS), head=dict(in_channels=256)
 )
-SHUFFLENET_2X = dict(backbone=dict(widen_factor=2.0), head=dict(in_channels=2048))
+SHUFFLE_2X = dict(backbone=dict(widen_factor=2.0), head=dict(in_channels=2048))
 # The networks of Tables 2 and 3 that mmpretrain or timm have, with the accuracy, parameters and
 # multiply-accumulates of their own papers, and the speeds of the EfficientViT paper where they are
 # certain. MobileViT is measured at 256 pixels, like in the paper. Neither library has the performer
@@ -61,13 +61,7 @@ PAPER_MODELS = [
     Model('GhostNet', 'timm::ghostnet_100', 224, 73.9, 5.2, 141),
     Model('MobileViT-XS', 'timm::mobilevit_xs', 256, 74.8, 2.3, 986),
     Model(
-        'ShuffleNetV2 2x',
-        'shufflenet-v2-1x_16xb64_in1k',
-        224,
-        74.9,
-        7.4,
-        591,
-        options=SHUFFLENET_2X,
+        'ShuffleNetV2 2x', 'shufflenet-v2-1x_16xb64_in1k', 224, 74.9, 7.4, 591, options=SHUFFLE_2X
     ),
     Model('MobileNetV3-Large', 'timm::mobilenetv3_large_100', 224, 75.2, 5.4, 219, 39.1),
     Model('MobileViTv2-0.75', 'timm::mobilevitv2_075', 256, 75.6, 2.9, 1030),
