@@ -167,19 +167,27 @@ def test_other_numbers_of_channels(channels, order, classifier, export, tmp_path
     assert metadata['mean'] == [100.0] * channels
 
 
-def test_classifiers_without_backbone(classifier, export, refuse, tmp_path):
+@pytest.fixture
+def make_timm(classifier, tmp_path):
+    """Write the config of a classifier of timm, and its checkpoint."""
     pytest.importorskip('timm')
-    cfg = Config.fromfile(classifier[0])
-    cfg.model = dict(
-        type='TimmClassifier',
-        model_name='mobilenetv3_small_050',
-        num_classes=10,
-        data_preprocessor=cfg.model.data_preprocessor,
-    )
-    config, checkpoint, file = (tmp_path / f'model.{end}' for end in ('py', 'pth', 'torchscript'))
-    cfg.dump(config)
-    model = build_from_config(cfg).eval()
-    torch.save(model.state_dict(), checkpoint)
+
+    def make(name, **settings):
+        cfg = Config.fromfile(classifier[0])
+        common = dict(num_classes=10, data_preprocessor=cfg.model.data_preprocessor)
+        cfg.model = dict(type='TimmClassifier', model_name=name, **common, **settings)
+        config, checkpoint = tmp_path / 'model.py', tmp_path / 'model.pth'
+        cfg.dump(config)
+        model = build_from_config(cfg).eval()
+        torch.save(model.state_dict(), checkpoint)
+        return cfg, config, checkpoint, model
+
+    return make
+
+
+def test_classifiers_without_backbone(make_timm, export, refuse, tmp_path):
+    cfg, config, checkpoint, model = make_timm('mobilenetv3_small_050')
+    file = tmp_path / 'model.torchscript'
     sentence = refuse('export', config, checkpoint, '--part', 'backbone')
     assert 'TimmClassifier has no backbone. Give --part model.' in sentence
     export(config, checkpoint, '--to', 'torchscript', '--out', file)
@@ -189,19 +197,10 @@ def test_classifiers_without_backbone(classifier, export, refuse, tmp_path):
         torch.testing.assert_close(found.pred_score, wanted.pred_score)
 
 
-def test_models_of_one_size_are_exported_for_it(classifier, export, refuse, tmp_path):
-    cfg = Config.fromfile(classifier[0])
-    sizes = dict(img_size=64, patch_size=16, embed_dim=32, depth=1, num_heads=2)
-    cfg.model = dict(
-        type='TimmClassifier',
-        model_name='deit_tiny_patch16_224',
-        num_classes=10,
-        data_preprocessor=cfg.model.data_preprocessor,
-        **sizes,
-    )
-    config, checkpoint, file = (tmp_path / f'model.{end}' for end in ('py', 'pth', 'torchscript'))
-    cfg.dump(config)
-    torch.save(build_from_config(cfg).state_dict(), checkpoint)
+def test_models_of_one_size_are_exported_for_it(make_timm, export, refuse, tmp_path):
+    sizes = dict(img_size=64, embed_dim=32, depth=1, num_heads=2)
+    _, config, checkpoint, _ = make_timm('deit_tiny_patch16_224', **sizes)
+    file = tmp_path / 'model.torchscript'
     options = ('--to', 'torchscript', '--out', file)
     export(config, checkpoint, *options, '--size', 64)
     assert load_exported(file).metadata['input']['shape'] == [None, 3, 64, 64]
