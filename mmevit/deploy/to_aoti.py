@@ -16,7 +16,11 @@ DYNAMIC = frozenset({'batch'})
 
 
 def write(job: ExportJob) -> None:
-    """Compile a package for the processor of this machine; see :func:`mmevit.deploy.export`."""
+    """Compile a package for the processor of this machine; see :func:`mmevit.deploy.export`.
+
+    Raises:
+        ConfigError: If PyTorch finds no C++ compiler.
+    """
     if 'batch' not in job.dynamic and not job.inputs[0].is_cuda:
         # The maps of the stem are the largest. Those of two images fit into the cache.
         for part in list(job.network.modules()):
@@ -25,9 +29,16 @@ def write(job: ExportJob) -> None:
     config = {'freezing': True, 'aot_inductor.metadata': dict(mmevit=job.metadata)}
     program = export_program(job)  # reports a PyTorch that is too old for the next call
     # PyTorch documents these two functions of a private module, and has no public ones.
-    torch._inductor.aoti_compile_and_package(
-        program, package_path=str(job.path), inductor_configs=config
-    )
+    try:
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(job.path), inductor_configs=config
+        )
+    except RuntimeError as error:
+        if 'InvalidCxxCompiler' not in str(error):
+            raise
+        raise ConfigError(
+            'aoti needs a C++ compiler, and PyTorch finds none. Install g++, or set CXX.'
+        ) from error
 
 
 class Session(PyTorchSession):

@@ -11,6 +11,7 @@ import torch
 from making_models import METADATA, TINY
 from needing import needs_refusal
 from torch import nn
+from torch._inductor import config as inductor_config
 
 from mmevit.deploy import TARGETS, export, fold, load_exported, to_openvino
 from mmevit.deploy.exporting import compare
@@ -285,6 +286,14 @@ def test_session_restores_number_of_threads(exported):
     session(torch.rand(1, 4, 64, 64))
     assert inside == [before + 1]
     assert torch.get_num_threads() == before
+
+
+def test_a_missing_compiler_is_one_sentence(tmp_path):
+    with (
+        inductor_config.patch({'cpp.cxx': ('no-such-compiler',)}),
+        pytest.raises(ConfigError, match=r'needs a C\+\+ compiler, and PyTorch finds none'),
+    ):
+        export(nn.Conv2d(3, 4, 1), torch.rand(2, 3, 32, 32), tmp_path / 'model.pt2', 'aoti')
 
 
 def test_invalid_files_are_refused(tmp_path):
