@@ -19,11 +19,11 @@ TINY_ARCH = dict(
 @pytest.fixture
 def refuse(own_loading, monkeypatch, capsys):
     """Run a command in this process, which must end with one line; returns this line."""
+    # The logger of an earlier test writes to the stream of that test, which is closed.
+    monkeypatch.setattr(logging, 'raiseExceptions', False)
 
     def run(command, *arguments):
         monkeypatch.setenv('LOCAL_RANK', '0')  # Commands set it.
-        # The logger of an earlier test writes to the stream of that test, which is closed.
-        monkeypatch.setattr(logging, 'raiseExceptions', False)
         with pytest.raises(SystemExit) as caught:
             import_module(f'mmevit.cli.{command}').main([*map(str, arguments)])
         printed = capsys.readouterr().err
