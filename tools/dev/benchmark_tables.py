@@ -1,10 +1,10 @@
-"""Write the tables of docs/benchmark.md, and a picture, from the CSV files of tools/benchmark.py.
+"""Write the tables of docs/benchmark.md from the CSV files of tools/benchmark.py.
 
     python tools/dev/benchmark_tables.py
 
-A comment such as ``<!-- benchmarks/paper.csv speed: peak top1 -->`` and ``<!-- end -->`` enclose a
-table with a row per network: the speed of each form, then the other columns, those of the fastest
-form. Forms that failed are left empty.
+A comment such as ``<!-- benchmarks/types.csv speed: top1 -->`` and ``<!-- end -->`` enclose a
+table with a row per network: the first column (here the speed) of each form, then the others, of
+the fastest form. Forms that failed are left empty.
 """
 
 import csv
@@ -13,22 +13,18 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from mmevit.benchmark import best_forms, write_plot
+from mmevit.benchmark import best_forms
 from mmevit.benchmark.report import COLUMNS
 from mmevit.utils.tables import format_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs/benchmark.md'
 TABLE = re.compile(r'(<!-- (\S+\.csv) (\w+):([\w ]*) -->\n).*?(<!-- end -->\n)', re.DOTALL)
-PLOTS = {'benchmarks/paper.csv': 'docs/speed.png'}
 
 
 def main() -> None:
-    """Rewrite the page and the pictures."""
+    """Rewrite the page."""
     PAGE.write_text(fill_tables(PAGE.read_text()))
-    for path, picture in PLOTS.items():
-        rows = read_rows(path)
-        write_plot(rows, describe(rows[0]), ROOT / picture)
 
 
 def fill_tables(text: str) -> str:
@@ -46,8 +42,12 @@ def fill_table(start: str, path: str, column: str, others: str, end: str) -> str
     forms = {row['form']: (f'`{row["form"]}`', number) for row in rows}
     shown = {name: COLUMNS[name] for name in others.split()}
     table = format_table(list(networks.values()), dict(model=('model', '{}')) | forms | shown)
-    note = textwrap.fill(f'{heading}, {describe(rows[0])}', 100)
-    return f'{start}\n{table}\n\n{note}\n\n{end}'
+    first = rows[0]
+    note = (
+        f'{heading}, batch size {first["batch_size"]}, threads: {first["threads"]}. '
+        f'Measured on {first["date"]}, {first["processor"]}, {first["versions"]}.'
+    )
+    return f'{start}\n{table}\n\n{textwrap.fill(note, 100)}\n\n{end}'
 
 
 def read_rows(path: str) -> list[dict[str, Any]]:
@@ -58,14 +58,6 @@ def read_rows(path: str) -> list[dict[str, Any]]:
         {name: float(cell) if name in COLUMNS else cell for name, cell in row.items() if cell}
         for row in table
     ]
-
-
-def describe(row: dict[str, Any]) -> str:
-    """Describe how a row was measured."""
-    return (
-        f'batch size {row["batch_size"]}, threads: {row["threads"]}. '
-        f'Measured on {row["date"]}, {row["processor"]}, {row["versions"]}.'
-    )
 
 
 if __name__ == '__main__':
