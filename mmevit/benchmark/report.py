@@ -156,9 +156,10 @@ def write_plot(rows: Rows, title: str, path: str | Path) -> None:
         raise ConfigError(
             'No published accuracy of these models is known. Plot models of the paper.'
         )
-    is_detection, *others = {row.get('box_ap') is not None for row in rows}
-    if others:
+    kinds = {row.get('box_ap') is not None for row in rows}
+    if len(kinds) > 1:
         raise ConfigError('Classifiers and detectors have different metrics. Plot one kind only.')
+    (is_detection,) = kinds
     # mmengine-lite is installed without matplotlib.
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, ScalarFormatter

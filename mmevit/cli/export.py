@@ -153,12 +153,12 @@ def choose_size(
 
 def check_calibration_size(images: Sequence[int], size: Sequence[Any], can_pad: bool) -> None:
     """Raise ConfigError if images of the test pipeline do not fit a file of a fixed size."""
-    if tuple(images) == tuple(size) or (can_pad and images[0] <= size[0] and images[1] <= size[1]):
-        return
-    raise ConfigError(
-        f'--size is {size[0]}x{size[1]}, but the calibration images of the test pipeline have '
-        f'{images[0]}x{images[1]} pixels. Change the test pipeline too.'
-    )
+    is_small = images[0] <= size[0] and images[1] <= size[1]
+    if not (is_small if can_pad else tuple(images) == tuple(size)):
+        raise ConfigError(
+            f'--size is {size[0]}x{size[1]}, but the calibration images of the test pipeline have '
+            f'{images[0]}x{images[1]} pixels. Change the test pipeline too.'
+        )
 
 
 def infer_size(cfg: Config) -> tuple[int, int] | None:

@@ -23,10 +23,9 @@ def add_data_hooks(cfg: Config) -> None:
     """Add the hooks of this module to ``default_hooks``, where configs can set their arguments."""
     hooks = cfg.get('default_hooks') or {}
     for name, kind in DATA_HOOKS.items():
-        if hooks.get(name, {}) is None:  # disabled, which mmengine supports only for its own hooks
-            del hooks[name]
-        else:
-            hooks[name] = {'type': kind, **hooks.get(name, {})}
+        settings = hooks.pop(name, {})
+        if settings is not None:  # None disables a hook, but mmengine accepts it only for its own
+            hooks[name] = {'type': kind, **settings}
     cfg.default_hooks = hooks
 
 
